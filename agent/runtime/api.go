@@ -1,0 +1,150 @@
+// Package runtime runs a pod's containers through containerd: namespaces kept by bind mounts, one shim
+// for all containers of a pod, everything labelled, so that an agent that starts anew finds all it knew.
+// Every call is idempotent by pod UID, container name and attempt; calls for different pods run side by side.
+package runtime
+
+import (
+	"io"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+)
+
+// PodRef identifies a pod on this node.
+type PodRef struct {
+	UID, Namespace, Name string
+}
+
+// SandboxConfig describes what a pod's containers share.
+type SandboxConfig struct {
+	Pod          PodRef
+	Hostname     string
+	HostNetwork  bool
+	HostIPC      bool
+	HostPID      bool
+	ShareProcess bool
+	CgroupParent string            // the pod's cgroup, under which containers get theirs
+	Sysctls      map[string]string // set in the pod's namespaces
+	Annotations  map[string]string // kept as labels, returned by List
+}
+
+// Sandbox is a pod's shared namespaces.
+type Sandbox struct {
+	Pod PodRef
+	// NetNS is the path of the bind-mounted network namespace; empty with the host's.
+	NetNS     string
+	CreatedAt time.Time
+}
+
+// Mount is a bind mount into a container.
+type Mount struct {
+	Source, Destination string
+	ReadOnly            bool
+	Propagation         string // rprivate (default), rslave, rshared
+}
+
+// Resources are cgroup limits; zero is unlimited.
+type Resources struct {
+	CPUShares   uint64
+	CPUQuota    int64  // microseconds a period
+	CPUPeriod   uint64 // microseconds
+	MemoryLimit int64  // bytes
+	PidsLimit   int64
+	OOMScoreAdj int
+}
+
+// Security is the resolved security context of one container.
+type Security struct {
+	UID                 *int64
+	GID                 *int64
+	Groups              []int64
+	RunAsNonRoot        bool // refuse to start as uid 0
+	Privileged          bool
+	ReadOnlyRoot        bool
+	NoNewPrivs          bool
+	AddCaps, DropCaps   []string
+	Seccomp             *specs.LinuxSeccomp // nil: unconfined
+	MaskedPathsUnmasked bool
+}
+
+// ContainerConfig is one container of a pod, everything resolved.
+type ContainerConfig struct {
+	Pod     PodRef
+	Name    string
+	Attempt int    // restart count
+	Image   string // resolved image ID (digest) from Images
+	// Command and Args override the image's entrypoint and cmd as in Kubernetes.
+	Command, Args []string
+	Env           []string // NAME=value; later wins over the image's
+	WorkingDir    string
+	Mounts        []Mount
+	Resources     Resources
+	Security      Security
+	TTY           bool
+	Stdin         bool
+	StdinOnce     bool
+	LogPath       string // file in CRI format; empty: no log
+	StopSignal    string
+	Labels        map[string]string // further labels, returned by List
+}
+
+// State of a container.
+type State int
+
+// The states, in the order a container passes them.
+const (
+	StateCreated State = iota
+	StateRunning
+	StateExited
+	StateUnknown
+)
+
+// Container is what List and Status report.
+type Container struct {
+	ID         string // containerd's, without the containerd:// prefix
+	Pod        PodRef
+	Name       string
+	Attempt    int
+	State      State
+	Pid        int
+	CreatedAt  time.Time
+	StartedAt  time.Time
+	FinishedAt time.Time
+	ExitCode   int32
+	// Reason is OOMKilled, Completed, Error, ContainerCannotRun or StartError; Message has the runtime's words.
+	Reason, Message string
+	ImageRef        string // as asked for
+	ImageID         string // digest form
+	LogPath         string
+	Labels          map[string]string
+}
+
+// Pod is all that runtime knows of one pod; the agent rebuilds from a list of these after a restart.
+type Pod struct {
+	Sandbox    *Sandbox // nil where only containers were found
+	Containers []Container
+}
+
+// ExecConfig is one process started in a running container.
+type ExecConfig struct {
+	Command        []string
+	TTY            bool
+	Stdin          io.Reader // nil: none
+	Stdout, Stderr io.Writer
+	Resize         <-chan TerminalSize
+	Timeout        time.Duration // zero: none
+}
+
+// TerminalSize in characters.
+type TerminalSize struct{ Width, Height uint16 }
+
+// Image is one stored image.
+type Image struct {
+	ID      string   // config digest: sha256:...
+	Names   []string // tags
+	Digests []string // repo@sha256:...
+	Size    int64    // bytes, compressed content
+	Pinned  bool
+	UID     *int64 // of the image's USER, if numeric
+	User    string
+}

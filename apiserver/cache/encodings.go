@@ -1,0 +1,4 @@
+package cache
+
+// encodings memoises an object's bytes by encoding name.
+type encodings struct{}

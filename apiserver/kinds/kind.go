@@ -1,0 +1,94 @@
+// Package kinds is the one table of what the API server serves: for each resource its types, defaulting,
+// validation, strategy and printer columns. Everything in it is a pure function of objects: no I/O, no
+// clock, no randomness. rest serves every entry the same way; what a kind needs beyond that is a field of Kind.
+package kinds
+
+import (
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+)
+
+// Kind is one served resource in one version. All funcs but New and NewList may be nil.
+// Objects handed to Default and Prepare* are private to the call and may be changed; all others must not be.
+type Kind struct {
+	GVK        schema.GroupVersionKind
+	Resource   string // plural, lower case
+	Singular   string
+	ShortNames []string
+	Categories []string
+	Namespaced bool
+
+	// Prefix is where objects are stored, below store.Root and without slashes at its ends
+	// ("pods", "services/specs", "minions"). Two kinds with one prefix are two versions of one resource.
+	Prefix string
+	// ToStorage and FromStorage convert to and from the version that is stored, where that is another one.
+	ToStorage, FromStorage func(runtime.Object) (runtime.Object, error)
+
+	New     func() runtime.Object
+	NewList func() runtime.Object
+
+	// Default fills in what the manifest left out. Idempotent; run on every decode of user input and of stored objects.
+	Default func(obj runtime.Object)
+	// PrepareCreate makes a fresh object of user input: clears what users do not own (status), sets initial values.
+	PrepareCreate func(obj runtime.Object)
+	// PrepareUpdate carries over from old what an update of the main resource must not change (status).
+	// rest bumps metadata.generation itself where anything but metadata and status changed.
+	PrepareUpdate  func(obj, old runtime.Object)
+	Validate       func(obj runtime.Object) field.ErrorList
+	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+	// Warnings become Warning headers. old is nil on create.
+	Warnings func(obj, old runtime.Object) []string
+
+	// NoGeneration: upstream keeps no metadata.generation for this kind (ConfigMap, Secret, Event, ...).
+	NoGeneration bool
+	// CreateOnUpdate: PUT of a name that does not exist creates it.
+	CreateOnUpdate bool
+	// UnconditionalUpdate: PUT without resourceVersion is allowed.
+	UnconditionalUpdate bool
+	// OrphanByDefault: a delete without a policy orphans dependents (ReplicationController).
+	OrphanByDefault bool
+	// GracePeriod, where set, gives graceful deletion: the seconds granted for these options (zero: now).
+	// A nil result of opts.GracePeriodSeconds means the object's default.
+	GracePeriod func(obj runtime.Object, opts *metav1.DeleteOptions) int64
+	// Verbs, where set, are the only ones served; by default all eight.
+	Verbs []string
+	// TTLSeconds, where set, expires objects (Events).
+	TTLSeconds int64
+
+	// Fields gives the field selectors the kind supports beyond metadata.name and metadata.namespace.
+	// It is called with an empty object to learn the supported names, so it must always return every key.
+	Fields func(obj runtime.Object) fields.Set
+
+	Columns []metav1.TableColumnDefinition
+	// Cells gives one row, one value a column. now is in the columns' ages only, as a metav1.Time or string: see Age.
+	Cells func(obj runtime.Object, now metav1.Time) []any
+
+	Status *Subresource
+	Scale  *Scale
+	// Others names subresources that rest serves with a handler of their own (binding, eviction, log, exec, token, finalize ...).
+	Others []string
+}
+
+// Subresource is an update path to a part of the object (status, ephemeralcontainers, resize).
+type Subresource struct {
+	// PrepareUpdate resets everything that this path must not change to old's.
+	PrepareUpdate  func(obj, old runtime.Object)
+	ValidateUpdate func(obj, old runtime.Object) field.ErrorList
+}
+
+// Scale maps an object to and from autoscaling/v1 Scale.
+type Scale struct {
+	Get func(obj runtime.Object) *autoscalingv1.Scale
+	// Set writes spec.replicas into obj.
+	Set func(obj runtime.Object, replicas int32)
+}
+
+// GroupResource identifies the kind in errors and permissions.
+func (k *Kind) GroupResource() schema.GroupResource {
+	return schema.GroupResource{Group: k.GVK.Group, Resource: k.Resource}
+}

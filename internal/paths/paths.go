@@ -1,0 +1,63 @@
+// Package paths is where things lie on disk, below the two roots a cluster owns. Several clusters live on
+// one machine by having different roots.
+package paths
+
+import "path/filepath"
+
+// The default roots and the admin's kubeconfig.
+const (
+	DefaultData       = "/var/lib/coracle"
+	DefaultRun        = "/run/coracle"
+	DefaultConfig     = "/etc/coracle/config.yaml"
+	DefaultKubeconfig = "/etc/coracle/admin.kubeconfig"
+)
+
+// Layout names every file and folder a cluster keeps. Data survives a reboot; Run need not.
+type Layout struct{ Data, Run string }
+
+func (l Layout) data(parts ...string) string {
+	return filepath.Join(append([]string{l.Data}, parts...)...)
+}
+
+func (l Layout) run(parts ...string) string {
+	return filepath.Join(append([]string{l.Run}, parts...)...)
+}
+
+// PKI holds the cluster CA, the server's certificates and keys, and the service account key (0700, files 0600).
+func (l Layout) PKI() string { return l.data("server", "pki") }
+
+// Etcd is the embedded etcd's data.
+func (l Layout) Etcd() string { return l.data("server", "etcd") }
+
+// EtcdSocket is the unix socket on which the embedded etcd takes clients.
+func (l Layout) EtcdSocket() string { return l.run("etcd.sock") }
+
+// Kubeconfig is a component's own: scheduler, controllers, agent, proxy.
+func (l Layout) Kubeconfig(component string) string { return l.data("kubeconfig", component) }
+
+// Agent holds what the node agent keeps.
+func (l Layout) Agent() string { return l.data("agent") }
+
+// Pods holds each pod's volumes and files, by UID (Pods/UID/volumes/..., Pods/UID/etc-hosts).
+func (l Layout) Pods() string { return l.data("agent", "pods") }
+
+// PodLogs holds log files as NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log.
+func (l Layout) PodLogs() string { return l.data("agent", "logs") }
+
+// Containerd is containerd's root; its state is ContainerdState.
+func (l Layout) Containerd() string { return l.data("agent", "containerd") }
+
+// ContainerdState is containerd's state folder.
+func (l Layout) ContainerdState() string { return l.run("containerd") }
+
+// ContainerdSocket is where containerd listens.
+func (l Layout) ContainerdSocket() string { return l.run("containerd", "containerd.sock") }
+
+// Bin holds the unpacked helper binaries (the shim).
+func (l Layout) Bin() string { return l.data("bin") }
+
+// Sandboxes holds the pods' namespaces as bind mounts, by UID.
+func (l Layout) Sandboxes() string { return l.run("sandboxes") }
+
+// Logs holds the components' own logs.
+func (l Layout) Logs() string { return l.data("log") }
