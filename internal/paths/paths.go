@@ -59,5 +59,11 @@ func (l Layout) Bin() string { return l.data("bin") }
 // Sandboxes holds the pods' namespaces as bind mounts, by UID.
 func (l Layout) Sandboxes() string { return l.run("sandboxes") }
 
+// Sysctls keeps the kernel parameters that were changed, with their original values.
+func (l Layout) Sysctls() string { return l.run("sysctls.json") }
+
+// PidFile is the supervisor's, while the cluster is up.
+func (l Layout) PidFile() string { return l.run("coracle.pid") }
+
 // Logs holds the components' own logs.
 func (l Layout) Logs() string { return l.data("log") }
