@@ -15,6 +15,9 @@ import (
 
 // Kind is one served resource in one version. All funcs but New and NewList may be nil.
 // Objects handed to Default and Prepare* are private to the call and may be changed; all others must not be.
+//
+// A create runs: Default, metadata filled in (name from generateName, namespace, uid), PrepareCreate, Hook, Validate.
+// An update runs: Default, PrepareUpdate, Hook, ValidateUpdate (alone: it includes what of Validate applies to updates).
 type Kind struct {
 	GVK        schema.GroupVersionKind
 	Resource   string // plural, lower case
@@ -57,15 +60,20 @@ type Kind struct {
 	GracePeriod func(obj runtime.Object, opts *metav1.DeleteOptions) int64
 	// Verbs, where set, are the only ones served; by default all eight.
 	Verbs []string
+	// NotStored: there are no objects of the kind (Binding). NewList, Prefix and all that needs objects are unset;
+	// rest serves its verbs with handlers of their own.
+	NotStored bool
 	// TTLSeconds, where set, expires objects (Events).
 	TTLSeconds int64
 
 	// Fields gives the field selectors the kind supports beyond metadata.name and metadata.namespace.
 	// It is called with an empty object to learn the supported names, so it must always return every key.
 	Fields func(obj runtime.Object) fields.Set
+	// FieldNames maps the names of Fields to those in Fields of the kind whose version is stored, where they differ.
+	FieldNames map[string]string
 
 	Columns []metav1.TableColumnDefinition
-	// Cells gives one row, one value a column. now is in the columns' ages only, as a metav1.Time or string: see Age.
+	// Cells gives one row, one value a column. now is what ages are relative to.
 	Cells func(obj runtime.Object, now metav1.Time) []any
 
 	Status *Subresource

@@ -1,7 +1,6 @@
 package kinds
 
 import (
-	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -11,7 +10,6 @@ import (
 
 // The adapters below let an entry be written with typed functions. An object of another type is a
 // mistake of the caller and panics.
-
 
 // on adapts Default and PrepareCreate.
 func on[T runtime.Object](f func(obj T)) func(runtime.Object) {
@@ -89,37 +87,6 @@ func column(name, typ, description string) metav1.TableColumnDefinition {
 // wideColumn is one that only `-o wide` shows.
 func wideColumn(name, typ, description string) metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{Name: name, Type: typ, Priority: 1, Description: description}
-}
-
-// metadata is the path of an object's metadata.
-func metadata() *field.Path { return field.NewPath("metadata") }
-
-// validateMeta checks the metadata of a new object.
-func validateMeta(m *metav1.ObjectMeta, namespaced bool, name apivalidation.ValidateNameFunc) field.ErrorList {
-	return apivalidation.ValidateObjectMeta(m, namespaced, name, metadata())
-}
-
-// validateMetaUpdate checks that metadata changed only where it may.
-func validateMetaUpdate(m, old *metav1.ObjectMeta) field.ErrorList {
-	return apivalidation.ValidateObjectMetaUpdate(m, old, metadata())
-}
-
-// immutable refuses any change of a field.
-func immutable(value, old any, path *field.Path) field.ErrorList {
-	return apivalidation.ValidateImmutableField(value, old, path)
-}
-
-// oneOf refuses a value that is not among the supported, and an empty one as missing.
-func oneOf[T ~string](value T, path *field.Path, supported ...T) field.ErrorList {
-	if value == "" {
-		return field.ErrorList{field.Required(path, "")}
-	}
-	for _, s := range supported {
-		if value == s {
-			return nil
-		}
-	}
-	return field.ErrorList{field.NotSupported(path, value, supported)}
 }
 
 // setDefault gives a field its default where it has no value.
