@@ -4,7 +4,11 @@ import "slices"
 
 // table lists every kind, in the order discovery shows them. Each function lives in the file of its group
 // or kind and returns entries that are complete. Adding a kind: docs/add-a-kind.md.
-var table = []func() []Kind{}
+var table = []func() []Kind{
+	pods,
+	podTemplates,
+	workloads,
+}
 
 // All builds the table. The result is private to the caller.
 func All() []Kind {
