@@ -35,6 +35,7 @@ type Resource struct {
 
 // Object is one version of an object. It must never be changed; encodings are memoised on it.
 type Object struct {
+	// Key is the whole key in the store, as "/registry/pods/default/web".
 	Key      string
 	Revision int64
 	Object   runtime.Object
@@ -52,9 +53,14 @@ type ListOptions struct {
 	MinRevision int64
 	// Consistent makes the call wait for the store's revision at the time of the call (a linearizable list).
 	Consistent bool
-	Labels     labels.Selector
-	Fields     fields.Selector
-	// After and Limit page through in key order, at the revision of a snapshot: see ListResult.
+	// Revision, if positive, asks for the state at exactly that revision, as the pages behind the first need it.
+	// ErrTooOld where no snapshot of it is kept: the store may still have it.
+	Revision int64
+	// Labels and Fields select; nil selects everything.
+	Labels labels.Selector
+	Fields fields.Selector
+	// After is the whole key behind which the page starts, Limit the page's size (zero: no limit). The state
+	// that a page with more behind it was taken from is kept for a while: pass its revision as Revision.
 	After string
 	Limit int
 }
@@ -76,9 +82,14 @@ type WatchOptions struct {
 	// SendInitial sends Added events for the state first, then a bookmark annotated as upstream's
 	// streaming lists do, then what follows (After is then the minimum revision).
 	SendInitial bool
-	Bookmarks   bool
-	Labels      labels.Selector
-	Fields      fields.Selector
+	// Consistent makes the initial state at least as new as the store at the time of the call. It has a
+	// meaning only where there is an initial state: After zero, or SendInitial.
+	Consistent bool
+	// Bookmarks asks for a bookmark about once a minute, and shortly before the deadline of Next's context.
+	Bookmarks bool
+	// Labels and Fields select; nil selects everything.
+	Labels labels.Selector
+	Fields fields.Selector
 }
 
 // Event is what a watcher gets. Object is nil for bookmarks, whose meaning is Revision alone.
@@ -91,9 +102,13 @@ type Event struct {
 	InitialEnd bool
 }
 
-// Watcher delivers a watch. Next blocks until there is at least one event, and returns those at hand.
+// Watcher delivers a watch. It serves one caller at a time.
 type Watcher interface {
-	// Next returns ErrTooOld when the watcher fell behind the history, ctx.Err() at its end.
+	// Next blocks until there is at least one event, and returns those at hand; the slice is valid until the
+	// next call. All events of one revision come in one slice. It returns ErrTooOld when the watcher fell
+	// behind the history kept, ctx's error at its end (the watch may go on then), context.Canceled after
+	// Stop, and store.ErrUnavailable once the cache has stopped.
 	Next(ctx context.Context) ([]Event, error)
+	// Stop ends the watch and wakes Next; it may be called from anywhere, more than once.
 	Stop()
 }
