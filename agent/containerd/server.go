@@ -1,0 +1,151 @@
+// Package containerd runs containerd as a child process of the agent: Main is the child, Supervise keeps it
+// alive. The child has its own session, so that it, like the shims, outlives the agent; an agent that starts
+// finds it by its socket and adopts it. Only Stop ends it.
+//
+// Its invariant: at most one containerd serves a state folder (a lock file held by the child), and whoever
+// listens on the socket is that one.
+package containerd
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+
+	ctrd "github.com/containerd/containerd/v2/cmd/containerd/server"
+	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
+	"github.com/containerd/containerd/v2/version"
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/paths"
+)
+
+// Config of the child process.
+type Config struct {
+	// Layout says where containerd's root, state and socket are, and the shim's folder.
+	Layout paths.Layout
+	// Debug makes containerd and its shims log every step.
+	Debug bool
+}
+
+// maxShimSocketDir is the longest folder in which a shim's socket (a 64 character name) still fits sun_path.
+const maxShimSocketDir = 42
+
+// ShimSockets is the folder of the shims' sockets: Run/s, or where that is too long for a unix socket, a short
+// folder of /run named after it.
+func ShimSockets(l paths.Layout) string {
+	dir := filepath.Join(l.Run, "s")
+	if len(dir) <= maxShimSocketDir {
+		return dir
+	}
+	sum := sha256.Sum256([]byte(l.Run))
+	return "/run/coracle-s-" + hex.EncodeToString(sum[:6])
+}
+
+// Main runs containerd until ctx ends or SIGTERM arrives. It is what the child process does.
+func Main(ctx context.Context, cfg Config) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
+	debug.SetGCPercent(50)
+	level := log.WarnLevel
+	if cfg.Debug {
+		level = log.DebugLevel
+	}
+	if err := log.SetLevel(level.String()); err != nil {
+		return err
+	}
+	state := cfg.Layout.ContainerdState()
+	if err := os.MkdirAll(state, 0o711); err != nil {
+		return err
+	}
+	lock, err := lockState(state)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	// runc and the shim are found by PATH: the unpacked helpers come before the machine's.
+	path := cfg.Layout.Bin() + ":" + os.Getenv("PATH") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+	if err := os.Setenv("PATH", path); err != nil {
+		return err
+	}
+	conf := serverConfig(cfg)
+	if err := ctrd.CreateTopLevelDirectories(conf); err != nil {
+		return err
+	}
+	server, err := ctrd.New(ctx, conf)
+	if err != nil {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	defer server.Stop()
+	if err := server.Start(ctx); err != nil {
+		return fmt.Errorf("containerd: %w", err)
+	}
+	socket := cfg.Layout.ContainerdSocket()
+	if err := errors.Join(os.Chmod(socket, 0o600), os.Chmod(ttrpcSocket(cfg.Layout), 0o600)); err != nil {
+		return err
+	}
+	slog.Debug("containerd serves", "component", "containerd", "version", version.Version, "socket", socket)
+	<-ctx.Done()
+	return nil
+}
+
+// lockState takes the state folder's lock, which the kernel releases when the process ends.
+func lockState(state string) (*os.File, error) {
+	f, err := os.OpenFile(filepath.Join(state, "containerd.lock"), os.O_CREATE|os.O_RDWR|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("another containerd uses %s: %w", state, err)
+	}
+	if err := f.Truncate(0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	if _, err := f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0); err != nil {
+		f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+func ttrpcSocket(l paths.Layout) string { return l.ContainerdSocket() + ".ttrpc" }
+
+// serverConfig is what a configuration file would say.
+func serverConfig(cfg Config) *srvconfig.Config {
+	l := cfg.Layout
+	return &srvconfig.Config{
+		Version: version.ConfigVersion,
+		Root:    l.Containerd(),
+		State:   l.ContainerdState(),
+		TempDir: filepath.Join(l.Containerd(), "tmp"),
+		DisabledPlugins: []string{
+			"io.containerd.server.v1.grpc-tcp",
+			"io.containerd.metrics.v1.grpc-prometheus",
+			"io.containerd.metrics.v1.grpc-otel",
+		},
+		RequiredPlugins: []string{
+			"io.containerd.content.v1.content", "io.containerd.metadata.v1.bolt", "io.containerd.runtime.v2.task",
+			"io.containerd.grpc.v1.tasks", "io.containerd.snapshotter.v1.native", "io.containerd.server.v1.grpc",
+		},
+		Plugins: map[string]any{
+			"io.containerd.server.v1.grpc":  map[string]any{"address": l.ContainerdSocket(), "uid": 0, "gid": 0},
+			"io.containerd.server.v1.ttrpc": map[string]any{"address": ttrpcSocket(l), "uid": 0, "gid": 0},
+			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": ShimSockets(l)},
+			// The snapshots of an image are unpacked once and read by all: there is nothing to gain from a sync
+			// of the metadata at every step of a pod's start, but much latency on a slow disk.
+			"io.containerd.gc.v1.scheduler": map[string]any{"startup_delay": "10s", "schedule_delay": "1s"},
+		},
+	}
+}
