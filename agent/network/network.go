@@ -1,0 +1,416 @@
+// Package network gives pods their address: a bridge, one veth pair a pod, an address out of the node's
+// range, and masquerading for what leaves the cluster. Its invariant: the kernel's links are the only record.
+// Each pod's host-side veth carries the pod's UID and address as its alias, so that an agent that
+// starts anew finds every address taken, and an address is free exactly when its veth is gone.
+//
+// Pods hold a /32 and reach everything through the bridge's address; bridge ports are isolated from
+// each other. So traffic between pods of a node passes the host's IP layer too, where services and policies see both
+// directions of it, without the br_netfilter module.
+package network
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/internal/sysctl"
+)
+
+// DefaultBridge is the bridge's name.
+const DefaultBridge = "coracle0"
+
+// podInterface is the interface's name inside a pod.
+const podInterface = "eth0"
+
+// aliasPrefix starts the alias of every veth of ours.
+const aliasPrefix = "coracle-pod "
+
+// ErrNotReady: the node has no range of pod addresses yet.
+var ErrNotReady = errors.New("network: the node has no pod CIDR yet")
+
+// ErrExhausted: every address of the node's range is taken.
+var ErrExhausted = errors.New("network: no free pod address")
+
+// Config is what New needs.
+type Config struct {
+	Bridge string // empty: DefaultBridge
+	// ClusterCIDR holds all pods; traffic to it keeps its source address.
+	ClusterCIDR netip.Prefix
+	Sysctls     *sysctl.Keeper
+}
+
+// Network is the node's pod network.
+type Network struct {
+	cfg Config
+
+	mu     sync.Mutex
+	cidr   netip.Prefix // the node's range; zero before Configure
+	bridge *netlink.Bridge
+	mtu    int
+	taken  map[netip.Addr]string // address -> pod UID
+	next   netip.Addr            // where the search for a free address goes on, so that addresses are not reused at once
+}
+
+// New makes a Network; Configure must follow before pods can be set up.
+func New(cfg Config) *Network {
+	if cfg.Bridge == "" {
+		cfg.Bridge = DefaultBridge
+	}
+	return &Network{cfg: cfg}
+}
+
+// Configure makes the bridge, the routes and the masquerading for the node's range, and learns which addresses are taken.
+// It can be called again at any time, and repairs what is missing.
+func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !cidr.Addr().Is4() || cidr.Bits() > 30 {
+		return fmt.Errorf("network: pod CIDR %s: want an IPv4 range of at least four addresses", cidr)
+	}
+	cidr = cidr.Masked()
+	if n.cidr.IsValid() && n.cidr != cidr && len(n.taken) > 0 {
+		return fmt.Errorf("network: the pod CIDR cannot change from %s to %s while pods hold addresses", n.cidr, cidr)
+	}
+	bridge, err := ensureBridge(n.cfg.Bridge, gateway(cidr), cidr.Bits())
+	if err != nil {
+		return fmt.Errorf("network: bridge %s: %w", n.cfg.Bridge, err)
+	}
+	if err := n.setSysctls(); err != nil {
+		return err
+	}
+	if err := applyRules(ruleConfig{bridge: n.cfg.Bridge, node: cidr, cluster: n.cfg.ClusterCIDR}); err != nil {
+		return fmt.Errorf("network: nftables: %w", err)
+	}
+	taken, err := takenAddresses()
+	if err != nil {
+		return fmt.Errorf("network: list links: %w", err)
+	}
+	n.bridge, n.cidr, n.taken, n.mtu = bridge, cidr, taken, uplinkMTU()
+	if !n.next.IsValid() || !cidr.Contains(n.next) {
+		n.next = gateway(cidr).Next()
+	}
+	return nil
+}
+
+func (n *Network) setSysctls() error {
+	for key, value := range map[string]string{
+		"net/ipv4/ip_forward": "1",
+		// Pods of one node reach each other through the host, in and out of the same link.
+		"net/ipv4/conf/" + n.cfg.Bridge + "/send_redirects": "0",
+		"net/ipv4/conf/" + n.cfg.Bridge + "/rp_filter":      "1",
+	} {
+		if err := n.cfg.Sysctls.Set(key, value); err != nil {
+			return fmt.Errorf("network: %w", err)
+		}
+	}
+	return nil
+}
+
+// gateway is the first address of the range: the bridge's.
+func gateway(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
+
+func ensureBridge(name string, addr netip.Addr, bits int) (*netlink.Bridge, error) {
+	link, err := netlink.LinkByName(name)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		attrs := netlink.NewLinkAttrs()
+		attrs.Name = name
+		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+			return nil, err
+		}
+		link, err = netlink.LinkByName(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	bridge, ok := link.(*netlink.Bridge)
+	if !ok {
+		return nil, fmt.Errorf("a link of that name is a %s", link.Type())
+	}
+	address := &netlink.Addr{IPNet: ipNet(addr, bits)}
+	if err := netlink.AddrReplace(bridge, address); err != nil {
+		return nil, fmt.Errorf("address %s: %w", address, err)
+	}
+	return bridge, netlink.LinkSetUp(bridge)
+}
+
+// takenAddresses reads who holds which address from the links' aliases.
+func takenAddresses() (map[netip.Addr]string, error) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return nil, err
+	}
+	taken := map[netip.Addr]string{}
+	for _, link := range links {
+		if uid, addr, ok := parseAlias(link.Attrs().Alias); ok {
+			taken[addr] = uid
+		}
+	}
+	return taken, nil
+}
+
+func alias(uid string, addr netip.Addr) string { return aliasPrefix + uid + " " + addr.String() }
+
+func parseAlias(alias string) (uid string, addr netip.Addr, ok bool) {
+	rest, found := strings.CutPrefix(alias, aliasPrefix)
+	if !found {
+		return "", addr, false
+	}
+	uid, text, found := strings.Cut(rest, " ")
+	if !found {
+		return "", addr, false
+	}
+	addr, err := netip.ParseAddr(text)
+	return uid, addr, err == nil
+}
+
+// vethName is the host-side link of a pod.
+func vethName(uid string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(uid))
+	return fmt.Sprintf("cor%012x", h.Sum64()&0xffffffffffff)
+}
+
+// Setup gives the pod whose network namespace is at path its interface and address; a pod that has them keeps them.
+func (n *Network) Setup(_ context.Context, pod runtime.PodRef, path string) ([]netip.Addr, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.cidr.IsValid() {
+		return nil, ErrNotReady
+	}
+	if addr, complete := n.existing(pod.UID, path); complete {
+		return []netip.Addr{addr}, nil
+	}
+	// A half-made pair of an earlier attempt, or one whose pod's namespace was made anew.
+	if err := n.remove(pod.UID); err != nil {
+		return nil, err
+	}
+	addr, err := n.allocate(pod.UID)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.connect(pod.UID, path, addr); err != nil {
+		return nil, errors.Join(fmt.Errorf("network: pod %s/%s: %w", pod.Namespace, pod.Name, err), n.remove(pod.UID))
+	}
+	return []netip.Addr{addr}, nil
+}
+
+// existing gives the pod's address, and whether its pair is complete: the peer is up in that namespace.
+func (n *Network) existing(uid, path string) (netip.Addr, bool) {
+	link, err := netlink.LinkByName(vethName(uid))
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	owner, addr, ok := parseAlias(link.Attrs().Alias)
+	if !ok || owner != uid || !n.cidr.Contains(addr) {
+		return addr, false
+	}
+	inside := false
+	err = within(path, func(h *netlink.Handle) error {
+		peer, err := h.LinkByName(podInterface)
+		if err == nil {
+			inside = peer.Attrs().Flags&net.FlagUp != 0
+		}
+		return err
+	})
+	return addr, err == nil && inside
+}
+
+// allocate takes the next free address.
+func (n *Network) allocate(uid string) (netip.Addr, error) {
+	last := broadcast(n.cidr)
+	addr := n.next
+	for range 1 << (32 - n.cidr.Bits()) {
+		if !n.cidr.Contains(addr) || addr == last {
+			addr = gateway(n.cidr).Next()
+		}
+		if _, used := n.taken[addr]; !used {
+			n.taken[addr] = uid
+			n.next = addr.Next()
+			return addr, nil
+		}
+		addr = addr.Next()
+	}
+	return netip.Addr{}, fmt.Errorf("%w in %s", ErrExhausted, n.cidr)
+}
+
+func broadcast(cidr netip.Prefix) netip.Addr {
+	b := cidr.Masked().Addr().As4()
+	host := uint32(1)<<(32-cidr.Bits()) - 1
+	for i := range 4 {
+		b[i] |= byte(host >> (24 - 8*i))
+	}
+	return netip.AddrFrom4(b)
+}
+
+// connect makes the veth pair with its inner end in the pod's namespace, and sets both ends up.
+func (n *Network) connect(uid, path string, addr netip.Addr) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", path, err)
+	}
+	defer ns.Close()
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name, attrs.MTU = vethName(uid), n.mtu
+	veth := &netlink.Veth{LinkAttrs: attrs, PeerName: podInterface, PeerNamespace: netlink.NsFd(ns)}
+	if err := netlink.LinkAdd(veth); err != nil {
+		return fmt.Errorf("veth: %w", err)
+	}
+	host, err := netlink.LinkByName(attrs.Name)
+	if err != nil {
+		return err
+	}
+	for _, step := range []func() error{
+		func() error { return netlink.LinkSetAlias(host, alias(uid, addr)) },
+		func() error { return netlink.LinkSetMaster(host, n.bridge) },
+		func() error { return netlink.LinkSetIsolated(host, true) },
+		func() error { return netlink.LinkSetUp(host) },
+	} {
+		if err := step(); err != nil {
+			return fmt.Errorf("link %s: %w", attrs.Name, err)
+		}
+	}
+	return within(path, func(h *netlink.Handle) error { return configureInside(h, addr, gateway(n.cidr)) })
+}
+
+// configureInside sets up the pod's own end: loopback, the address, and the way out.
+func configureInside(h *netlink.Handle, addr, gw netip.Addr) error {
+	if lo, err := h.LinkByName("lo"); err != nil {
+		return err
+	} else if err := h.LinkSetUp(lo); err != nil {
+		return err
+	}
+	link, err := h.LinkByName(podInterface)
+	if err != nil {
+		return err
+	}
+	if err := h.AddrReplace(link, &netlink.Addr{IPNet: ipNet(addr, 32)}); err != nil {
+		return fmt.Errorf("address: %w", err)
+	}
+	if err := h.LinkSetUp(link); err != nil {
+		return err
+	}
+	index := link.Attrs().Index
+	onLink := &netlink.Route{LinkIndex: index, Scope: netlink.SCOPE_LINK, Dst: ipNet(gw, 32), Src: addr.AsSlice()}
+	if err := h.RouteReplace(onLink); err != nil {
+		return fmt.Errorf("route to the gateway: %w", err)
+	}
+	if err := h.RouteReplace(&netlink.Route{LinkIndex: index, Gw: gw.AsSlice(), Src: addr.AsSlice()}); err != nil {
+		return fmt.Errorf("default route: %w", err)
+	}
+	return nil
+}
+
+// within runs fn with a netlink handle of the namespace at path.
+func within(path string, fn func(*netlink.Handle) error) error {
+	ns, err := netns.GetFromPath(path)
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", path, err)
+	}
+	defer ns.Close()
+	h, err := netlink.NewHandleAt(ns, unix.NETLINK_ROUTE)
+	if err != nil {
+		return fmt.Errorf("namespace %s: %w", path, err)
+	}
+	defer h.Close()
+	return fn(h)
+}
+
+// Teardown takes a pod off the network and frees its address. It may be called for a pod that has none.
+func (n *Network) Teardown(_ context.Context, pod runtime.PodRef) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if err := removeHostPorts(pod.UID, nil); err != nil {
+		return fmt.Errorf("network: host ports of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return n.remove(pod.UID)
+}
+
+func (n *Network) remove(uid string) error {
+	if err := deleteLink(vethName(uid)); err != nil {
+		return fmt.Errorf("network: remove the link of pod %s: %w", uid, err)
+	}
+	for addr, owner := range n.taken {
+		if owner == uid {
+			delete(n.taken, addr)
+		}
+	}
+	return nil
+}
+
+func deleteLink(name string) error {
+	link, err := netlink.LinkByName(name)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// Pods lists the pods that hold an address, by UID, so that those of pods that are gone can be torn down.
+func (n *Network) Pods() map[string]netip.Addr {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	pods := make(map[string]netip.Addr, len(n.taken))
+	for addr, uid := range n.taken {
+		pods[uid] = addr
+	}
+	return pods
+}
+
+// Cleanup removes every link and rule of ours from this network namespace.
+func Cleanup(bridge string) error {
+	if bridge == "" {
+		bridge = DefaultBridge
+	}
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, link := range links {
+		if _, _, ours := parseAlias(link.Attrs().Alias); ours {
+			errs = append(errs, deleteLink(link.Attrs().Name))
+		}
+	}
+	return errors.Join(append(errs, deleteLink(bridge), deleteRules())...)
+}
+
+// uplinkMTU is the MTU of the link that the default route leaves by; 1500 without one.
+func uplinkMTU() int {
+	const usual = 1500
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return usual
+	}
+	for _, r := range routes {
+		if r.Dst != nil && r.Dst.IP != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil && link.Attrs().MTU > 0 {
+			return link.Attrs().MTU
+		}
+	}
+	return usual
+}
+
+func ipNet(addr netip.Addr, bits int) *net.IPNet {
+	return &net.IPNet{IP: addr.AsSlice(), Mask: net.CIDRMask(bits, 32)}
+}

@@ -1,0 +1,196 @@
+package network
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+
+	"github.com/google/nftables"
+	"github.com/google/nftables/binaryutil"
+	"github.com/google/nftables/expr"
+	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/agent/runtime"
+)
+
+// tableName is the agent's nftables table. The proxy has its own, so that each table has one writer.
+const tableName = "coracle-pods"
+
+const hostPortMap = "host-ports"
+
+type ruleConfig struct {
+	bridge        string
+	node, cluster netip.Prefix
+}
+
+// HostPort leads a port of the node to a pod.
+type HostPort struct {
+	Protocol string // TCP, UDP or SCTP
+	Port     uint16 // on the node
+	Target   netip.AddrPort
+}
+
+var podTable = &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
+
+func hostPortSet() *nftables.Set {
+	return &nftables.Set{
+		Table: podTable, Name: hostPortMap, IsMap: true, Concatenation: true,
+		KeyType:  nftables.MustConcatSetType(nftables.TypeInetProto, nftables.TypeInetService),
+		DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService),
+	}
+}
+
+// applyRules writes the chains anew, in one transaction; the map of host ports keeps its elements.
+func applyRules(c ruleConfig) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	conn.AddTable(podTable)
+	ports := hostPortSet()
+	if err := conn.AddSet(ports, nil); err != nil {
+		return err
+	}
+	post := conn.AddChain(&nftables.Chain{Name: "postrouting", Table: podTable, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
+	pre := conn.AddChain(&nftables.Chain{Name: "prerouting", Table: podTable, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
+	out := conn.AddChain(&nftables.Chain{Name: "output", Table: podTable, Type: nftables.ChainTypeNAT,
+		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
+	for _, chain := range []*nftables.Chain{post, pre, out} {
+		conn.FlushChain(chain)
+	}
+	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masquerade(c)})
+	for _, chain := range []*nftables.Chain{pre, out} {
+		conn.AddRule(&nftables.Rule{Table: podTable, Chain: chain, Exprs: toHostPorts(ports)})
+	}
+	return conn.Flush()
+}
+
+// masquerade: ip saddr NODE-RANGE ip daddr != CLUSTER-RANGE oifname != BRIDGE masquerade.
+func masquerade(c ruleConfig) []expr.Any {
+	exprs := matchPrefix(12, c.node, expr.CmpOpEq)
+	exprs = append(exprs, matchPrefix(16, c.cluster, expr.CmpOpNeq)...)
+	return append(exprs,
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname(c.bridge)},
+		&expr.Masq{})
+}
+
+// matchPrefix compares the IPv4 header's address at offset with a prefix.
+func matchPrefix(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
+	mask := ^uint32(0) << (32 - p.Bits())
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: offset, Len: 4},
+		&expr.Bitwise{SourceRegister: 1, DestRegister: 1, Len: 4, Mask: binaryutil.BigEndian.PutUint32(mask), Xor: make([]byte, 4)},
+		&expr.Cmp{Op: op, Register: 1, Data: p.Masked().Addr().AsSlice()},
+	}
+}
+
+// toHostPorts: fib daddr type local dnat ip to meta l4proto . th dport map @host-ports.
+func toHostPorts(ports *nftables.Set) []expr.Any {
+	const secondWord = 9 // NFT_REG32_01, the 32 bits behind the first of register 1
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
+		&expr.Payload{DestRegister: secondWord, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: ports.Name, SetID: ports.ID},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: secondWord, Specified: true},
+	}
+}
+
+func ifname(name string) []byte {
+	b := make([]byte, unix.IFNAMSIZ)
+	copy(b, name)
+	return b
+}
+
+// SetHostPorts leads exactly these ports of the node to the pod.
+func (n *Network) SetHostPorts(pod runtime.PodRef, ports []HostPort) error {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.cidr.IsValid() {
+		return ErrNotReady
+	}
+	if err := removeHostPorts(pod.UID, ports); err != nil {
+		return err
+	}
+	if len(ports) == 0 {
+		return nil
+	}
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	elements := make([]nftables.SetElement, len(ports))
+	for i, p := range ports {
+		elements[i] = nftables.SetElement{Key: portKey(p.Protocol, p.Port), Val: target(p.Target), Comment: pod.UID}
+	}
+	if err := conn.SetAddElements(hostPortSet(), elements); err != nil {
+		return err
+	}
+	return conn.Flush()
+}
+
+// removeHostPorts removes what leads to the pod, and also whatever holds one of the given ports.
+func removeHostPorts(uid string, also []HostPort) error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	set := hostPortSet()
+	elements, err := conn.GetSetElements(set)
+	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOENT) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	taken := map[string]bool{}
+	for _, p := range also {
+		taken[string(portKey(p.Protocol, p.Port))] = true
+	}
+	var gone []nftables.SetElement
+	for _, e := range elements {
+		if e.Comment == uid || taken[string(e.Key)] {
+			gone = append(gone, nftables.SetElement{Key: e.Key, Val: e.Val})
+		}
+	}
+	if len(gone) == 0 {
+		return nil
+	}
+	if err := conn.SetDeleteElements(set, gone); err != nil {
+		return err
+	}
+	return conn.Flush()
+}
+
+// portKey is the map's key: protocol and port, each padded to a word.
+func portKey(protocol string, port uint16) []byte {
+	numbers := map[string]byte{"TCP": unix.IPPROTO_TCP, "UDP": unix.IPPROTO_UDP, "SCTP": unix.IPPROTO_SCTP}
+	return []byte{numbers[protocol], 0, 0, 0, byte(port >> 8), byte(port), 0, 0}
+}
+
+func target(t netip.AddrPort) []byte {
+	b := t.Addr().As4()
+	return append(b[:], byte(t.Port()>>8), byte(t.Port()), 0, 0)
+}
+
+func deleteRules() error {
+	conn, err := nftables.New()
+	if err != nil {
+		return err
+	}
+	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
+	if err != nil {
+		return err
+	}
+	for _, t := range tables {
+		if t.Name == tableName {
+			conn.DelTable(t)
+			return conn.Flush()
+		}
+	}
+	return nil
+}
