@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 
+	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/scheduler/filter"
 	"github.com/coracle-dev/coracle/scheduler/model"
 	"github.com/coracle-dev/coracle/scheduler/queue"
@@ -92,7 +93,7 @@ func newScheduler(cfg Config, recorder events.EventRecorder) *Scheduler {
 
 // watch feeds the model and the queue, and returns once both hold the present state.
 func (s *Scheduler) watch(ctx context.Context) error {
-	factory := informers.NewSharedInformerFactoryWithOptions(s.cfg.Client, 0, informers.WithTransform(dropManagedFields))
+	factory := informers.NewSharedInformerFactoryWithOptions(s.cfg.Client, 0, informers.WithTransform(client.DropManagedFields))
 	nodes := factory.Core().V1().Nodes().Informer()
 	pods := factory.InformerFor(&corev1.Pod{}, func(c kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
 		lw := cache.NewFilteredListWatchFromClient(c.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, func(o *metav1.ListOptions) {
@@ -121,13 +122,6 @@ func (s *Scheduler) watch(ctx context.Context) error {
 		return ctx.Err()
 	}
 	return nil
-}
-
-func dropManagedFields(obj any) (any, error) {
-	if accessor, ok := obj.(metav1.Object); ok && len(accessor.GetManagedFields()) > 0 {
-		accessor.SetManagedFields(nil)
-	}
-	return obj, nil
 }
 
 // object unwraps what a delete handler gets; nil where it is something else.
