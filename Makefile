@@ -1,0 +1,76 @@
+# Coracle. `sudo make up` and `make test` do all the set-up they need on Debian and Ubuntu with Go and make.
+SHELL := /bin/bash
+export CGO_ENABLED := 0
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo v0.0.0)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+KUBE    := v1.37.2
+MODULE  := github.com/coracle-dev/coracle
+LDFLAGS := -s -w \
+	-X $(MODULE)/internal/version.Version=$(VERSION) \
+	-X $(MODULE)/internal/version.Commit=$(COMMIT) \
+	-X k8s.io/component-base/version.gitVersion=$(KUBE) \
+	-X k8s.io/client-go/pkg/version.gitVersion=$(KUBE)
+SOURCES := $(shell find agent apiserver cmd controllers internal proto proxy scheduler -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod go.sum
+DATA    := $(shell find apiserver/openapi -name '*.gz' 2>/dev/null)
+
+.PHONY: all build up down test test-unit test-race test-integration lint bench generate deps clean
+all: build
+
+build: bin/coracle ## bin/coracle, static and stripped
+
+ASSETS := internal/assets/files/.built
+$(ASSETS): $(shell find cmd/containerd-shim-runc-v2 cmd/demo cmd/supervise internal/assets/build -name '*.go' 2>/dev/null) go.mod go.sum
+	@echo "== helpers and demo image"
+	go run ./internal/assets/build
+	@touch $@
+
+bin/coracle: $(SOURCES) $(DATA) $(ASSETS)
+	@echo "== bin/coracle"
+	@mkdir -p bin
+	go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/coracle
+
+deps: ## what the machine must have besides Go: runc
+	@command -v runc >/dev/null || command -v crun >/dev/null || ./scripts/install-deps runc
+
+up: deps build ## a one-node cluster on this machine
+	bin/coracle up
+
+down: build ## stop it and leave nothing behind; PURGE=1 also removes its data
+	bin/coracle down $(if $(PURGE),--purge)
+
+test: test-deps build lint test-unit test-race test-integration ## every test there is
+	@echo "== all tests passed"
+
+.PHONY: test-deps
+test-deps:
+	@./scripts/install-deps test
+
+lint: ## gofmt, vet, staticcheck, import rules
+	@echo "== lint"
+	@out=$$(gofmt -l $$(git ls-files '*.go')); test -z "$$out" || { echo "gofmt: $$out"; exit 1; }
+	go vet ./...
+	go tool staticcheck ./...
+	go test -count=1 ./internal/importrules
+
+test-unit: $(ASSETS)
+	@echo "== unit tests"
+	go test $$(go list ./... | grep -v /integration)
+
+RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/tunnel/... ./scheduler/queue/... ./agent/lifecycle/...
+test-race: $(ASSETS)
+	@echo "== race detector"
+	CGO_ENABLED=1 go test -race -short $(RACE)
+
+test-integration: bin/coracle
+	@echo "== integration tests"
+	go test -count=1 -timeout 25m ./integration/...
+
+bench: bin/coracle ## the figures of docs/performance.md
+	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
+
+generate: ## generated code and the OpenAPI documents
+	go generate ./...
+
+clean:
+	rm -rf bin internal/assets/files/*.gz $(ASSETS)
