@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 	specs "github.com/opencontainers/runtime-spec/specs-go"
 )
 
@@ -147,4 +148,15 @@ type Image struct {
 	Pinned  bool
 	UID     *int64 // of the image's USER, if numeric
 	User    string
+}
+
+// Rootfs is what a container needs of an unpacked image.
+type Rootfs struct {
+	ImageID     string   // config digest
+	Names       []string // those it was asked for by
+	Snapshotter string
+	Parent      string // the snapshot to start from
+	Config      ocispec.ImageConfig
+	// Passwd and Group are the image's user files, empty where it has none.
+	Passwd, Group []byte
 }
