@@ -5,7 +5,7 @@
 //	supervise -pidfile FILE -log FILE -- PROGRAM [ARG ...]
 //
 // SIGTERM and SIGINT are passed on; supervise then waits for the program and exits 0. A program that exits
-// with code 3 asked not to be restarted (a mistake in its configuration); supervise exits with 3 too.
+// with code 2 asked not to be restarted (a mistake in its configuration); supervise exits with 2 too.
 package main
 
 import (
@@ -28,7 +28,7 @@ const (
 	// maxLog is the size at which the log is put aside before the next start.
 	maxLog = 10 << 20
 	// exitNoRestart is the exit code by which the program asks not to be started again.
-	exitNoRestart = 3
+	exitNoRestart = 2
 )
 
 func main() {
