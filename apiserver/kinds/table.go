@@ -5,9 +5,22 @@ import "slices"
 // table lists every kind, in the order discovery shows them. Each function lives in the file of its group
 // or kind and returns entries that are complete. Adding a kind: docs/add-a-kind.md.
 var table = []func() []Kind{
+	bindings,
+	configMaps,
+	endpoints,
+	coreEvents,
+	namespaces,
+	nodes,
 	pods,
 	podTemplates,
+	secrets,
+	serviceAccounts,
+	services,
 	workloads,
+	leases,
+	endpointSlices,
+	newEvents,
+	priorityClasses,
 }
 
 // All builds the table. The result is private to the caller.
