@@ -49,7 +49,8 @@ type Plugin interface {
 
 // Reader is how plug-ins look at other objects: from the watch cache, immutable.
 type Reader interface {
-	// Get returns the object or a NotFound status error; namespace is empty for cluster-scoped resources.
+	// Get returns the object or a NotFound status error; namespace is empty for cluster-scoped resources. A miss is
+	// confirmed by the store: whoever got a write acknowledged may build on it at once.
 	Get(ctx context.Context, resource schema.GroupResource, namespace, name string) (runtime.Object, error)
 	// List returns the objects of a namespace (empty: all).
 	List(ctx context.Context, resource schema.GroupResource, namespace string) ([]runtime.Object, metav1.ListMeta, error)

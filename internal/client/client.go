@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"runtime/debug"
 
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -14,6 +13,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
+
+	"github.com/coracle-dev/coracle/internal/version"
 )
 
 // Config says how a component reaches the API server: by a kubeconfig's path, or by a finished configuration
@@ -23,8 +24,6 @@ type Config struct {
 	RestConfig *rest.Config
 	// Component names the client, as "scheduler"; the user agent is coracle-<component>/<version>.
 	Component string
-	// Version is this binary's; by default that of the build.
-	Version string
 }
 
 // REST is the client configuration, private to the caller.
@@ -56,14 +55,7 @@ func (c Config) base() (*rest.Config, error) {
 }
 
 func (c Config) userAgent() string {
-	version := c.Version
-	if info, ok := debug.ReadBuildInfo(); ok && version == "" {
-		version = info.Main.Version
-	}
-	if version == "" || version == "(devel)" {
-		version = "dev"
-	}
-	return "coracle-" + c.Component + "/" + version
+	return "coracle-" + c.Component + "/" + version.Version
 }
 
 // Clientset is a typed client of REST's configuration.

@@ -8,15 +8,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/coracle-dev/coracle/internal/version"
 )
 
 func TestRESTDefaults(t *testing.T) {
 	in := &rest.Config{Host: "https://x", QPS: 5}
-	cfg, err := Config{RestConfig: in, Component: "scheduler", Version: "v1"}.REST()
+	cfg, err := Config{RestConfig: in, Component: "scheduler"}.REST()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if cfg.UserAgent != "coracle-scheduler/v1" || cfg.QPS != -1 || !strings.Contains(cfg.ContentType, "protobuf") {
+	if cfg.UserAgent != "coracle-scheduler/"+version.Version || cfg.QPS != -1 || !strings.Contains(cfg.ContentType, "protobuf") {
 		t.Errorf("%+v", cfg)
 	}
 	if in.QPS != 5 || in.UserAgent != "" {

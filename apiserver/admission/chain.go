@@ -1,0 +1,87 @@
+package admission
+
+import (
+	"context"
+	"fmt"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+)
+
+// Chain is the plug-ins in their order. It is a Plugin itself.
+type Chain []Plugin
+
+// New is the chain that every write passes, in upstream's order.
+func New(r Reader) Chain {
+	return Chain{
+		namespaceLifecycle{reader: r},
+		newServiceAccount(r),
+		nodeRestriction{reader: r},
+		taintNodesByCondition{},
+		priority{reader: r},
+		defaultTolerationSeconds{},
+	}
+}
+
+// Name implements Plugin.
+func (c Chain) Name() string { return "Chain" }
+
+// Mutate runs every plug-in's until one refuses.
+func (c Chain) Mutate(ctx context.Context, r *Request) error {
+	for _, p := range c {
+		if err := p.Mutate(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Validate runs every plug-in's until one refuses.
+func (c Chain) Validate(ctx context.Context, r *Request) error {
+	for _, p := range c {
+		if err := p.Validate(ctx, r); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// is tells whether the request is about a resource's main path (sub empty) or one of its subresources.
+func (r *Request) is(group, resource, sub string) bool {
+	return r.Resource.Group == group && r.Resource.Resource == resource && r.Subresource == sub
+}
+
+// forbid refuses the request with upstream's wording: a name that is still to be generated shows as its base.
+func (r *Request) forbid(reason error) error {
+	if apierrors.IsForbidden(reason) {
+		return reason
+	}
+	name := r.Name
+	if name == "" {
+		name = "Unknown"
+		if m, err := meta.Accessor(r.Object); err == nil {
+			switch {
+			case m.GetName() != "":
+				name = m.GetName()
+			case m.GetGenerateName() != "":
+				name = m.GetGenerateName()
+			}
+		}
+	}
+	return apierrors.NewForbidden(r.Resource.GroupResource(), name, reason)
+}
+
+// get reads an object of a known type.
+func get[T any](ctx context.Context, r Reader, gr schema.GroupResource, namespace, name string) (T, error) {
+	var zero T
+	obj, err := r.Get(ctx, gr, namespace, name)
+	if err != nil {
+		return zero, err
+	}
+	typed, ok := any(obj).(T)
+	if !ok {
+		return zero, apierrors.NewInternalError(fmt.Errorf("%s are %T here", gr, obj))
+	}
+	return typed, nil
+}
