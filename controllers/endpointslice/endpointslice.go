@@ -1,0 +1,208 @@
+// Package endpointslice writes which pods stand behind a service, in slices of at most a hundred endpoints.
+//
+// Invariants: an endpoint is in one slice only; a change rewrites as few slices as possible, and no change writes nothing;
+// bursts of pod changes are gathered for a few tens of milliseconds into one write.
+package endpointslice
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	discoveryv1 "k8s.io/api/discovery/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/coracle-dev/coracle/controllers/backends"
+	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/internal/loop"
+)
+
+// settle is how long a pod's change waits for others of the same service.
+const settle = 25 * time.Millisecond
+
+const byService = "coracle/service"
+
+// Controller serves the slices of services that have a selector.
+type Controller struct {
+	client   kubernetes.Interface
+	services corelisters.ServiceLister
+	pods     corelisters.PodLister
+	nodes    corelisters.NodeLister
+	slices   cache.Indexer
+	events   record.EventRecorder
+	triggers *backends.Triggers
+	lag      *loop.Lag
+	loop     *loop.Loop
+}
+
+// New makes the controller.
+func New(e env.Env) (*Controller, error) {
+	core := e.Informers.Core().V1()
+	slices := e.Informers.Discovery().V1().EndpointSlices().Informer()
+	if err := slices.AddIndexers(cache.Indexers{byService: indexByService}); err != nil {
+		return nil, err
+	}
+	c := &Controller{
+		client: e.Client, services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: slices.GetIndexer(),
+		events: e.Recorder("endpoint-slice-controller"), triggers: backends.NewTriggers(), lag: loop.NewLag(e.Clock),
+	}
+	c.loop = e.Loop(loop.Config{Name: "endpointslice", Sync: c.sync})
+	loop.On(c.loop, core.Services().Informer(), func(old, cur *corev1.Service) {
+		if cur == nil {
+			cur = old
+		}
+		c.loop.AddObject(cur)
+	})
+	loop.On(c.loop, core.Pods().Informer(), func(old, cur *corev1.Pod) {
+		for _, service := range backends.Affected(c.services, old, cur) {
+			c.wake(service)
+		}
+	})
+	loop.On(c.loop, slices, c.sliceChanged)
+	loop.On(c.loop, core.Nodes().Informer(), c.nodeChanged)
+	return c, nil
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func indexByService(obj any) ([]string, error) {
+	slice, ok := obj.(*discoveryv1.EndpointSlice)
+	if !ok || slice.Labels[discoveryv1.LabelManagedBy] != ManagedBy || slice.Labels[discoveryv1.LabelServiceName] == "" {
+		return nil, nil
+	}
+	return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
+}
+
+func (c *Controller) wake(service *corev1.Service) {
+	c.loop.AddAfter(service.Namespace+"/"+service.Name, settle)
+}
+
+// sliceChanged wakes the services of a slice: after our own write to go on if the informer was behind, after a stranger's to put it right.
+func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice) {
+	if cur != nil {
+		c.lag.Saw(cur.ResourceVersion)
+	} else {
+		c.lag.Saw(old.ResourceVersion)
+	}
+	for _, slice := range []*discoveryv1.EndpointSlice{old, cur} {
+		if slice == nil {
+			continue
+		}
+		if keys, _ := indexByService(slice); len(keys) > 0 {
+			c.loop.AddAfter(keys[0], settle)
+		}
+	}
+}
+
+// nodeChanged looks at every service again when a node comes or moves to another zone. Both are rare.
+func (c *Controller) nodeChanged(old, cur *corev1.Node) {
+	if cur == nil || old != nil && old.Labels[corev1.LabelTopologyZone] == cur.Labels[corev1.LabelTopologyZone] {
+		return
+	}
+	services, err := c.services.List(labels.Everything())
+	if err != nil {
+		return
+	}
+	for _, service := range services {
+		if len(service.Spec.Selector) > 0 {
+			c.wake(service)
+		}
+	}
+}
+
+func (c *Controller) sync(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil // a key that is none cannot become one
+	}
+	service, err := c.services.Services(namespace).Get(name)
+	if apierrors.IsNotFound(err) {
+		c.lag.Forget(key) // the slices follow their owner
+		c.triggers.Forget(key)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if len(service.Spec.Selector) == 0 || service.Spec.Type == corev1.ServiceTypeExternalName || service.DeletionTimestamp != nil {
+		return nil
+	}
+	if wait := c.lag.Behind(key); wait > 0 {
+		c.loop.AddAfter(key, wait) // the informer's next event comes long before
+		return nil
+	}
+	s, err := c.look(key, service)
+	if err != nil {
+		return err
+	}
+	err = c.act(ctx, key, decide(s))
+	if err != nil && !apierrors.IsConflict(err) {
+		c.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s/%s: %v", namespace, name, err)
+	}
+	return err
+}
+
+func (c *Controller) look(key string, service *corev1.Service) (snapshot, error) {
+	list, err := c.pods.Pods(service.Namespace).List(labels.SelectorFromValidatedSet(service.Spec.Selector))
+	if err != nil {
+		return snapshot{}, err
+	}
+	objs, err := c.slices.ByIndex(byService, key)
+	if err != nil {
+		return snapshot{}, err
+	}
+	s := snapshot{service: service, pods: list, trigger: c.triggers.Next(key, service, list)}
+	for _, obj := range objs {
+		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok && slice.DeletionTimestamp == nil {
+			s.slices = append(s.slices, slice)
+		}
+	}
+	s.node = func(name string) *corev1.Node {
+		node, err := c.nodes.Get(name)
+		if err != nil {
+			return nil
+		}
+		return node
+	}
+	return s, nil
+}
+
+// act writes additions before removals, so that no endpoint is missing in between.
+func (c *Controller) act(ctx context.Context, key string, p plan) error {
+	var errs []error
+	wrote := func(slice *discoveryv1.EndpointSlice, err error) {
+		if err != nil {
+			errs = append(errs, err)
+			return
+		}
+		c.lag.Wrote(key, slice.ResourceVersion)
+	}
+	for _, slice := range p.create {
+		made, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
+		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			return nil // nothing can be created there any more, and the service is about to go
+		}
+		wrote(made, err)
+	}
+	for _, slice := range p.update {
+		wrote(c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}))
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...)
+	}
+	for _, slice := range p.remove {
+		err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Delete(ctx, slice.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(slice.UID))})
+		if err != nil && !apierrors.IsNotFound(err) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}

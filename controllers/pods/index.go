@@ -1,0 +1,76 @@
+package pods
+
+import (
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
+)
+
+const (
+	byController = "coracle/controller"
+	byNode       = "coracle/node"
+)
+
+// IndexByController lets Of find pods. Several controllers may ask for it on one informer.
+func IndexByController(informer cache.SharedIndexInformer) error {
+	return addIndex(informer, byController, func(obj any) ([]string, error) {
+		pod, ok := obj.(*corev1.Pod)
+		if !ok {
+			return nil, nil
+		}
+		if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
+			return []string{string(ref.UID)}, nil
+		}
+		return []string{orphans(pod.Namespace)}, nil
+	})
+}
+
+// IndexByNode lets On find pods.
+func IndexByNode(informer cache.SharedIndexInformer) error {
+	return addIndex(informer, byNode, func(obj any) ([]string, error) {
+		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName != "" {
+			return []string{pod.Spec.NodeName}, nil
+		}
+		return nil, nil
+	})
+}
+
+func addIndex(informer cache.SharedIndexInformer, name string, index cache.IndexFunc) error {
+	if _, ok := informer.GetIndexer().GetIndexers()[name]; ok {
+		return nil
+	}
+	return informer.AddIndexers(cache.Indexers{name: index})
+}
+
+// orphans is the index value of the pods of a namespace that no controller owns; no UID has a slash.
+func orphans(namespace string) string { return "orphans/" + namespace }
+
+// Of lists the pods whose controller has the UID. The informer must be indexed by IndexByController.
+func Of(indexer cache.Indexer, controller types.UID) []*corev1.Pod {
+	return lookup(indexer, byController, string(controller))
+}
+
+// Orphans lists the pods of a namespace that no controller owns. The informer must be indexed by IndexByController.
+func Orphans(indexer cache.Indexer, namespace string) []*corev1.Pod {
+	return lookup(indexer, byController, orphans(namespace))
+}
+
+// On lists the pods bound to a node. The informer must be indexed by IndexByNode.
+func On(indexer cache.Indexer, node string) []*corev1.Pod {
+	return lookup(indexer, byNode, node)
+}
+
+func lookup(indexer cache.Indexer, index, value string) []*corev1.Pod {
+	objs, err := indexer.ByIndex(index, value)
+	if err != nil {
+		return nil // only an unknown index errs
+	}
+	list := make([]*corev1.Pod, 0, len(objs))
+	for _, obj := range objs {
+		if pod, ok := obj.(*corev1.Pod); ok {
+			list = append(list, pod)
+		}
+	}
+	return list
+}

@@ -1,0 +1,93 @@
+package replicaset
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coracle-dev/coracle/controllers/owner"
+)
+
+// parallel is how many requests of one set are under way at once.
+const parallel = 32
+
+// newPod is a pod of the set's template, owned by the set.
+func (c *Controller) newPod(set *appsv1.ReplicaSet) *corev1.Pod {
+	template := &set.Spec.Template
+	return &corev1.Pod{
+		ObjectMeta: metav1.ObjectMeta{
+			Namespace:       set.Namespace,
+			GenerateName:    set.Name + "-",
+			Labels:          maps.Clone(template.Labels),
+			Annotations:     maps.Clone(template.Annotations),
+			Finalizers:      slices.Clone(template.Finalizers),
+			OwnerReferences: []metav1.OwnerReference{*owner.Reference(set, c.source.kind())},
+		},
+		Spec: *template.Spec.DeepCopy(),
+	}
+}
+
+// create makes n pods in batches of 1, 2, 4, ... and stops after the first batch in which one failed: a template that
+// the API server refuses costs one request, not hundreds.
+func (c *Controller) create(ctx context.Context, key string, set *appsv1.ReplicaSet, n int) error {
+	for batch := 1; n > 0; batch *= 2 {
+		size := min(batch, n)
+		err := each(size, func(int) error { return c.createOne(ctx, key, set) })
+		if err != nil {
+			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+				return nil // nothing can be created there any more, and the set is about to go
+			}
+			return err
+		}
+		n -= size
+	}
+	return nil
+}
+
+func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.ReplicaSet) error {
+	pod, err := c.client.CoreV1().Pods(set.Namespace).Create(ctx, c.newPod(set), metav1.CreateOptions{})
+	if err != nil {
+		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+			c.events.Eventf(c.reference(set), corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
+		}
+		return err
+	}
+	c.lag.Wrote(key, pod.ResourceVersion)
+	c.events.Eventf(c.reference(set), corev1.EventTypeNormal, "SuccessfulCreate", "Created pod: %v", pod.Name)
+	return nil
+}
+
+// delete removes the pods, all at once.
+func (c *Controller) delete(ctx context.Context, key string, set *appsv1.ReplicaSet, doomed []*corev1.Pod) error {
+	return each(len(doomed), func(i int) error {
+		pod := doomed[i]
+		err := c.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
+		if apierrors.IsNotFound(err) {
+			c.lag.Deleted(key, pod.UID)
+			return nil
+		}
+		if err != nil {
+			c.events.Eventf(c.reference(set), corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+			return err
+		}
+		c.lag.Deleted(key, pod.UID)
+		c.events.Eventf(c.reference(set), corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
+		return nil
+	})
+}
+
+// each calls f for 0 to n-1 side by side, all of them whatever fails, and gives the first error.
+func each(n int, f func(int) error) error {
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for i := range n {
+		g.Go(func() error { return f(i) })
+	}
+	return g.Wait()
+}

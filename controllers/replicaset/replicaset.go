@@ -1,0 +1,259 @@
+// Package replicaset keeps as many pods running as a ReplicaSet or a ReplicationController asks for. One controller
+// serves both: a ReplicationController is read in a ReplicaSet's form.
+//
+// Invariants: pods are counted only once the informer has shown the creations of the sync before, so the set never
+// overshoots; a pod already deleted is not counted and not deleted twice; only spec of the set decides, never its status.
+package replicaset
+
+import (
+	"context"
+	"errors"
+
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/owner"
+	"github.com/coracle-dev/coracle/controllers/pods"
+	"github.com/coracle-dev/coracle/internal/clock"
+	"github.com/coracle-dev/coracle/internal/loop"
+)
+
+// Controller serves one of the two kinds.
+type Controller struct {
+	source source
+	client kubernetes.Interface
+	pods   cache.Indexer
+	events record.EventRecorder
+	clock  clock.Clock
+	lag    *loop.Lag
+	loop   *loop.Loop
+}
+
+// New makes the controller of ReplicaSets.
+func New(e env.Env) (*Controller, error) {
+	informer := e.Informers.Apps().V1().ReplicaSets()
+	c, err := build(e, "replicaset", replicaSets{client: e.Client, lister: informer.Lister()})
+	if err != nil {
+		return nil, err
+	}
+	loop.On(c.loop, informer.Informer(), func(old, cur *appsv1.ReplicaSet) { c.loop.AddObject(either(cur, old)) })
+	return c, nil
+}
+
+// NewForReplicationControllers makes the controller of ReplicationControllers.
+func NewForReplicationControllers(e env.Env) (*Controller, error) {
+	informer := e.Informers.Core().V1().ReplicationControllers()
+	c, err := build(e, "replication", replicationControllers{client: e.Client, lister: informer.Lister()})
+	if err != nil {
+		return nil, err
+	}
+	loop.On(c.loop, informer.Informer(), func(old, cur *corev1.ReplicationController) { c.loop.AddObject(either(cur, old)) })
+	return c, nil
+}
+
+func either[T comparable](first, second T) T {
+	var none T
+	if first != none {
+		return first
+	}
+	return second
+}
+
+func build(e env.Env, name string, s source) (*Controller, error) {
+	informer := e.Informers.Core().V1().Pods().Informer()
+	if err := pods.IndexByController(informer); err != nil {
+		return nil, err
+	}
+	component := name + "-controller"
+	c := &Controller{source: s, client: e.Client, pods: informer.GetIndexer(), events: e.Recorder(component), clock: e.Clock, lag: loop.NewLag(e.Clock)}
+	c.loop = e.Loop(loop.Config{Name: name, Sync: c.sync})
+	loop.On(c.loop, informer, c.podChanged)
+	return c, nil
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+// podChanged wakes the sets that a pod's change concerns: its controller's before and now, or those that may adopt it.
+func (c *Controller) podChanged(old, cur *corev1.Pod) {
+	c.lag.Saw(either(cur, old).ResourceVersion)
+	var before, now *metav1.OwnerReference
+	if old != nil {
+		before = metav1.GetControllerOfNoCopy(old)
+		c.wakeOwner(old.Namespace, before)
+	}
+	if cur == nil {
+		return
+	}
+	now = metav1.GetControllerOfNoCopy(cur)
+	if now != nil {
+		if before == nil || before.UID != now.UID {
+			c.wakeOwner(cur.Namespace, now)
+		}
+		return
+	}
+	if cur.DeletionTimestamp == nil {
+		c.wakeAdopters(cur)
+	}
+}
+
+func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
+	if ref == nil || ref.Kind != c.source.kind().Kind {
+		return
+	}
+	if set, err := c.source.get(namespace, ref.Name); err == nil && set.UID == ref.UID {
+		c.loop.Add(namespace + "/" + ref.Name)
+	}
+}
+
+func (c *Controller) wakeAdopters(pod *corev1.Pod) {
+	sets, err := c.source.list(pod.Namespace)
+	if err != nil {
+		return
+	}
+	for _, set := range sets {
+		if selector, ok := selectorOf(set); ok && selector.Matches(labels.Set(pod.Labels)) {
+			c.loop.AddObject(set)
+		}
+	}
+}
+
+// selectorOf is the set's selector; not ok when it selects nothing or cannot be read.
+func selectorOf(set *appsv1.ReplicaSet) (labels.Selector, bool) {
+	selector, err := metav1.LabelSelectorAsSelector(set.Spec.Selector)
+	return selector, err == nil && !selector.Empty()
+}
+
+// reference names the set, as its own kind, to the event recorder.
+func (c *Controller) reference(set *appsv1.ReplicaSet) runtime.Object {
+	kind := c.source.kind()
+	return &corev1.ObjectReference{
+		APIVersion: kind.GroupVersion().String(), Kind: kind.Kind, Namespace: set.Namespace, Name: set.Name, UID: set.UID, ResourceVersion: set.ResourceVersion,
+	}
+}
+
+func (c *Controller) sync(ctx context.Context, key string) error {
+	namespace, name, err := cache.SplitMetaNamespaceKey(key)
+	if err != nil {
+		return nil // a key that is none cannot become one
+	}
+	set, err := c.source.get(namespace, name)
+	if apierrors.IsNotFound(err) {
+		c.lag.Forget(key)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	selector, ok := selectorOf(set)
+	if !ok {
+		return nil // validation lets none in
+	}
+	owned, err := c.claim(ctx, set, selector)
+	if err != nil {
+		return err
+	}
+	s := snapshot{set: set, owned: c.markDoomed(key, owned), now: c.clock.Now(), related: func() []*corev1.Pod { return c.related(set) }}
+	reason, failure := c.manage(ctx, key, s)
+	return c.finish(ctx, key, s, reason, failure)
+}
+
+// claim gives the pods of the set, ended and terminating ones among them.
+func (c *Controller) claim(ctx context.Context, set *appsv1.ReplicaSet, selector labels.Selector) ([]*corev1.Pod, error) {
+	candidates := pods.Of(c.pods, set.UID)
+	for _, pod := range pods.Orphans(c.pods, set.Namespace) {
+		if pods.Active(pod) {
+			candidates = append(candidates, pod)
+		}
+	}
+	return owner.Claim(ctx, owner.Claimer{
+		Owner: set, Kind: c.source.kind(), Selector: selector,
+		Live: func(ctx context.Context) (metav1.Object, error) { return c.source.live(ctx, set.Namespace, set.Name) },
+		Patch: func(ctx context.Context, obj metav1.Object, patch []byte) error {
+			_, err := c.client.CoreV1().Pods(obj.GetNamespace()).Patch(ctx, obj.GetName(), types.StrategicMergePatchType, patch, metav1.PatchOptions{})
+			return err
+		},
+	}, candidates)
+}
+
+// markDoomed shows pods that this controller has deleted as terminating, though the informer does not know it yet.
+func (c *Controller) markDoomed(key string, owned []*corev1.Pod) []*corev1.Pod {
+	alive := map[types.UID]bool{}
+	for _, pod := range owned {
+		if pod.DeletionTimestamp == nil {
+			alive[pod.UID] = true
+		}
+	}
+	doomed := c.lag.Doomed(key, alive)
+	if len(doomed) == 0 {
+		return owned
+	}
+	for i, pod := range owned {
+		if doomed[pod.UID] {
+			marked := *pod
+			now := metav1.NewTime(c.clock.Now())
+			marked.DeletionTimestamp = &now
+			owned[i] = &marked
+		}
+	}
+	return owned
+}
+
+// related lists the pods of all sets that the set's own controller, a Deployment, controls.
+func (c *Controller) related(set *appsv1.ReplicaSet) []*corev1.Pod {
+	ref := metav1.GetControllerOfNoCopy(set)
+	if ref == nil {
+		return pods.Of(c.pods, set.UID)
+	}
+	siblings, err := c.source.list(set.Namespace)
+	if err != nil {
+		return nil
+	}
+	var all []*corev1.Pod
+	for _, sibling := range siblings {
+		if r := metav1.GetControllerOfNoCopy(sibling); r != nil && r.UID == ref.UID {
+			all = append(all, pods.Of(c.pods, sibling.UID)...)
+		}
+	}
+	return all
+}
+
+// manage creates or deletes pods. The reason names which of them failed.
+func (c *Controller) manage(ctx context.Context, key string, s snapshot) (reason string, failure error) {
+	if s.set.DeletionTimestamp != nil {
+		return "", nil
+	}
+	if wait := c.lag.Behind(key); wait > 0 {
+		c.loop.AddAfter(key, wait) // the informer's next event comes long before
+		return "", nil
+	}
+	p := decide(s)
+	if p.create > 0 {
+		return "FailedCreate", c.create(ctx, key, s.set, p.create)
+	}
+	return "FailedDelete", c.delete(ctx, key, s.set, p.delete)
+}
+
+func (c *Controller) finish(ctx context.Context, key string, s snapshot, reason string, failure error) error {
+	status := decideStatus(s, reason, failure)
+	if c.source.kind().Kind == "ReplicationController" {
+		status.TerminatingReplicas = nil // that kind has no such field
+	}
+	var err error
+	if !sameStatus(s.set.Status, status) {
+		err = c.source.updateStatus(ctx, s.set, status)
+	}
+	if wait := nextAvailable(s); wait > 0 {
+		c.loop.AddAfter(key, wait)
+	}
+	return errors.Join(failure, err)
+}

@@ -1,0 +1,186 @@
+// Package loop is the one shape of a controller: keys wake workers, and what a worker does depends on state alone.
+//
+// Invariants: a key is never synced by two workers at once; a sync that fails or panics is retried with growing
+// back-off until it succeeds; no sync starts before every watched informer has delivered its first list; an idle
+// loop does nothing.
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+)
+
+// Back-off of a key that keeps failing: the first retry comes after minBackoff, each next one after twice as long.
+const (
+	minBackoff = 5 * time.Millisecond
+	maxBackoff = time.Minute
+)
+
+// quietFailures is how many times in a row a key may fail before it is worth a warning: conflicts with other
+// writers are the daily bread of a level-triggered loop.
+const quietFailures = 4
+
+// Config says what a loop does.
+type Config struct {
+	// Name is the controller's, used in logs.
+	Name string
+	// Sync brings the world closer to what the object of key asks for. An error means: try again later.
+	Sync func(ctx context.Context, key string) error
+	// Workers is how many keys are synced at the same time; 4 when zero.
+	Workers int
+	Log     *slog.Logger
+}
+
+// Loop is a keyed queue and its workers. Keys may be added before Run.
+type Loop struct {
+	cfg    Config
+	queue  workqueue.TypedRateLimitingInterface[string]
+	synced []cache.DoneChecker
+	err    error
+}
+
+// New makes a loop that has yet to Run.
+func New(cfg Config) *Loop {
+	if cfg.Workers == 0 {
+		cfg.Workers = 4
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
+	}
+	cfg.Log = cfg.Log.With("controller", cfg.Name)
+	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff)
+	return &Loop{cfg: cfg, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+}
+
+// Add wakes a worker for key. Adding a key that waits already costs nothing.
+func (l *Loop) Add(key string) { l.queue.Add(key) }
+
+// AddAfter wakes a worker for key once d has passed; of several delays of one key the earliest counts.
+func (l *Loop) AddAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
+
+// AddObject adds the namespace/name of obj, which may also be an informer's tombstone.
+func (l *Loop) AddObject(obj any) {
+	if key, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
+		l.queue.Add(key)
+	}
+}
+
+// Wait makes Run wait for the informer's first list. Call it before Run.
+func (l *Loop) Wait(informer cache.SharedInformer) {
+	l.synced = append(l.synced, informer.HasSyncedChecker())
+}
+
+// On calls changed for every change that the informer sees, and makes Run wait for its first list. On creation old is
+// nil, on deletion cur is nil and old is the last state known. A relist's replay of an unchanged object is no change. Call it before Run. T is the pointer type the
+// informer holds; other objects are passed over.
+func On[T comparable](l *Loop, informer cache.SharedInformer, changed func(old, cur T)) {
+	var none T
+	reg, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) {
+			if cur, ok := obj.(T); ok {
+				changed(none, cur)
+			}
+		},
+		UpdateFunc: func(before, after any) {
+			old, ok1 := before.(T)
+			cur, ok2 := after.(T)
+			if ok1 && ok2 && !same(old, cur) {
+				changed(old, cur)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if old, ok := obj.(T); ok {
+				changed(old, none)
+			}
+		},
+	})
+	if err != nil {
+		l.err = errors.Join(l.err, err)
+		return
+	}
+	l.synced = append(l.synced, reg.HasSyncedChecker())
+}
+
+// same tells a relist's replay from a change.
+func same(old, cur any) bool {
+	a, ok1 := old.(metav1.Object)
+	b, ok2 := cur.(metav1.Object)
+	return ok1 && ok2 && a.GetResourceVersion() != "" && a.GetResourceVersion() == b.GetResourceVersion()
+}
+
+// Run works until ctx ends and every worker has returned. Its error is nil at ctx's end.
+func (l *Loop) Run(ctx context.Context) error {
+	defer l.queue.ShutDown()
+	if l.err != nil {
+		return fmt.Errorf("%s: watch: %w", l.cfg.Name, l.err)
+	}
+	if !cache.WaitFor(ctx, "", l.synced...) {
+		return nil
+	}
+	var g errgroup.Group
+	for range l.cfg.Workers {
+		g.Go(func() error {
+			for l.next(ctx) {
+			}
+			return nil
+		})
+	}
+	<-ctx.Done()
+	l.queue.ShutDown()
+	return g.Wait()
+}
+
+// next syncs one key; false once the queue is shut down.
+func (l *Loop) next(ctx context.Context) bool {
+	key, shutdown := l.queue.Get()
+	if shutdown {
+		return false
+	}
+	defer l.queue.Done(key)
+	if ctx.Err() != nil {
+		return true // drain without work
+	}
+	err := l.sync(ctx, key)
+	if err == nil {
+		l.queue.Forget(key)
+		return true
+	}
+	if ctx.Err() != nil {
+		return true
+	}
+	l.report(key, err)
+	l.queue.AddRateLimited(key)
+	return true
+}
+
+// sync calls Sync and turns a panic into an error, so that one bad object cannot stop a controller.
+func (l *Loop) sync(ctx context.Context, key string) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+			l.cfg.Log.Error("sync panicked", "key", key, "panic", p, "stack", string(debug.Stack()))
+		}
+	}()
+	return l.cfg.Sync(ctx, key)
+}
+
+func (l *Loop) report(key string, err error) {
+	level := slog.LevelDebug
+	if failures := l.queue.NumRequeues(key); failures >= quietFailures || !apierrors.IsConflict(err) && failures > 0 {
+		level = slog.LevelWarn
+	}
+	l.cfg.Log.Log(context.Background(), level, "sync failed, will retry", "key", key, "err", err)
+}

@@ -1,0 +1,127 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/apimachinery/pkg/types"
+
+	"github.com/coracle-dev/coracle/internal/clock"
+)
+
+func start(t *testing.T, cfg Config) *Loop {
+	t.Helper()
+	cfg.Name, cfg.Log = "test", slog.New(slog.NewTextHandler(io.Discard, nil))
+	l := New(cfg)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- l.Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+	return l
+}
+
+func TestFailuresAndPanicsAreRetried(t *testing.T) {
+	var calls atomic.Int32
+	done := make(chan struct{})
+	l := start(t, Config{Sync: func(context.Context, string) error {
+		switch calls.Add(1) {
+		case 1:
+			return errors.New("no")
+		case 2:
+			panic("bad object")
+		}
+		close(done)
+		return nil
+	}})
+	l.Add("a/b")
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+		t.Fatal("not retried")
+	}
+}
+
+func TestOneKeyIsNeverSyncedTwiceAtOnce(t *testing.T) {
+	var mu sync.Mutex
+	busy := map[string]bool{}
+	var calls atomic.Int32
+	l := start(t, Config{Workers: 8, Sync: func(_ context.Context, key string) error {
+		mu.Lock()
+		if busy[key] {
+			t.Error("synced twice at once")
+		}
+		busy[key] = true
+		mu.Unlock()
+		time.Sleep(time.Millisecond)
+		mu.Lock()
+		busy[key] = false
+		mu.Unlock()
+		calls.Add(1)
+		return nil
+	}})
+	for range 50 {
+		l.Add("a")
+		l.Add("b")
+		time.Sleep(200 * time.Microsecond)
+	}
+	deadline := time.Now().Add(5 * time.Second)
+	for calls.Load() < 4 && time.Now().Before(deadline) {
+		time.Sleep(time.Millisecond)
+	}
+	if n := calls.Load(); n < 4 || n > 100 {
+		t.Fatalf("%d syncs", n)
+	}
+}
+
+func TestLag(t *testing.T) {
+	c := clock.NewManual(time.Unix(1000, 0))
+	l := NewLag(c)
+	if l.Behind("k") != 0 {
+		t.Fatal("behind without a write")
+	}
+	l.Saw("5")
+	l.Wrote("k", "9")
+	l.Wrote("k", "7")
+	if l.Behind("k") == 0 || l.Behind("other") != 0 {
+		t.Fatal("not behind its own write")
+	}
+	l.Saw("8")
+	if l.Behind("k") == 0 {
+		t.Fatal("caught up too early")
+	}
+	l.Saw("10")
+	if l.Behind("k") != 0 {
+		t.Fatal("still behind")
+	}
+	l.Wrote("k", "99")
+	c.Advance(lagLimit)
+	if l.Behind("k") != 0 {
+		t.Fatal("waits for ever")
+	}
+}
+
+func TestLagOfDeletions(t *testing.T) {
+	l := NewLag(clock.NewManual(time.Unix(1000, 0)))
+	l.Deleted("k", "u1")
+	alive := map[types.UID]bool{"u1": true, "u2": true}
+	if d := l.Doomed("k", alive); !d["u1"] || d["u2"] {
+		t.Fatalf("doomed %v", d)
+	}
+	if d := l.Doomed("k", map[types.UID]bool{"u2": true}); len(d) != 0 {
+		t.Fatalf("doomed %v", d)
+	}
+	if len(l.keys) != 0 {
+		t.Fatal("remembers what has happened")
+	}
+}
