@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"maps"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -64,8 +65,8 @@ func preparePodUpdate(pod, old *corev1.Pod) {
 // preparePodStatusUpdate keeps what is not status: the spec, and the owners, by which garbage is collected.
 func preparePodStatusUpdate(pod, old *corev1.Pod) {
 	old.Spec.DeepCopyInto(&pod.Spec)
-	pod.DeletionTimestamp = old.DeletionTimestamp
-	pod.OwnerReferences = old.OwnerReferences
+	pod.DeletionTimestamp = old.DeletionTimestamp.DeepCopy()
+	pod.OwnerReferences = slices.Clone(old.OwnerReferences)
 	setDefault(&pod.Status.QOSClass, old.Status.QOSClass)
 	keepObservedGenerations(&pod.Status, &old.Status)
 }
