@@ -69,15 +69,16 @@ func validateLeaseSpec(s *coordinationv1.LeaseSpec, path *field.Path) field.Erro
 		errs = append(errs, field.Invalid(path.Child("leaseTransitions"), s.LeaseTransitions, "must be greater than or equal to 0"))
 	}
 	if s.Strategy != nil {
-		errs = append(errs, leaseStrategy(*s.Strategy, path.Child("strategy"))...)
+		errs = append(errs, leaseStrategy(*s.Strategy, path.Child("strategy", "strategy"))...)
 	}
 	if s.PreferredHolder != nil && *s.PreferredHolder != "" && (s.Strategy == nil || *s.Strategy == "") {
-		errs = append(errs, field.Forbidden(path.Child("preferredHolder"), "may only be specified when `strategy` is defined"))
+		errs = append(errs, field.Forbidden(path.Child("preferredHolder"), "may only be specified if `strategy` is defined"))
 	}
 	return errs
 }
 
 // leaseStrategy accepts the strategy that Kubernetes knows, and those of others by their qualified names.
+// Clients know its errors by a path that names the field twice.
 func leaseStrategy(s coordinationv1.CoordinatedLeaseStrategy, path *field.Path) field.ErrorList {
 	if !strings.Contains(string(s), "/") {
 		if s != coordinationv1.OldestEmulationVersion {

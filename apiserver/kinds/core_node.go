@@ -55,7 +55,7 @@ func nodes() []Kind {
 		Cells: cells(nodeCells),
 		Status: &Subresource{
 			PrepareUpdate:  onUpdate(prepareNodeStatusUpdate),
-			ValidateUpdate: checkUpdate(validateNodeUpdate),
+			ValidateUpdate: checkUpdate(validateNodeStatusUpdate),
 		},
 		Others: []string{"proxy"},
 	}}

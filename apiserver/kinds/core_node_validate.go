@@ -3,6 +3,7 @@ package kinds
 import (
 	"encoding/json"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -22,11 +23,23 @@ func validateNode(n *corev1.Node) field.ErrorList {
 	errs = append(errs, nodeAnnotations(n.Annotations, metadata().Child("annotations"))...)
 	errs = append(errs, nodeTaints(n.Spec.Taints, metadata().Child("taints"))...)
 	errs = append(errs, nodeResources(&n.Status)...)
-	errs = append(errs, nodePodCIDRs(&n.Spec, field.NewPath("spec", "podCIDRs"))...)
+	if swap := n.Status.NodeInfo.Swap; swap != nil && swap.Capacity != nil && *swap.Capacity <= 0 {
+		errs = append(errs, field.Invalid(metadata().Child("nodeSwapStatus", "capacity"), *swap.Capacity, "must be greater than zero"))
+	}
+	errs = append(errs, declaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
+	errs = append(errs, nodePodCIDRs(&n.Spec, nil, field.NewPath("spec", "podCIDRs"))...)
 	return append(errs, nodePreemption(&n.Spec)...)
 }
 
 func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
+	errs := validateNodeStatusUpdate(n, old)
+	errs = append(errs, nodePodCIDRs(&n.Spec, old.Spec.PodCIDRs, field.NewPath("spec", "podCIDRs"))...)
+	return append(errs, nodePreemption(&n.Spec)...)
+}
+
+// validateNodeStatusUpdate checks what holds for both update paths: either may carry metadata, and status once came by
+// the main one.
+func validateNodeStatusUpdate(n, old *corev1.Node) field.ErrorList {
 	errs := validateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta)
 	errs = append(errs, nodeAnnotations(n.Annotations, metadata().Child("annotations"))...)
 	errs = append(errs, nodeResources(&n.Status)...)
@@ -36,16 +49,14 @@ func validateNodeUpdate(n, old *corev1.Node) field.ErrorList {
 		errs = append(errs, nodeConfigSource(n.Spec.ConfigSource, false, field.NewPath("spec", "configSource"))...)
 	}
 	errs = append(errs, nodeConfig(n.Status.Config, field.NewPath("status", "config"))...)
-	errs = append(errs, nodeTaints(n.Spec.Taints, metadata().Child("taints"))...)
-	return append(errs, nodePreemption(&n.Spec)...)
+	errs = append(errs, declaredFeatures(n.Status.DeclaredFeatures, field.NewPath("status", "declaredFeatures"))...)
+	return append(errs, nodeTaints(n.Spec.Taints, metadata().Child("taints"))...)
 }
 
 // changedNodeSpec refuses changes of what a node may get once.
 func changedNodeSpec(spec, old *corev1.NodeSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if len(old.PodCIDRs) == 0 || slices.Equal(old.PodCIDRs, spec.PodCIDRs) && old.PodCIDR != spec.PodCIDR {
-		errs = append(errs, nodePodCIDRs(spec, path.Child("podCIDRs"))...)
-	} else if !slices.Equal(old.PodCIDRs, spec.PodCIDRs) {
+	if len(old.PodCIDRs) > 0 && !slices.Equal(old.PodCIDRs, spec.PodCIDRs) {
 		errs = append(errs, field.Forbidden(path.Child("podCIDRs"), `node updates may not change podCIDR except from "" to valid`))
 	}
 	if old.ProviderID != "" && old.ProviderID != spec.ProviderID {
@@ -65,14 +76,14 @@ func nodePreemption(spec *corev1.NodeSpec) field.ErrorList {
 	return field.ErrorList{field.Forbidden(field.NewPath("spec", "podPreemptionPolicy"), "")}
 }
 
-func nodePodCIDRs(spec *corev1.NodeSpec, path *field.Path) field.ErrorList {
+func nodePodCIDRs(spec *corev1.NodeSpec, had []string, path *field.Path) field.ErrorList {
 	cidrs := spec.PodCIDRs
 	var errs field.ErrorList
 	if spec.PodCIDR != "" && len(cidrs) > 0 && cidrs[0] != spec.PodCIDR {
 		errs = append(errs, field.Invalid(path, cidrs, "first value must match `podCIDR`"))
 	}
 	for i, c := range cidrs {
-		errs = append(errs, legacyCIDR(c, path.Index(i), nil)...)
+		errs = append(errs, legacyCIDR(c, path.Index(i), had)...)
 	}
 	if len(cidrs) < 2 {
 		return errs
@@ -99,6 +110,30 @@ func nodeResources(s *corev1.NodeStatus) field.ErrorList {
 	}
 	for name, q := range s.Allocatable {
 		errs = append(errs, resourceQuantity(name, q, field.NewPath("status", "allocatable", string(name)))...)
+	}
+	return errs
+}
+
+// featureName is an UpperCamelCase name, maybe of a part of another feature.
+var featureName = regexp.MustCompile(`^[A-Z][a-zA-Z0-9]*(/[a-zA-Z][a-zA-Z0-9]*)*$`)
+
+func declaredFeatures(features []string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	for i, f := range features {
+		at := path.Index(i)
+		if len(f) > validation.DNS1123SubdomainMaxLength {
+			errs = append(errs, field.Invalid(at, f, fmt.Sprintf("invalid feature name %q: must be no more than %d characters", f, validation.DNS1123SubdomainMaxLength)))
+		} else if !featureName.MatchString(f) {
+			errs = append(errs, field.Invalid(at, f, fmt.Sprintf("invalid feature name %q: must start with an UpperCamelCase segment, with subsequent segments "+
+				"separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes", f)))
+		}
+		switch {
+		case i == 0:
+		case f == features[i-1]:
+			errs = append(errs, field.Duplicate(at, f))
+		case f < features[i-1]:
+			errs = append(errs, field.Invalid(at, f, "list must be sorted alphabetically"))
+		}
 	}
 	return errs
 }
@@ -165,7 +200,7 @@ func avoidPods(text string, path *field.Path) field.ErrorList {
 		if c := entry.PodSignature.PodController; c == nil {
 			errs = append(errs, field.Required(signature, ""))
 		} else if c.Controller == nil || !*c.Controller {
-			errs = append(errs, field.Invalid(signature.Child("PodController"), c.Controller, "must point to a controller"))
+			errs = append(errs, field.Invalid(signature.Child("PodController", "Controller"), c.Controller, "must point to a controller"))
 		}
 	}
 	return errs
@@ -219,17 +254,17 @@ func nodeConfigSource(s *corev1.NodeConfigSource, inStatus bool, path *field.Pat
 	return errs
 }
 
-func nodeWarnings(n, old *corev1.Node) []string {
+func nodeWarnings(n, _ *corev1.Node) []string {
 	var warnings []string
 	for i, c := range n.Spec.PodCIDRs {
 		if len(validation.IsValidCIDRForLegacyField(nil, c, false, nil)) == 0 {
 			warnings = append(warnings, validation.GetWarningsForCIDR(field.NewPath("spec", "podCIDRs").Index(i), c)...)
 		}
 	}
-	if n.Spec.ConfigSource != nil && (old == nil || old.Spec.ConfigSource == nil) {
-		warnings = append(warnings, "spec.configSource: deprecated since v1.22, ignored since v1.24")
+	if n.Spec.ConfigSource != nil {
+		warnings = append(warnings, "spec.configSource: the feature is removed")
 	}
-	if n.Spec.DoNotUseExternalID != "" && (old == nil || old.Spec.DoNotUseExternalID == "") {
+	if n.Spec.DoNotUseExternalID != "" {
 		warnings = append(warnings, "spec.externalID: this field is deprecated, and is unused by Kubernetes")
 	}
 	return warnings

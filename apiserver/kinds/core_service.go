@@ -124,11 +124,15 @@ func serviceWarnings(s, _ *corev1.Service) []string {
 			warnings = append(warnings, ipWarnings(ip, path.Child("clusterIPs").Index(i))...)
 		}
 	}
-	if isHeadless(spec) {
+	headless := spec.Type == corev1.ServiceTypeClusterIP && spec.ClusterIP == corev1.ClusterIPNone
+	if headless {
 		warnings = append(warnings, headlessWarnings(spec)...)
 	}
 	for i, ip := range spec.ExternalIPs {
 		warnings = append(warnings, ipWarnings(ip, path.Child("externalIPs").Index(i))...)
+	}
+	if len(spec.ExternalIPs) > 0 && !headless && spec.Type != corev1.ServiceTypeExternalName {
+		warnings = append(warnings, "spec.externalIPs is deprecated and may no longer be implemented in some clusters")
 	}
 	if spec.LoadBalancerIP != "" {
 		warnings = append(warnings, ipWarnings(spec.LoadBalancerIP, path.Child("loadBalancerIP"))...)
@@ -138,18 +142,27 @@ func serviceWarnings(s, _ *corev1.Service) []string {
 			warnings = append(warnings, validation.GetWarningsForCIDR(path.Child("loadBalancerSourceRanges").Index(i), cidr)...)
 		}
 	}
+	return append(warnings, ignoredServiceFields(spec)...)
+}
+
+func ignoredServiceFields(spec *corev1.ServiceSpec) []string {
+	var warnings []string
 	if spec.Type == corev1.ServiceTypeExternalName && len(spec.ExternalIPs) > 0 {
 		warnings = append(warnings, fmt.Sprintf("spec.externalIPs is ignored when spec.type is %q", corev1.ServiceTypeExternalName))
 	}
+	if spec.Type != corev1.ServiceTypeExternalName && spec.ExternalName != "" {
+		warnings = append(warnings, fmt.Sprintf("spec.externalName is ignored when spec.type is not %q", corev1.ServiceTypeExternalName))
+	}
 	if td := spec.TrafficDistribution; td != nil && *td == corev1.ServiceTrafficDistributionPreferClose {
-		warnings = append(warnings, fmt.Sprintf("spec.trafficDistribution: %s is deprecated, please use %s instead", corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone))
+		warnings = append(warnings, fmt.Sprintf("spec.trafficDistribution: %q is deprecated; use %q",
+			corev1.ServiceTrafficDistributionPreferClose, corev1.ServiceTrafficDistributionPreferSameZone))
 	}
 	return warnings
 }
 
 func headlessWarnings(spec *corev1.ServiceSpec) []string {
 	var warnings []string
-	const ignored = `%s is ignored when spec.clusterIP is set to "None"`
+	const ignored = "%s is ignored for headless services"
 	if spec.LoadBalancerIP != "" {
 		warnings = append(warnings, fmt.Sprintf(ignored, "spec.loadBalancerIP"))
 	}

@@ -145,7 +145,7 @@ func sliceAddress(address string, typ discoveryv1.AddressType, had []string, pat
 	}
 	var errs field.ErrorList
 	if netutils.IsIPv6String(address) != (typ == discoveryv1.AddressTypeIPv6) {
-		errs = append(errs, field.Invalid(path, address, fmt.Sprintf("must be a valid %s address", typ)))
+		errs = append(errs, field.Invalid(path, address, fmt.Sprintf("must be an %s address", typ)))
 	}
 	return append(errs, endpointIP(address, path)...)
 }
@@ -229,7 +229,11 @@ func slicePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.ErrorL
 
 func endpointSliceWarnings(s, _ *discoveryv1.EndpointSlice) []string {
 	if s.AddressType == discoveryv1.AddressTypeFQDN {
-		return []string{fmt.Sprintf("%s: FQDN endpoints are deprecated", field.NewPath("addressType"))}
+		return []string{fmt.Sprintf("%s: FQDN endpoints are deprecated", field.NewPath("spec", "addressType"))}
+	}
+	switch s.Labels[discoveryv1.LabelManagedBy] {
+	case "endpointslice-controller.k8s.io", "endpointslicemirroring-controller.k8s.io":
+		return nil // they write addresses in the usual form
 	}
 	var warnings []string
 	for i := range s.Endpoints {
