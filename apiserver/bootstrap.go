@@ -1,0 +1,89 @@
+package apiserver
+
+import (
+	"context"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	schedulingv1 "k8s.io/api/scheduling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/client-go/kubernetes"
+)
+
+// bootstrap is what the server keeps of its own.
+type bootstrap struct{ kinds *runtime.Scheme }
+
+// keepEvery is how often the objects that the server keeps are looked at.
+const keepEvery = time.Minute
+
+// self is the server's own identity.
+var self = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.SystemPrivilegedGroup}}
+
+// keep creates the objects that every cluster has, and creates them again where they were deleted.
+func (s *Server) keep(ctx context.Context) error {
+	if err := s.cache.WaitReady(ctx); err != nil {
+		return nil //nolint:nilerr // the end of ctx
+	}
+	client, err := kubernetes.NewForConfig(s.LocalConfig(self))
+	if err != nil {
+		return err
+	}
+	wait := 100 * time.Millisecond
+	for {
+		if err := s.keepOnce(ctx, client); err != nil {
+			s.log.Warn("cannot keep the cluster's own objects", "error", err)
+			wait = min(2*wait, keepEvery)
+		} else {
+			if !s.health.isBooted() {
+				close(s.health.booted)
+			}
+			wait = keepEvery
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}
+
+func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) error {
+	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
+		_, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
+		if apierrors.IsNotFound(err) {
+			_, err = client.CoreV1().Namespaces().Create(ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	for _, class := range priorityClasses() {
+		_, err := client.SchedulingV1().PriorityClasses().Get(ctx, class.Name, metav1.GetOptions{ResourceVersion: "0"})
+		if apierrors.IsNotFound(err) {
+			_, err = client.SchedulingV1().PriorityClasses().Create(ctx, &class, metav1.CreateOptions{})
+		}
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+	}
+	return s.keepService(ctx, client)
+}
+
+// priorityClasses are those for parts of the cluster itself.
+func priorityClasses() []schedulingv1.PriorityClass {
+	return []schedulingv1.PriorityClass{
+		{
+			ObjectMeta:  metav1.ObjectMeta{Name: "system-node-critical"},
+			Value:       2000001000,
+			Description: "Used for system critical pods that must not be moved from their current node.",
+		},
+		{
+			ObjectMeta:  metav1.ObjectMeta{Name: "system-cluster-critical"},
+			Value:       2000000000,
+			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+		},
+	}
+}

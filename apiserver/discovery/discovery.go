@@ -1,0 +1,307 @@
+// Package discovery tells clients what is served: the unaggregated documents and the aggregated ones, built
+// from the table of kinds. Its invariant: what it shows is what rest serves, since both read the same table.
+package discovery
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/base64"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+
+	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coracle-dev/coracle/apiserver/kinds"
+	"github.com/coracle-dev/coracle/apiserver/rest"
+)
+
+// aggregatedType is the media type of the aggregated documents.
+const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList"
+
+// Handler serves /api, /apis and what is below them up to a group's version.
+type Handler struct {
+	// documents by path: APIVersions, APIGroupList, APIGroup, APIResourceList.
+	documents map[string]runtime.Object
+	// aggregated holds the encoded aggregated document of /api and /apis.
+	aggregated map[string]aggregated
+}
+
+type aggregated struct {
+	body []byte
+	etag string
+}
+
+// New builds the documents of a table.
+func New(table []kinds.Kind) (*Handler, error) {
+	h := &Handler{documents: map[string]runtime.Object{}, aggregated: map[string]aggregated{}}
+	groups := groupsOf(table)
+	list := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList"), Groups: []metav1.APIGroup{}}
+	var core, others []apidiscoveryv2.APIGroupDiscovery
+	for _, g := range groups {
+		for _, v := range g.versions {
+			h.documents[v.path()] = v.resources()
+		}
+		if g.name == "" {
+			core = append(core, g.aggregated())
+			h.documents["/api"] = &metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: g.versionNames(),
+				ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
+			continue
+		}
+		others = append(others, g.aggregated())
+		doc := g.document()
+		list.Groups = append(list.Groups, doc)
+		doc.TypeMeta = typeMeta("APIGroup")
+		h.documents["/apis/"+g.name] = &doc
+	}
+	h.documents["/apis"] = list
+	for path, items := range map[string][]apidiscoveryv2.APIGroupDiscovery{"/api": core, "/apis": others} {
+		a, err := aggregate(items)
+		if err != nil {
+			return nil, err
+		}
+		h.aggregated[path] = a
+	}
+	return h, nil
+}
+
+func typeMeta(kind string) metav1.TypeMeta { return metav1.TypeMeta{Kind: kind, APIVersion: "v1"} }
+
+func aggregate(items []apidiscoveryv2.APIGroupDiscovery) (aggregated, error) {
+	doc := apidiscoveryv2.APIGroupDiscoveryList{
+		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"},
+		Items:    items,
+	}
+	body, err := json.Marshal(doc)
+	if err != nil {
+		return aggregated{}, fmt.Errorf("encode discovery: %w", err)
+	}
+	return aggregated{body: append(body, '\n'), etag: fmt.Sprintf(`"%X"`, sha512.Sum512(body))}, nil
+}
+
+// Serves tells whether a path, without a slash at its end, is a discovery document.
+func (h *Handler) Serves(path string) bool { return h.documents[path] != nil }
+
+// Paths lists the paths served, sorted.
+func (h *Handler) Paths() []string {
+	paths := make([]string, 0, len(h.documents))
+	for p := range h.documents {
+		paths = append(paths, p)
+	}
+	slices.Sort(paths)
+	return paths
+}
+
+// ServeHTTP answers with the document of a path that Serves.
+func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
+	path := strings.TrimSuffix(req.URL.Path, "/")
+	if a, ok := h.aggregated[path]; ok {
+		w.Header().Add("Vary", "Accept")
+		if wantsAggregated(req.Header.Get("Accept")) {
+			a.serve(w, req)
+			return
+		}
+	}
+	doc := h.documents[path].DeepCopyObject()
+	rest.WriteObject(w, req, http.StatusOK, doc.GetObjectKind().GroupVersionKind(), doc)
+}
+
+func (a aggregated) serve(w http.ResponseWriter, req *http.Request) {
+	w.Header().Set("ETag", a.etag)
+	w.Header().Set("Cache-Control", "public")
+	if req.Header.Get("If-None-Match") == a.etag {
+		w.WriteHeader(http.StatusNotModified)
+		return
+	}
+	w.Header().Set("Content-Type", aggregatedType)
+	_, _ = w.Write(a.body)
+}
+
+// wantsAggregated looks at the first alternative that can be served at all: clients list the aggregated form first.
+func wantsAggregated(accept string) bool {
+	for clause := range strings.SplitSeq(accept, ",") {
+		parts := strings.Split(strings.ReplaceAll(clause, " ", ""), ";")
+		if parts[0] != "application/json" && parts[0] != "*/*" {
+			continue
+		}
+		if !slices.ContainsFunc(parts[1:], func(p string) bool { return strings.HasPrefix(p, "as=") }) {
+			return false
+		}
+		if slices.Contains(parts, "as=APIGroupDiscoveryList") && slices.Contains(parts, "v=v2") &&
+			slices.Contains(parts, "g=apidiscovery.k8s.io") {
+			return true
+		}
+	}
+	return false
+}
+
+// group and version gather the kinds of one group.
+type group struct {
+	name     string
+	versions []*version
+}
+
+type version struct {
+	gv    schema.GroupVersion
+	kinds []*kinds.Kind
+}
+
+func groupsOf(table []kinds.Kind) []*group {
+	var groups []*group
+	for i := range table {
+		k := &table[i]
+		g := find(&groups, func(g *group) bool { return g.name == k.GVK.Group }, func() *group { return &group{name: k.GVK.Group} })
+		gv := k.GVK.GroupVersion()
+		v := find(&g.versions, func(v *version) bool { return v.gv == gv }, func() *version { return &version{gv: gv} })
+		v.kinds = append(v.kinds, k)
+	}
+	for _, g := range groups {
+		for _, v := range g.versions {
+			slices.SortFunc(v.kinds, func(a, b *kinds.Kind) int { return strings.Compare(a.Resource, b.Resource) })
+		}
+	}
+	return groups
+}
+
+func find[T any](in *[]T, is func(T) bool, make func() T) T {
+	if i := slices.IndexFunc(*in, is); i >= 0 {
+		return (*in)[i]
+	}
+	v := make()
+	*in = append(*in, v)
+	return v
+}
+
+func (g *group) versionNames() []string {
+	var names []string
+	for _, v := range g.versions {
+		names = append(names, v.gv.Version)
+	}
+	return names
+}
+
+func (g *group) document() metav1.APIGroup {
+	doc := metav1.APIGroup{Name: g.name}
+	for _, v := range g.versions {
+		doc.Versions = append(doc.Versions, metav1.GroupVersionForDiscovery{GroupVersion: v.gv.String(), Version: v.gv.Version})
+	}
+	doc.PreferredVersion = doc.Versions[0]
+	return doc
+}
+
+func (g *group) aggregated() apidiscoveryv2.APIGroupDiscovery {
+	doc := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
+	for _, v := range g.versions {
+		d := apidiscoveryv2.APIVersionDiscovery{Version: v.gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+		for _, k := range v.kinds {
+			d.Resources = append(d.Resources, aggregatedResource(k))
+		}
+		doc.Versions = append(doc.Versions, d)
+	}
+	return doc
+}
+
+func aggregatedResource(k *kinds.Kind) apidiscoveryv2.APIResourceDiscovery {
+	scope := apidiscoveryv2.ScopeCluster
+	if k.Namespaced {
+		scope = apidiscoveryv2.ScopeNamespace
+	}
+	r := apidiscoveryv2.APIResourceDiscovery{
+		Resource: k.Resource, ResponseKind: kindPtr(k.GVK), Scope: scope, SingularResource: k.Singular,
+		Verbs: rest.Verbs(k), ShortNames: k.ShortNames, Categories: k.Categories,
+	}
+	for _, s := range subresources(k) {
+		r.Subresources = append(r.Subresources, apidiscoveryv2.APISubresourceDiscovery{
+			Subresource: s.name, ResponseKind: kindPtr(s.kind), Verbs: s.verbs,
+		})
+	}
+	return r
+}
+
+func kindPtr(k schema.GroupVersionKind) *metav1.GroupVersionKind {
+	return &metav1.GroupVersionKind{Group: k.Group, Version: k.Version, Kind: k.Kind}
+}
+
+func (v *version) path() string {
+	if v.gv.Group == "" {
+		return "/api/" + v.gv.Version
+	}
+	return "/apis/" + v.gv.String()
+}
+
+func (v *version) resources() *metav1.APIResourceList {
+	list := &metav1.APIResourceList{TypeMeta: typeMeta("APIResourceList"), GroupVersion: v.gv.String(), APIResources: []metav1.APIResource{}}
+	if v.gv.Group == "" {
+		list.APIVersion = "" // upstream leaves it out here
+	}
+	for _, k := range v.kinds {
+		list.APIResources = append(list.APIResources, metav1.APIResource{
+			Name: k.Resource, SingularName: k.Singular, Namespaced: k.Namespaced, Kind: k.GVK.Kind,
+			Verbs: rest.Verbs(k), ShortNames: k.ShortNames, Categories: k.Categories,
+			StorageVersionHash: storageHash(k),
+		})
+		for _, s := range subresources(k) {
+			r := metav1.APIResource{Name: k.Resource + "/" + s.name, Namespaced: k.Namespaced, Kind: s.kind.Kind, Verbs: s.verbs}
+			if s.kind.GroupVersion() != v.gv {
+				r.Group, r.Version = s.kind.Group, s.kind.Version
+			}
+			list.APIResources = append(list.APIResources, r)
+		}
+	}
+	slices.SortFunc(list.APIResources, func(a, b metav1.APIResource) int { return strings.Compare(a.Name, b.Name) })
+	return list
+}
+
+// storageHash lets clients see when the stored version of a resource changes.
+func storageHash(k *kinds.Kind) string {
+	if k.NotStored {
+		return ""
+	}
+	sum := sha256.Sum256([]byte(k.GVK.Group + "/" + k.GVK.Version + "/" + k.GVK.Kind))
+	return base64.StdEncoding.EncodeToString(sum[:8])
+}
+
+// subresource is one as discovery shows it.
+type subresource struct {
+	name  string
+	kind  schema.GroupVersionKind
+	verbs []string
+}
+
+// actions are the subresources that are not parts of their object.
+var actions = map[string]subresource{
+	"pods/attach":           {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodAttachOptions"}, verbs: []string{"create", "get"}},
+	"pods/binding":          {kind: schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, verbs: []string{"create"}},
+	"pods/eviction":         {kind: schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, verbs: []string{"create"}},
+	"pods/exec":             {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodExecOptions"}, verbs: []string{"create", "get"}},
+	"pods/log":              {kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, verbs: []string{"get"}},
+	"pods/portforward":      {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodPortForwardOptions"}, verbs: []string{"create", "get"}},
+	"namespaces/finalize":   {kind: schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, verbs: []string{"update"}},
+	"serviceaccounts/token": {kind: schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"}, verbs: []string{"create"}},
+}
+
+func subresources(k *kinds.Kind) []subresource {
+	var out []subresource
+	partial := []string{"get", "patch", "update"}
+	if k.Status != nil {
+		out = append(out, subresource{name: "status", kind: k.GVK, verbs: partial})
+	}
+	if k.Scale != nil {
+		out = append(out, subresource{name: "scale", kind: schema.GroupVersionKind{Group: "autoscaling", Version: "v1", Kind: "Scale"}, verbs: partial})
+	}
+	for _, name := range k.Others {
+		s, ok := actions[k.Resource+"/"+name]
+		if !ok {
+			s = subresource{kind: k.GVK, verbs: partial}
+		}
+		s.name = name
+		out = append(out, s)
+	}
+	slices.SortFunc(out, func(a, b subresource) int { return strings.Compare(a.name, b.name) })
+	return out
+}

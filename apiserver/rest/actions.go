@@ -1,0 +1,213 @@
+package rest
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+
+	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/kinds"
+)
+
+// decodeAction reads the body of an action on an object: its name, if given, is the URL's.
+func (c *call) decodeAction(gvk schema.GroupVersionKind, obj runtime.Object) error {
+	body, err := readBody(c.req)
+	if err != nil {
+		return err
+	}
+	if err := c.writeOptions("CreateOptions", ""); err != nil {
+		return err
+	}
+	if err := c.decodeObject(body, gvk, obj); err != nil {
+		return err
+	}
+	return c.matchNamespace(accessor(obj))
+}
+
+// bind answers pods/binding.
+func (c *call) bind() error {
+	b := &corev1.Binding{}
+	if err := c.decodeAction(corev1.SchemeGroupVersion.WithKind("Binding"), b); err != nil {
+		return err
+	}
+	if b.Name != "" && b.Name != c.info.Name {
+		return c.matchName(b)
+	}
+	return c.bindPod(b)
+}
+
+var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
+
+// createBinding answers a POST to the collection "bindings", the older way to bind: the body names the pod.
+func (c *call) createBinding(b *corev1.Binding) error {
+	pods := c.resources[podsGVR]
+	if pods == nil {
+		return notFoundPath()
+	}
+	if err := c.matchNamespace(b); err != nil {
+		return err
+	}
+	info := *c.info
+	info.Name, info.Resource, info.Subresource = b.Name, "pods", "binding"
+	one := *c
+	one.info, one.r = &info, pods
+	return one.bindPod(b)
+}
+
+// bindPod gives a pod its node.
+func (c *call) bindPod(b *corev1.Binding) error {
+	if errs := kinds.ValidateBinding(b); len(errs) > 0 {
+		return apierrors.NewInvalid(schema.GroupKind{Kind: "Binding"}, b.Name, errs)
+	}
+	if err := c.mutate(admission.Create, b, nil); err != nil {
+		return err
+	}
+	if err := c.validate(admission.Create, b, nil); err != nil {
+		return err
+	}
+	_, err := c.apply(change{
+		unconditional: true, admitted: true, uid: b.UID,
+		make: func(cur *current) (runtime.Object, error) { return c.boundPod(b, cur.obj) },
+	})
+	if err != nil {
+		return err
+	}
+	return c.respondStatus(http.StatusCreated, nil)
+}
+
+// boundPod is the pod once bound. Preconditions in the binding's metadata hold against the pod's.
+func (c *call) boundPod(b *corev1.Binding, old runtime.Object) (runtime.Object, error) {
+	pod, ok := old.DeepCopyObject().(*corev1.Pod)
+	if !ok {
+		return nil, fmt.Errorf("unexpected object: %T", old)
+	}
+	refuse := func(format string, args ...any) (runtime.Object, error) {
+		return nil, apierrors.NewConflict(schema.GroupResource{Resource: "pods/binding"}, pod.Name, fmt.Errorf(format, args...))
+	}
+	if b.ResourceVersion != "" && b.ResourceVersion != pod.ResourceVersion {
+		return nil, conflict(c)
+	}
+	switch {
+	case pod.DeletionTimestamp != nil:
+		return refuse("pod %s is being deleted, cannot be assigned to a host", pod.Name)
+	case pod.Spec.NodeName != "":
+		return refuse("pod %v is already assigned to node %q", pod.Name, pod.Spec.NodeName)
+	case len(pod.Spec.SchedulingGates) > 0:
+		return refuse("pod %v has non-empty .spec.schedulingGates", pod.Name)
+	}
+	pod.Spec.NodeName = b.Target.Name
+	if len(b.Annotations) > 0 {
+		if pod.Annotations == nil {
+			pod.Annotations = map[string]string{}
+		}
+		maps.Copy(pod.Annotations, b.Annotations)
+	}
+	if len(b.Labels) > 0 {
+		if pod.Labels == nil {
+			pod.Labels = map[string]string{}
+		}
+		maps.Copy(pod.Labels, b.Labels)
+	}
+	setScheduled(pod, c.now())
+	return pod, nil
+}
+
+// setScheduled sets the condition PodScheduled to True.
+func setScheduled(pod *corev1.Pod, now metav1.Time) {
+	want := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now, ObservedGeneration: pod.Generation}
+	for i := range pod.Status.Conditions {
+		have := &pod.Status.Conditions[i]
+		if have.Type != corev1.PodScheduled {
+			continue
+		}
+		if have.Status == want.Status {
+			want.LastTransitionTime = have.LastTransitionTime
+		}
+		*have = want
+		return
+	}
+	pod.Status.Conditions = append(pod.Status.Conditions, want)
+}
+
+// evict answers pods/eviction: a deletion with the options of the eviction. Nothing protects pods from it yet.
+func (c *call) evict() error {
+	e := &policyv1.Eviction{}
+	if err := c.decodeAction(c.evictionKind(), e); err != nil {
+		return err
+	}
+	if e.Name != "" && e.Name != c.info.Name {
+		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
+	}
+	opts := e.DeleteOptions
+	if opts == nil {
+		opts = &metav1.DeleteOptions{}
+	}
+	if len(opts.DryRun) > 0 {
+		c.dryRun = true
+	}
+	if err := c.mutate(admission.Create, e, nil); err != nil {
+		return err
+	}
+	if err := c.validate(admission.Create, e, nil); err != nil {
+		return err
+	}
+	one, info := *c, *c.info
+	info.Subresource = ""
+	one.info, one.options = &info, opts
+	if _, err := one.remove(c.info.Name, opts); err != nil {
+		return err
+	}
+	return c.respondStatus(http.StatusCreated, nil)
+}
+
+// evictionKind is policy/v1, or the version the body names: v1beta1 is the same.
+func (c *call) evictionKind() schema.GroupVersionKind {
+	return policyv1.SchemeGroupVersion.WithKind("Eviction")
+}
+
+// finalize answers namespaces/finalize: only spec.finalizers may change.
+func (c *call) finalize() error {
+	return c.put(change{
+		unconditional: true,
+		prepare: func(obj, old runtime.Object) {
+			obj.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
+		},
+	}, false)
+}
+
+var errNoTokens = errors.New("this server issues no service account tokens")
+
+// issueToken answers serviceaccounts/token.
+func (c *call) issueToken() error {
+	t := &authenticationv1.TokenRequest{}
+	gvk := authenticationv1.SchemeGroupVersion.WithKind("TokenRequest")
+	if err := c.decodeAction(gvk, t); err != nil {
+		return err
+	}
+	if t.Name != "" && t.Name != c.info.Name {
+		return apierrors.NewBadRequest(fmt.Sprintf("expected name %s, got %s", c.info.Name, t.Name))
+	}
+	if c.Tokens == nil {
+		return apierrors.NewInternalError(errNoTokens)
+	}
+	if err := c.mutate(admission.Create, t, nil); err != nil {
+		return err
+	}
+	if err := c.validate(admission.Create, t, nil); err != nil {
+		return err
+	}
+	issued, err := c.Tokens.Issue(c.ctx(), c.info.Namespace, c.info.Name, t)
+	if err != nil {
+		return err
+	}
+	return c.respondFresh(http.StatusCreated, gvk, issued)
+}

@@ -1,0 +1,184 @@
+package rest
+
+import (
+	"net/http"
+	"slices"
+
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/coracle-dev/coracle/apiserver/admission"
+)
+
+// serveSubresource finds who serves a path below an object.
+func (c *call) serveSubresource() error {
+	sub := c.info.Subresource
+	switch {
+	case connects(sub) && slices.Contains(c.r.Others, sub):
+		return c.connect()
+	case sub == "status" && c.r.Kind.Status != nil:
+	case sub == "scale" && c.r.Kind.Scale != nil:
+	case slices.Contains(c.r.Others, sub):
+	default:
+		return notFoundPath()
+	}
+	var err error
+	if c.out, err = negotiate(c.req); err != nil {
+		return err
+	}
+	switch sub {
+	case "status":
+		return c.serveStatus()
+	case "scale":
+		return c.serveScale()
+	}
+	return c.serveOther()
+}
+
+func (c *call) notSupported() error {
+	return apierrors.NewMethodNotSupported(c.r.gr, methodVerb(c.req.Method, c.info.Verb))
+}
+
+func (c *call) serveStatus() error {
+	switch c.info.Verb {
+	case "get":
+		return c.get()
+	case "update":
+		return c.put(c.statusChange(), false)
+	case "patch":
+		return c.patchBy(c.statusChange())
+	}
+	return c.notSupported()
+}
+
+var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
+
+func (c *call) serveScale() error {
+	switch c.info.Verb {
+	case "get":
+		o, err := c.lookup()
+		if err != nil {
+			return err
+		}
+		obj, err := c.r.convert(o.Object)
+		if err != nil {
+			return err
+		}
+		return c.respondFresh(http.StatusOK, scaleGVK, c.r.Kind.Scale.Get(obj))
+	case "update":
+		return c.putScale()
+	case "patch":
+		return c.patchScale()
+	}
+	return c.notSupported()
+}
+
+func (c *call) putScale() error {
+	body, err := readBody(c.req)
+	if err != nil {
+		return err
+	}
+	if err := c.writeOptions("UpdateOptions", ""); err != nil {
+		return err
+	}
+	scale := &autoscalingv1.Scale{}
+	if err := c.decodeObject(body, scaleGVK, scale); err != nil {
+		return err
+	}
+	if err := c.matchNamespace(scale); err != nil {
+		return err
+	}
+	if err := c.matchName(scale); err != nil {
+		return err
+	}
+	return c.applyScale(func(*current) (*autoscalingv1.Scale, error) { return scale.DeepCopy(), nil })
+}
+
+func (c *call) patchScale() error {
+	p, err := c.newPatcher()
+	if err != nil {
+		return err
+	}
+	p.gvk, p.defaults = scaleGVK, nil
+	p.new = func() runtime.Object { return &autoscalingv1.Scale{} }
+	return c.applyScale(func(cur *current) (*autoscalingv1.Scale, error) {
+		old := c.r.Kind.Scale.Get(cur.obj)
+		old.SetGroupVersionKind(scaleGVK)
+		obj, err := p.apply(old, func() ([]byte, error) { return encodeJSON(old) })
+		if err != nil {
+			return nil, err
+		}
+		scale := obj.(*autoscalingv1.Scale)
+		if err := c.matchNamespace(scale); err != nil {
+			return nil, err
+		}
+		return scale, c.matchName(scale)
+	})
+}
+
+// applyScale writes the replicas of the Scale that wanted gives into the object.
+func (c *call) applyScale(wanted func(*current) (*autoscalingv1.Scale, error)) error {
+	ch := change{prepare: c.r.PrepareUpdate, validate: c.r.checkUpdate, unconditional: true, admitted: true}
+	ch.make = func(cur *current) (runtime.Object, error) {
+		scale, err := wanted(cur)
+		if err != nil {
+			return nil, err
+		}
+		if uid, have := scale.UID, accessor(cur.obj).GetUID(); uid != "" && uid != have {
+			return nil, c.preconditionFailed(uid, have)
+		}
+		old := c.r.Kind.Scale.Get(cur.obj)
+		if err := c.mutate(admission.Update, scale, old); err != nil {
+			return nil, err
+		}
+		if errs := validateScale(scale); len(errs) > 0 {
+			return nil, apierrors.NewInvalid(scaleGVK.GroupKind(), scale.Name, errs)
+		}
+		if err := c.validate(admission.Update, scale, old); err != nil {
+			return nil, err
+		}
+		obj := cur.obj.DeepCopyObject()
+		c.r.Kind.Scale.Set(obj, scale.Spec.Replicas)
+		accessor(obj).SetResourceVersion(scale.ResourceVersion)
+		return obj, nil
+	}
+	raw, err := c.apply(ch)
+	if err != nil {
+		return err
+	}
+	obj, err := c.r.convert(raw)
+	if err != nil {
+		return err
+	}
+	return c.respondFresh(http.StatusOK, scaleGVK, c.r.Kind.Scale.Get(obj))
+}
+
+func validateScale(s *autoscalingv1.Scale) field.ErrorList {
+	if s.Spec.Replicas < 0 {
+		return field.ErrorList{field.Invalid(field.NewPath("spec", "replicas"), s.Spec.Replicas, "must be greater than or equal to 0")}
+	}
+	return nil
+}
+
+// serveOther serves the subresources that are actions on one kind.
+func (c *call) serveOther() error {
+	action := map[string]func() error{
+		"pods/binding":          c.bind,
+		"pods/eviction":         c.evict,
+		"namespaces/finalize":   c.finalize,
+		"serviceaccounts/token": c.issueToken,
+	}[c.r.gr.String()+"/"+c.info.Subresource]
+	if action == nil {
+		return notFoundPath()
+	}
+	want := "create"
+	if c.info.Subresource == "finalize" {
+		want = "update"
+	}
+	if c.info.Verb != want {
+		return c.notSupported()
+	}
+	return action()
+}

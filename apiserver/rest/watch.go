@@ -1,0 +1,274 @@
+package rest
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"net/http"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metainternal "k8s.io/apimachinery/pkg/apis/meta/internalversion"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/coracle-dev/coracle/apiserver/cache"
+)
+
+// watchGate ends what would go on forever when the server shuts down.
+type watchGate struct {
+	ctx    context.Context
+	cancel context.CancelFunc
+}
+
+func (g *watchGate) init()  { g.ctx, g.cancel = context.WithCancel(context.Background()) }
+func (g *watchGate) close() { g.cancel() }
+
+// endless derives a context that also ends with the server.
+func (g *watchGate) endless(parent context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(parent)
+	stop := context.AfterFunc(g.ctx, cancel)
+	return ctx, func() { stop(); cancel() }
+}
+
+// watchFor is how long a watch lasts.
+func (h *Handler) watchFor(o *metainternal.ListOptions) time.Duration {
+	if s := deref(o.TimeoutSeconds); s > 0 {
+		return time.Duration(s) * time.Second
+	}
+	return h.MinWatch + rand.N(h.MinWatch)
+}
+
+// watch streams events until the client, the timeout or the server ends it.
+func (c *call) watch(o *metainternal.ListOptions) error {
+	revision, err := parseRevision(o.ResourceVersion)
+	if err != nil {
+		return err
+	}
+	if c.out.table() {
+		if _, err := c.includeObject(); err != nil {
+			return err
+		}
+	}
+	base, end := c.watches.endless(c.ctx())
+	defer end()
+	ctx, cancel := context.WithTimeout(base, c.watchFor(o))
+	defer cancel()
+	s := c.newStream(o)
+	initial := deref(o.SendInitialEvents)
+	w, err := c.Cache.Watch(ctx, c.r.storage, cache.WatchOptions{
+		Scope:       c.r.scope(c.info.Namespace),
+		After:       revision,
+		SendInitial: initial,
+		Consistent:  initial && o.ResourceVersion == "",
+		Bookmarks:   o.AllowWatchBookmarks,
+		Labels:      o.LabelSelector,
+		Fields:      o.FieldSelector,
+	})
+	if err != nil && !errors.Is(err, cache.ErrTooOld) {
+		return readError(c.r.gr, "", revision, err)
+	}
+	s.start()
+	if err != nil {
+		s.fail(tooOld())
+		return nil
+	}
+	defer w.Stop()
+	s.run(ctx, w)
+	return nil
+}
+
+func tooOld() error { return apierrors.NewResourceExpired("too old resource version") }
+
+// stream writes the events of one watch. Events at hand are written together and flushed once.
+type stream struct {
+	c         *call
+	form      form
+	bookmarks bool
+	headers   bool // a table's columns have been sent
+	buf       []byte
+	flusher   http.Flusher
+}
+
+func (c *call) newStream(o *metainternal.ListOptions) *stream {
+	s := &stream{c: c, form: c.r.form(c.out), bookmarks: o.AllowWatchBookmarks}
+	s.flusher, _ = c.w.(http.Flusher)
+	return s
+}
+
+// mediaType is the stream's content type; there is no YAML stream, which upstream refuses likewise.
+func (s *stream) mediaType() string {
+	if s.form.protobuf {
+		return typeProtobuf + ";stream=watch"
+	}
+	return typeJSON
+}
+
+func (s *stream) start() {
+	s.c.w.Header().Set("Content-Type", s.mediaType())
+	s.c.w.WriteHeader(http.StatusOK)
+	s.flush()
+}
+
+func (s *stream) flush() {
+	if s.flusher != nil {
+		s.flusher.Flush()
+	}
+}
+
+// frames holds the buffers that events are put together in.
+var frames = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b }}
+
+// flushAt is the size in bytes from which a batch is written before it is complete.
+const flushAt = 64 << 10
+
+func (s *stream) run(ctx context.Context, w cache.Watcher) {
+	for {
+		events, err := w.Next(ctx)
+		if err != nil {
+			if errors.Is(err, cache.ErrTooOld) {
+				s.fail(tooOld())
+			}
+			return
+		}
+		if err := s.send(events); err != nil {
+			return
+		}
+	}
+}
+
+// send writes a batch.
+func (s *stream) send(events []cache.Event) error {
+	p := frames.Get().(*[]byte)
+	s.buf = (*p)[:0]
+	defer func() {
+		if cap(s.buf) <= 4*flushAt {
+			*p = s.buf[:0]
+			frames.Put(p)
+		}
+		s.buf = nil
+	}()
+	for i := range events {
+		if err := s.add(&events[i]); err != nil {
+			s.fail(err)
+			return err
+		}
+		if len(s.buf) >= flushAt {
+			if err := s.write(); err != nil {
+				return err
+			}
+		}
+	}
+	if err := s.write(); err != nil {
+		return err
+	}
+	s.flush()
+	return nil
+}
+
+func (s *stream) write() error {
+	if len(s.buf) == 0 {
+		return nil
+	}
+	_, err := s.c.w.Write(s.buf)
+	s.buf = s.buf[:0]
+	return err
+}
+
+// add puts one event's frame into the buffer.
+func (s *stream) add(e *cache.Event) error {
+	if e.Type == watch.Bookmark && !s.bookmarks {
+		return nil
+	}
+	b, err := s.object(e)
+	if err != nil {
+		return err
+	}
+	s.frame(string(e.Type), b)
+	return nil
+}
+
+// object gives the encoded object of an event.
+func (s *stream) object(e *cache.Event) ([]byte, error) {
+	r := s.c.r
+	var obj runtime.Object
+	switch {
+	case e.Type == watch.Bookmark:
+		obj = r.bookmark(e)
+	case s.c.out.table():
+		obj = e.Object.Object
+	default:
+		return r.encoded(e.Object, s.form)
+	}
+	if s.c.out.table() {
+		return s.table(obj)
+	}
+	return r.encode(s.form, obj)
+}
+
+// table encodes a table of one row; only the first of a watch names its columns.
+func (s *stream) table(obj runtime.Object) ([]byte, error) {
+	t, err := s.c.table([]runtime.Object{obj}, metav1.ListMeta{ResourceVersion: accessor(obj).GetResourceVersion()})
+	if err != nil {
+		return nil, err
+	}
+	if s.headers {
+		t.ColumnDefinitions = nil
+	}
+	s.headers = true
+	return encodeJSON(t)
+}
+
+// bookmark is an empty object of the stored kind that carries a resourceVersion.
+func (r *resource) bookmark(e *cache.Event) runtime.Object {
+	obj := r.stored.New()
+	obj.GetObjectKind().SetGroupVersionKind(r.stored.GVK)
+	m := accessor(obj)
+	m.SetResourceVersion(formatRevision(e.Revision))
+	if e.InitialEnd {
+		m.SetAnnotations(map[string]string{metav1.InitialEventsAnnotationKey: "true"})
+	}
+	return obj
+}
+
+// frame appends an event around an object's bytes.
+func (s *stream) frame(eventType string, object []byte) {
+	if !s.form.protobuf {
+		s.buf = append(s.buf, `{"type":"`...)
+		s.buf = append(s.buf, eventType...)
+		s.buf = append(s.buf, `","object":`...)
+		s.buf = append(s.buf, object...)
+		s.buf = append(s.buf, "}\n"...)
+		return
+	}
+	raw := sizeTagged(len(object))
+	size := sizeTagged(len(eventType)) + sizeTagged(raw)
+	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(size))
+	s.buf = appendTag(s.buf, 1, len(eventType))
+	s.buf = append(s.buf, eventType...)
+	s.buf = appendTag(s.buf, 2, raw)
+	s.buf = appendBytes(s.buf, 1, object)
+}
+
+// fail ends the stream with an ERROR event.
+func (s *stream) fail(err error) {
+	status := statusOf(err)
+	var b []byte
+	if s.form.protobuf {
+		b, err = encodeEnvelope(envelopeHead(statusGVK), status)
+	} else {
+		b, err = json.Marshal(status)
+	}
+	if err != nil {
+		return
+	}
+	s.buf = s.buf[:0]
+	s.frame(string(watch.Error), b)
+	if s.write() == nil {
+		s.flush()
+	}
+}

@@ -1,0 +1,223 @@
+package apiserver
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/authenticator"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/cache"
+	"github.com/coracle-dev/coracle/apiserver/discovery"
+	"github.com/coracle-dev/coracle/apiserver/kinds"
+	"github.com/coracle-dev/coracle/apiserver/rest"
+	"github.com/coracle-dev/coracle/apiserver/store"
+	"github.com/coracle-dev/coracle/internal/run"
+)
+
+// shutdownGrace is how long requests in flight may take once the server is told to stop.
+const shutdownGrace = 5 * time.Second
+
+// Config is everything a Server is made of. Store alone is required; what is nil is left out.
+type Config struct {
+	Store store.Store
+	// Cache is the watch cache, where parts below look at live objects through it (NewCache, NewReader). Nil: New
+	// makes one. Run runs it in both cases.
+	Cache *cache.Cache
+
+	// Listen is the TCP address to serve on; empty serves only Handler and LocalConfig.
+	Listen string
+	// Listener, if set, is served instead of Listen.
+	Listener net.Listener
+	// TLS serves HTTPS; nil serves plain HTTP, which is for tests. Clients' certificates must be asked for there.
+	TLS *tls.Config
+
+	// Authenticator tells who a request is from; nil makes everyone but in-process clients anonymous.
+	Authenticator authenticator.Request
+	// Authorizer decides whether they may; nil allows everything.
+	Authorizer authorizer.UnconditionalAuthorizer
+	Admission  admission.Plugin
+	Hooks      map[schema.GroupResource]rest.Hook
+	Tokens     rest.TokenIssuer
+	Reviews    rest.Reviewer
+	Nodes      rest.NodeDialer
+
+	// GRPC takes HTTP/2 requests of content type application/grpc: the node tunnel.
+	GRPC http.Handler
+	// OpenAPI takes /openapi/.
+	OpenAPI http.Handler
+	// Paths takes further paths by their prefix, behind authorisation: "/.well-known/", "/openid/".
+	Paths map[string]http.Handler
+	// Checks are further conditions of /readyz.
+	Checks []Check
+
+	// ServiceIP is the address of the Service default/kubernetes; invalid keeps no such Service.
+	ServiceIP net.IP
+	// Advertise is where nodes reach this server: the endpoint of that Service.
+	Advertise net.IP
+	// AdvertisePort is its port; zero is the one served on.
+	AdvertisePort int
+
+	// MaxReadInFlight and MaxWriteInFlight bound concurrent requests, watches not counted; zero is 400 and 200.
+	MaxReadInFlight, MaxWriteInFlight int
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+}
+
+// Server is the API server.
+type Server struct {
+	cfg       Config
+	cache     *cache.Cache
+	rest      *rest.Handler
+	discovery *discovery.Handler
+	handler   http.Handler
+	listener  net.Listener
+	health    *health
+	metrics   *metrics
+	log       *slog.Logger
+	boot      bootstrap
+}
+
+// NewCache makes the watch cache of every stored kind.
+func NewCache(st store.Store) *cache.Cache {
+	return cache.New(st, rest.CacheResources(kinds.All(), kinds.Scheme()))
+}
+
+// New composes a server and binds its address, so that a port that is taken is an error here.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Store == nil {
+		return nil, errors.New("apiserver: no store configured")
+	}
+	if cfg.Cache == nil {
+		cfg.Cache = NewCache(cfg.Store)
+	}
+	table, scheme := kinds.All(), kinds.Scheme()
+	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
+	s.rest = rest.New(rest.Config{
+		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
+		Authorizer: cfg.Authorizer, Hooks: cfg.Hooks, Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
+	})
+	var err error
+	if s.discovery, err = discovery.New(table); err != nil {
+		return nil, err
+	}
+	s.boot.kinds = scheme
+	s.health = newHealth(s)
+	s.handler = s.chain(http.HandlerFunc(s.route))
+	return s, s.bind(ctx)
+}
+
+func (s *Server) bind(ctx context.Context) error {
+	s.listener = s.cfg.Listener
+	if s.listener != nil || s.cfg.Listen == "" {
+		return nil
+	}
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("serve the API on %s: %w", s.cfg.Listen, err)
+	}
+	s.listener = l
+	return nil
+}
+
+// Handler is the whole server as a handler.
+func (s *Server) Handler() http.Handler { return s.handler }
+
+// Cache is the watch cache that the server reads from.
+func (s *Server) Cache() *cache.Cache { return s.cache }
+
+// Addr is where the server listens; nil where it does not.
+func (s *Server) Addr() net.Addr {
+	if s.listener == nil {
+		return nil
+	}
+	return s.listener.Addr()
+}
+
+// WaitReady waits until the server can answer: the cache is filled and the objects it keeps are there.
+func (s *Server) WaitReady(ctx context.Context) error {
+	if err := s.cache.WaitReady(ctx); err != nil {
+		return err
+	}
+	return s.health.waitBoot(ctx)
+}
+
+// Run serves until ctx ends: then readiness fails, watches end, requests in flight are given a moment.
+func (s *Server) Run(ctx context.Context) error {
+	// The cache outlives the requests that read from it.
+	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
+	cacheDone := make(chan error, 1)
+	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
+	err := run.All(ctx, s.serve, s.keep)
+	s.rest.EndWatches()
+	stopCache()
+	return errors.Join(err, <-cacheDone)
+}
+
+func (s *Server) serve(ctx context.Context) error {
+	if s.listener == nil {
+		<-ctx.Done()
+		s.health.stopping.Store(true)
+		return nil
+	}
+	srv := s.httpServer()
+	done := make(chan error, 1)
+	go func() { done <- s.shutdown(ctx, srv) }()
+	var err error
+	if s.cfg.TLS != nil {
+		err = srv.ServeTLS(s.listener, "", "")
+	} else {
+		err = srv.Serve(s.listener)
+	}
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve the API: %w", err)
+	}
+	return <-done
+}
+
+func (s *Server) httpServer() *http.Server {
+	srv := &http.Server{
+		Handler:           s.handler,
+		TLSConfig:         s.cfg.TLS,
+		ReadHeaderTimeout: 32 * time.Second,
+		IdleTimeout:       90 * time.Second,
+		MaxHeaderBytes:    1 << 20,
+		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams:          1000,
+			MaxReceiveBufferPerStream:     256 << 10,
+			MaxReceiveBufferPerConnection: 1 << 20,
+			SendPingTimeout:               30 * time.Second,
+		},
+	}
+	srv.Protocols = new(http.Protocols)
+	srv.Protocols.SetHTTP1(true)
+	srv.Protocols.SetHTTP2(true)
+	return srv
+}
+
+// shutdown waits for ctx's end and takes the server down in order.
+func (s *Server) shutdown(ctx context.Context, srv *http.Server) error {
+	<-ctx.Done()
+	s.health.stopping.Store(true)
+	s.rest.EndWatches()
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	if err := srv.Shutdown(grace); err != nil {
+		s.log.Debug("requests cut off at shutdown", "error", err)
+		_ = srv.Close()
+	}
+	return nil
+}
+
+// Scheme knows every served type.
+func (s *Server) Scheme() *runtime.Scheme { return s.boot.kinds }
