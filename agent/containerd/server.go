@@ -8,8 +8,6 @@ package containerd
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,20 +33,6 @@ type Config struct {
 	Layout paths.Layout
 	// Debug makes containerd and its shims log every step.
 	Debug bool
-}
-
-// maxShimSocketDir is the longest folder in which a shim's socket (a 64 character name) still fits sun_path.
-const maxShimSocketDir = 42
-
-// ShimSockets is the folder of the shims' sockets: Run/s, or where that is too long for a unix socket, a short
-// folder of /run named after it.
-func ShimSockets(l paths.Layout) string {
-	dir := filepath.Join(l.Run, "s")
-	if len(dir) <= maxShimSocketDir {
-		return dir
-	}
-	sum := sha256.Sum256([]byte(l.Run))
-	return "/run/coracle-s-" + hex.EncodeToString(sum[:6])
 }
 
 // Main runs containerd until ctx ends or SIGTERM arrives. It is what the child process does.
@@ -142,9 +126,7 @@ func serverConfig(cfg Config) *srvconfig.Config {
 		Plugins: map[string]any{
 			"io.containerd.server.v1.grpc":  map[string]any{"address": l.ContainerdSocket(), "uid": 0, "gid": 0},
 			"io.containerd.server.v1.ttrpc": map[string]any{"address": ttrpcSocket(l), "uid": 0, "gid": 0},
-			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": ShimSockets(l)},
-			// The snapshots of an image are unpacked once and read by all: there is nothing to gain from a sync
-			// of the metadata at every step of a pod's start, but much latency on a slow disk.
+			"io.containerd.shim.v1.manager": map[string]any{"socket_dir": l.ShimSockets()},
 			"io.containerd.gc.v1.scheduler": map[string]any{"startup_delay": "10s", "schedule_delay": "1s"},
 		},
 	}

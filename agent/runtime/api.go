@@ -25,16 +25,18 @@ type SandboxConfig struct {
 	HostPID      bool
 	ShareProcess bool
 	CgroupParent string            // the pod's cgroup, under which containers get theirs
+	Resources    *Resources        // limits of the pod's cgroup; nil sets none
 	Sysctls      map[string]string // set in the pod's namespaces
-	Annotations  map[string]string // kept as labels, returned by List
+	Annotations  map[string]string // kept beside the sandbox, returned by List
 }
 
 // Sandbox is a pod's shared namespaces.
 type Sandbox struct {
 	Pod PodRef
 	// NetNS is the path of the bind-mounted network namespace; empty with the host's.
-	NetNS     string
-	CreatedAt time.Time
+	NetNS       string
+	CreatedAt   time.Time
+	Annotations map[string]string
 }
 
 // Mount is a bind mount into a container.
@@ -59,12 +61,14 @@ type Security struct {
 	UID                 *int64
 	GID                 *int64
 	Groups              []int64
+	StrictGroups        bool // Groups only, without those of the image's /etc/group
 	RunAsNonRoot        bool // refuse to start as uid 0
 	Privileged          bool
 	ReadOnlyRoot        bool
 	NoNewPrivs          bool
 	AddCaps, DropCaps   []string
-	Seccomp             *specs.LinuxSeccomp // nil: unconfined
+	Seccomp             *specs.LinuxSeccomp // a profile of the pod's own
+	SeccompDefault      bool                // the runtime's default profile; without it and Seccomp: unconfined
 	MaskedPathsUnmasked bool
 }
 

@@ -2,7 +2,11 @@
 // one machine by having different roots.
 package paths
 
-import "path/filepath"
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"path/filepath"
+)
 
 // The default roots and the admin's kubeconfig.
 const (
@@ -55,6 +59,18 @@ func (l Layout) ContainerdSocket() string { return l.run("containerd", "containe
 
 // Bin holds the unpacked helper binaries (the shim).
 func (l Layout) Bin() string { return l.data("bin") }
+
+// maxShimSockets is the longest folder in which a shim's socket, a name of 64 characters, fits a unix address.
+const maxShimSockets = 42
+
+// ShimSockets holds the sockets of containerd's shims: Run/s, or where that is too long a short folder named after it.
+func (l Layout) ShimSockets() string {
+	if dir := l.run("s"); len(dir) <= maxShimSockets {
+		return dir
+	}
+	sum := sha256.Sum256([]byte(l.Run))
+	return "/run/coracle-s-" + hex.EncodeToString(sum[:6])
+}
 
 // Sandboxes holds the pods' namespaces as bind mounts, by UID.
 func (l Layout) Sandboxes() string { return l.run("sandboxes") }

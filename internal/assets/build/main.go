@@ -180,9 +180,10 @@ func layerTar(program []byte) ([]byte, error) {
 	}
 	passwd, passwdText := file("etc/passwd", "root:x:0:0:root:/root:/bin/sh\ndemo:x:1000:1000:demo:/home/demo:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n")
 	group, groupText := file("etc/group", "root:x:0:\ndemo:x:1000:\nstaff:x:50:demo\nnogroup:x:65534:\n")
+	hosts, hostsText := file("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n")
 	err := errors.Join(
 		add(dir("bin/", 0o755), ""), add(dir("etc/", 0o755), ""), add(dir("tmp/", 0o1777), ""), add(dir("root/", 0o700), ""),
-		add(passwd, passwdText), add(group, groupText),
+		add(passwd, passwdText), add(group, groupText), add(hosts, hostsText),
 		add(tar.Header{Name: "bin/demo", Typeflag: tar.TypeReg, Mode: 0o755, Size: int64(len(program))}, string(program)),
 	)
 	if err != nil {

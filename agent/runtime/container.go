@@ -1,0 +1,383 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/api/types"
+	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/core/mount"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// The labels and extensions of our containers. The first four are those that crictl and nerdctl know.
+const (
+	labelUID       = "io.kubernetes.pod.uid"
+	labelNamespace = "io.kubernetes.pod.namespace"
+	labelPod       = "io.kubernetes.pod.name"
+	labelContainer = "io.kubernetes.container.name"
+
+	extMeta   = "coracle.dev/container"
+	extStatus = "coracle.dev/status"
+)
+
+// meta is what is kept of a container's configuration.
+type meta struct {
+	Pod              PodRef
+	Name             string
+	Attempt          int
+	ImageRef         string
+	ImageID          string
+	LogPath          string            `json:",omitempty"`
+	StopSignal       string            `json:",omitempty"`
+	TTY              bool              `json:",omitempty"`
+	Stdin, StdinOnce bool              `json:",omitempty"`
+	Cgroup           string            `json:",omitempty"`
+	Labels           map[string]string `json:",omitempty"`
+}
+
+// status is what is kept of a container's end; it is written once.
+type status struct {
+	StartedAt, FinishedAt time.Time
+	ExitCode              int32
+	Reason, Message       string
+}
+
+// container is the runtime's view of one container. mu of the Runtime guards the fields below it; the rest is
+// constant.
+type container struct {
+	id      string
+	meta    meta
+	created time.Time
+
+	state   State
+	pid     int
+	started time.Time
+	end     status
+	rootfs  []mount.Mount // prepared by Create, used by the Start that follows
+	logs    *logPump
+	oom     bool
+	ended   chan struct{} // closed when the state is Exited
+}
+
+// ContainerID is the ID that a container of a pod has in containerd: the same for the same pod, name and
+// attempt, which makes Create idempotent.
+func ContainerID(pod PodRef, name string, attempt int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d", pod.UID, name, attempt))
+	return hex.EncodeToString(sum[:])
+}
+
+// Create records a container and prepares its root file system; nothing runs yet. The pod's sandbox must exist.
+// A container that exists already is left as it is. A *ConfigError is the pod's fault and not the node's.
+func (r *Runtime) Create(ctx context.Context, cfg ContainerConfig) (id string, err error) {
+	id = ContainerID(cfg.Pod, cfg.Name, cfg.Attempt)
+	if r.lookup(id) != nil {
+		return id, nil
+	}
+	dir := r.sandboxDir(cfg.Pod.UID)
+	sandbox, err := readSandbox(dir)
+	if err != nil {
+		return "", fmt.Errorf("failed to find sandbox of pod %q: %w", cfg.Pod.UID, err)
+	}
+	image, err := r.cfg.Images.Rootfs(ctx, cfg.Image)
+	if err != nil {
+		return "", fmt.Errorf("failed to resolve image %q: %w", cfg.Image, err)
+	}
+	in := specInput{id: id, cfg: cfg, sandbox: sandbox.Config, dir: dir, image: image, oomMin: r.oomMin}
+	if err := in.gather(); err != nil {
+		return "", err
+	}
+	spec, err := buildSpec(in)
+	if err != nil {
+		return "", wrapConfig(err)
+	}
+	c := &container{id: id, meta: metaOf(cfg, image, spec), created: time.Now().UTC(), ended: make(chan struct{})}
+	if err := r.record(ctx, c, image, spec); err != nil {
+		if !errdefs.IsAlreadyExists(err) {
+			return "", fmt.Errorf("failed to create containerd container: %w", err)
+		}
+		_, err := r.load(ctx, id)
+		return id, err
+	}
+	// The record came first, so that the snapshot is referred to from its first moment.
+	sn := r.client.SnapshotService(image.Snapshotter)
+	if c.rootfs, err = sn.Prepare(ctx, id, image.Parent); errdefs.IsAlreadyExists(err) {
+		c.rootfs, err = sn.Mounts(ctx, id)
+	}
+	if err != nil {
+		_ = r.client.ContainerService().Delete(context.WithoutCancel(ctx), id)
+		return "", fmt.Errorf("failed to prepare the container's root file system: %w", err)
+	}
+	r.remember(c)
+	return id, nil
+}
+
+func wrapConfig(err error) error {
+	var config *ConfigError
+	if errors.As(err, &config) {
+		return err
+	}
+	return fmt.Errorf("failed to generate container spec: %w", err)
+}
+
+func metaOf(cfg ContainerConfig, image Rootfs, spec *specs.Spec) meta {
+	ref := cfg.Image
+	if len(image.Names) > 0 {
+		ref = image.Names[0]
+	}
+	m := meta{
+		Pod: cfg.Pod, Name: cfg.Name, Attempt: cfg.Attempt, ImageRef: ref, ImageID: image.ImageID, LogPath: cfg.LogPath,
+		StopSignal: cfg.StopSignal, TTY: cfg.TTY, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce, Cgroup: spec.Linux.CgroupsPath, Labels: cfg.Labels,
+	}
+	if m.StopSignal == "" {
+		m.StopSignal = image.Config.StopSignal
+	}
+	return m
+}
+
+// record writes the container to containerd's metadata: one transaction.
+func (r *Runtime) record(ctx context.Context, c *container, image Rootfs, spec *specs.Spec) error {
+	specAny, err := typeurl.MarshalAny(spec)
+	if err != nil {
+		return err
+	}
+	runcOpts, err := typeurl.MarshalAny(&options.Options{
+		BinaryName: r.cfg.OCIRuntime, Root: filepath.Join(r.cfg.Layout.Run, "runc"),
+	})
+	if err != nil {
+		return err
+	}
+	data, err := json.Marshal(c.meta)
+	if err != nil {
+		return err
+	}
+	_, err = r.client.ContainerService().Create(ctx, containers.Container{
+		ID: c.id,
+		Labels: map[string]string{
+			labelUID: c.meta.Pod.UID, labelNamespace: c.meta.Pod.Namespace, labelPod: c.meta.Pod.Name, labelContainer: c.meta.Name,
+		},
+		Image:       c.meta.ImageRef,
+		Runtime:     containers.RuntimeInfo{Name: r.cfg.Shim, Options: runcOpts},
+		Spec:        specAny,
+		SnapshotKey: c.id,
+		Snapshotter: image.Snapshotter,
+		Extensions:  map[string]typeurl.Any{extMeta: jsonAny(extMeta, data)},
+	})
+	return err
+}
+
+func jsonAny(url string, data []byte) typeurl.Any { return &anypb.Any{TypeUrl: url, Value: data} }
+
+// Start runs a created container. One that runs, or ran, is left alone. Where the OCI runtime refuses, the
+// container has ended with reason StartError and exit code 128, as with containerd's CRI plugin, and the error
+// says why.
+func (r *Runtime) Start(ctx context.Context, id string) error {
+	c, err := r.get(ctx, id)
+	if err != nil {
+		return err
+	}
+	defer r.lockPod(c.meta.Pod.UID)()
+	if r.stateOf(c) != StateCreated {
+		return nil
+	}
+	if err := r.startTask(ctx, c); err != nil {
+		if ctx.Err() != nil || errdefs.IsUnavailable(err) {
+			return err // the node's trouble: to be tried again
+		}
+		now := time.Now().UTC()
+		r.finish(context.WithoutCancel(ctx), c, status{StartedAt: now, FinishedAt: now, ExitCode: 128, Reason: "StartError", Message: err.Error()})
+		return err
+	}
+	return nil
+}
+
+// startTask is runc create and start, with the log attached in between.
+func (r *Runtime) startTask(ctx context.Context, c *container) error {
+	rootfs, err := r.rootfsOf(ctx, c)
+	if err != nil {
+		return err
+	}
+	req := &tasks.CreateTaskRequest{ContainerID: c.id, Terminal: c.meta.TTY}
+	for _, m := range rootfs {
+		req.Rootfs = append(req.Rootfs, &types.Mount{Type: m.Type, Source: m.Source, Target: m.Target, Options: m.Options})
+	}
+	if req.Stdin, req.Stdout, req.Stderr, err = r.makeFIFOs(c); err != nil {
+		return err
+	}
+	if _, err := r.tasks.Create(ctx, req); err != nil {
+		r.removeFIFOs(c)
+		return fmt.Errorf("failed to create containerd task: %w", errgrpc.ToNative(err))
+	}
+	pump, err := r.openLogs(c)
+	if err == nil {
+		var resp *tasks.StartResponse
+		if resp, err = r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: c.id}); err == nil {
+			r.running(c, int(resp.Pid), pump)
+			return nil
+		}
+		err = fmt.Errorf("failed to start containerd task %q: %w", c.id, errgrpc.ToNative(err))
+	}
+	clean := context.WithoutCancel(ctx)
+	_, derr := r.tasks.Delete(clean, &tasks.DeleteTaskRequest{ContainerID: c.id})
+	if derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
+		r.log.Warn("task not removed", "container", c.id, "error", derr)
+	}
+	pump.drain(time.Second)
+	r.removeFIFOs(c)
+	return err
+}
+
+// running notes a start in memory and, for an agent that starts anew, in the run folder.
+func (r *Runtime) running(c *container, pid int, pump *logPump) {
+	now := time.Now().UTC()
+	_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "started"), []byte(now.Format(time.RFC3339Nano)), 0o600)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	c.state, c.pid, c.started, c.logs, c.rootfs = StateRunning, pid, now, pump, nil
+}
+
+func (r *Runtime) rootfsOf(ctx context.Context, c *container) ([]mount.Mount, error) {
+	if c.rootfs != nil {
+		return c.rootfs, nil
+	}
+	rec, err := r.client.ContainerService().Get(ctx, c.id)
+	if err != nil {
+		return nil, err
+	}
+	return r.client.SnapshotService(rec.Snapshotter).Mounts(ctx, rec.SnapshotKey)
+}
+
+// Stop asks a container to end with its stop signal, kills it after the grace period, and returns when it has
+// ended. It is no error if it has ended or never was.
+func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) error {
+	c, err := r.get(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	switch r.stateOf(c) {
+	case StateExited:
+		return nil
+	case StateCreated:
+		return nil
+	}
+	if grace > 0 {
+		if err := r.Kill(ctx, id, signalOf(c.meta.StopSignal)); err != nil {
+			return err
+		}
+		wait, cancel := context.WithTimeout(ctx, grace)
+		err := r.waitEnd(wait, c)
+		cancel()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+	}
+	if err := r.Kill(ctx, id, unix.SIGKILL); err != nil {
+		return err
+	}
+	return r.waitEnd(ctx, c)
+}
+
+// Kill sends a signal to a container's first process; it is no error if that has ended.
+func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal) error {
+	_, err := r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("failed to kill container %q: %w", id, err)
+	}
+	return nil
+}
+
+func signalOf(name string) unix.Signal {
+	name = strings.ToUpper(strings.TrimSpace(name))
+	if name == "" {
+		return unix.SIGTERM
+	}
+	var n int
+	if _, err := fmt.Sscanf(name, "%d", &n); err == nil && n > 0 {
+		return unix.Signal(n)
+	}
+	var base, plus int
+	if _, err := fmt.Sscanf(name, "SIGRTMIN+%d", &plus); err == nil {
+		base = 34
+		return unix.Signal(base + plus)
+	}
+	if !strings.HasPrefix(name, "SIG") {
+		name = "SIG" + name
+	}
+	if s := unix.SignalNum(name); s != 0 {
+		return s
+	}
+	return unix.SIGTERM
+}
+
+// waitEnd returns when the container's end has been recorded. The exit event leads to that; asking from time to
+// time covers a lost one.
+func (r *Runtime) waitEnd(ctx context.Context, c *container) error {
+	for {
+		select {
+		case <-c.ended:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(2 * time.Second):
+			r.reap(ctx, c)
+		}
+	}
+}
+
+// Remove deletes a container, killing it first if it runs, with its root file system and its logs. It is
+// idempotent.
+func (r *Runtime) Remove(ctx context.Context, id string) error {
+	c, err := r.get(ctx, id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if err := r.Stop(ctx, id, 0); err != nil {
+		return err
+	}
+	unlock := r.lockPod(c.meta.Pod.UID)
+	defer unlock()
+	rec, err := r.client.ContainerService().Get(ctx, id)
+	if err == nil {
+		// A task that never started, or whose end could not be recorded.
+		if _, terr := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id}); terr != nil {
+			if terr = errgrpc.ToNative(terr); !errdefs.IsNotFound(terr) {
+				return fmt.Errorf("failed to delete containerd task: %w", terr)
+			}
+		}
+		err = r.client.ContainerService().Delete(ctx, id)
+		if err == nil || errdefs.IsNotFound(err) {
+			err = r.client.SnapshotService(rec.Snapshotter).Remove(ctx, rec.SnapshotKey)
+		}
+	}
+	if err != nil && !errdefs.IsNotFound(err) {
+		return fmt.Errorf("failed to delete container %q: %w", id, err)
+	}
+	c.logs.drain(time.Second)
+	r.removeFIFOs(c)
+	removeLogs(c.meta.LogPath)
+	r.mu.Lock()
+	delete(r.containers, id)
+	r.mu.Unlock()
+	return nil
+}

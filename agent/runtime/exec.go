@@ -1,0 +1,185 @@
+package runtime
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"strings"
+	"time"
+
+	tasks "github.com/containerd/containerd/api/services/tasks/v1"
+	"github.com/containerd/containerd/v2/pkg/cio"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/typeurl/v2"
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// ErrExecTimeout is returned (wrapped) by Exec when the process did not end in ExecConfig.Timeout.
+var ErrExecTimeout = context.DeadlineExceeded
+
+// execDrain is how long output is waited for after a process ended: a child that it left behind may hold it open.
+const execDrain = 10 * time.Second
+
+// Exec runs a process in a running container and returns its exit code when it has ended and its output is
+// written. The process is killed when ctx ends or the timeout passes. The error's words are those that kubectl
+// exec shows with containerd.
+func (r *Runtime) Exec(ctx context.Context, id string, cfg ExecConfig) (exitCode int, err error) {
+	c, err := r.get(ctx, id)
+	if err != nil {
+		return 0, err
+	}
+	if r.stateOf(c) != StateRunning {
+		return 0, fmt.Errorf("container is in %s state", r.stateOf(c))
+	}
+	spec, err := r.execSpec(ctx, id, cfg)
+	if err != nil {
+		return 0, err
+	}
+	var random [16]byte
+	_, _ = rand.Read(random[:])
+	execID := hex.EncodeToString(random[:])
+	io, err := r.execIO(c, execID, cfg)
+	if err != nil {
+		return 0, fmt.Errorf("failed to exec in container: %w", err)
+	}
+	defer io.Close()
+	return r.runExec(ctx, c, execID, cfg, spec, io)
+}
+
+func (s State) String() string {
+	return []string{"CONTAINER_CREATED", "CONTAINER_RUNNING", "CONTAINER_EXITED", "CONTAINER_UNKNOWN"}[s]
+}
+
+// execSpec is the container's own process with another command.
+func (r *Runtime) execSpec(ctx context.Context, id string, cfg ExecConfig) (*anypb.Any, error) {
+	rec, err := r.client.ContainerService().Get(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	if err := typeurl.UnmarshalTo(rec.Spec, &spec); err != nil {
+		return nil, err
+	}
+	p := spec.Process
+	p.Args, p.Terminal = cfg.Command, cfg.TTY
+	if cfg.TTY {
+		p.Env = append(p.Env, "TERM=xterm")
+	}
+	a, err := typeurl.MarshalAny(p)
+	if err != nil {
+		return nil, err
+	}
+	return typeurl.MarshalProto(a), nil
+}
+
+func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig) (cio.IO, error) {
+	dir := filepath.Join(r.sandboxDir(c.meta.Pod.UID), "io")
+	opts := []cio.Opt{cio.WithStreams(cfg.Stdin, orDiscard(cfg.Stdout), orDiscard(cfg.Stderr)), cio.WithFIFODir(dir)}
+	if cfg.TTY {
+		opts = append(opts, cio.WithTerminal)
+	}
+	return cio.NewCreator(opts...)(execID)
+}
+
+func orDiscard(w io.Writer) io.Writer {
+	if w == nil {
+		return io.Discard
+	}
+	return w
+}
+
+func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg ExecConfig, spec *anypb.Any, streams cio.IO) (int, error) {
+	conf := streams.Config()
+	_, err := r.tasks.Exec(ctx, &tasks.ExecProcessRequest{
+		ContainerID: c.id, ExecID: execID, Stdin: conf.Stdin, Stdout: conf.Stdout, Stderr: conf.Stderr, Terminal: cfg.TTY, Spec: spec,
+	})
+	if err != nil {
+		streams.Cancel()
+		return 0, fmt.Errorf("failed to exec in container: failed to create exec %q: %w", execID, errgrpc.ToNative(err))
+	}
+	clean := context.WithoutCancel(ctx)
+	defer r.tasks.DeleteProcess(clean, &tasks.DeleteProcessRequest{ContainerID: c.id, ExecID: execID})
+	if _, err := r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: c.id, ExecID: execID}); err != nil {
+		streams.Cancel()
+		return 0, fmt.Errorf("failed to exec in container: failed to start exec %q: %w", execID, errgrpc.ToNative(err))
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go r.resizes(ctx, c.id, execID, cfg.Resize)
+	code, err := r.waitExec(ctx, c.id, execID, cfg.Timeout)
+	done := make(chan struct{})
+	go func() { streams.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-time.After(execDrain):
+		streams.Cancel()
+	}
+	return code, err
+}
+
+func (r *Runtime) resizes(ctx context.Context, id, execID string, sizes <-chan TerminalSize) {
+	if sizes == nil {
+		return
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s, ok := <-sizes:
+			if !ok {
+				return
+			}
+			_, _ = r.tasks.ResizePty(ctx, &tasks.ResizePtyRequest{ContainerID: id, ExecID: execID, Width: uint32(s.Width), Height: uint32(s.Height)})
+		}
+	}
+}
+
+// waitExec waits for the process and kills it when its time is over.
+func (r *Runtime) waitExec(ctx context.Context, id, execID string, timeout time.Duration) (int, error) {
+	clean := context.WithoutCancel(ctx)
+	type result struct {
+		code int
+		err  error
+	}
+	ended := make(chan result, 1)
+	go func() {
+		resp, err := r.tasks.Wait(clean, &tasks.WaitRequest{ContainerID: id, ExecID: execID})
+		if err != nil {
+			ended <- result{0, errgrpc.ToNative(err)}
+			return
+		}
+		ended <- result{int(resp.ExitStatus), nil}
+	}()
+	var timer <-chan time.Time
+	if timeout > 0 {
+		timer = time.After(timeout)
+	}
+	var cause error
+	select {
+	case res := <-ended:
+		if res.err != nil {
+			return 0, fmt.Errorf("failed to wait for exec %q: %w", execID, res.err)
+		}
+		return res.code, nil
+	case <-timer:
+		cause = fmt.Errorf("timeout %v exceeded: %w", timeout, ErrExecTimeout)
+	case <-ctx.Done():
+		cause = ctx.Err()
+	}
+	_, err := r.tasks.Kill(clean, &tasks.KillRequest{ContainerID: id, ExecID: execID, Signal: uint32(unix.SIGKILL)})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) && !strings.Contains(err.Error(), "already finished") {
+		return 0, errors.Join(cause, err)
+	}
+	select {
+	case <-ended:
+	case <-time.After(execDrain):
+	}
+	return 137, cause
+}

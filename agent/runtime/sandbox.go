@@ -1,0 +1,167 @@
+package runtime
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sys/unix"
+)
+
+// sandboxRecord is what is kept of a sandbox beside its namespaces. It lies in the run folder, because
+// namespaces do not survive a reboot either.
+type sandboxRecord struct {
+	Config    SandboxConfig
+	CreatedAt time.Time
+	// PauseStart is the start time of the process that holds a shared PID namespace, and Pause its PID.
+	Pause      int    `json:",omitempty"`
+	PauseStart string `json:",omitempty"`
+}
+
+const (
+	shmSize    = "64m"
+	recordFile = "sandbox.json"
+)
+
+// RunSandbox makes a pod's namespaces, or finds those made before. It needs no containerd.
+func (r *Runtime) RunSandbox(ctx context.Context, cfg SandboxConfig) (*Sandbox, error) {
+	defer r.lockPod(cfg.Pod.UID)()
+	dir := r.sandboxDir(cfg.Pod.UID)
+	if rec, err := readSandbox(dir); err == nil && r.intact(dir, rec) {
+		return rec.sandbox(dir), nil
+	}
+	// What an interrupted attempt or a reboot left is removed first.
+	if err := r.teardown(dir); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "io"), 0o700); err != nil {
+		return nil, err
+	}
+	rec := &sandboxRecord{Config: cfg, CreatedAt: time.Now().UTC()}
+	if err := r.setUp(ctx, dir, rec); err != nil {
+		return nil, errors.Join(fmt.Errorf("failed to create pod sandbox: %w", err), r.teardown(dir))
+	}
+	return rec.sandbox(dir), nil
+}
+
+func (r *Runtime) setUp(ctx context.Context, dir string, rec *sandboxRecord) error {
+	cfg := rec.Config
+	g, _ := errgroup.WithContext(ctx)
+	g.Go(func() error { return makeNamespaces(dir, cfg) })
+	if !cfg.HostIPC {
+		g.Go(func() error {
+			shm := filepath.Join(dir, "shm")
+			if err := os.Mkdir(shm, 0o1777); err != nil {
+				return err
+			}
+			return unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+shmSize)
+		})
+	}
+	if cfg.CgroupParent != "" {
+		g.Go(func() error { return makeCgroup(cfg.CgroupParent, cfg.Resources) })
+	}
+	if cfg.ShareProcess && !cfg.HostPID {
+		g.Go(func() (err error) {
+			rec.Pause, rec.PauseStart, err = r.startPause(dir, cfg)
+			return err
+		})
+	}
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	data, err := json.Marshal(rec)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(dir, recordFile), data, 0o600)
+}
+
+func readSandbox(dir string) (*sandboxRecord, error) {
+	data, err := os.ReadFile(filepath.Join(dir, recordFile))
+	if err != nil {
+		return nil, err
+	}
+	rec := &sandboxRecord{}
+	if err := json.Unmarshal(data, rec); err != nil {
+		return nil, fmt.Errorf("%s: %w", dir, err)
+	}
+	return rec, nil
+}
+
+func (rec *sandboxRecord) sandbox(dir string) *Sandbox {
+	s := &Sandbox{Pod: rec.Config.Pod, CreatedAt: rec.CreatedAt, Annotations: rec.Config.Annotations}
+	if !rec.Config.HostNetwork {
+		s.NetNS = filepath.Join(dir, "net")
+	}
+	return s
+}
+
+// intact says whether all namespaces that a sandbox should have are still mounted.
+func (r *Runtime) intact(dir string, rec *sandboxRecord) bool {
+	for _, ns := range rec.Config.namespaces() {
+		if !isNamespace(filepath.Join(dir, ns.file)) {
+			return false
+		}
+	}
+	if rec.Pause != 0 && startTime(rec.Pause) != rec.PauseStart {
+		return false
+	}
+	return true
+}
+
+// RemoveSandbox removes a pod's namespaces and cgroup. Its containers must be gone. It is idempotent.
+func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
+	unlock := r.lockPod(uid)
+	defer unlock()
+	dir := r.sandboxDir(uid)
+	rec, err := readSandbox(dir)
+	if err == nil && rec.Config.CgroupParent != "" {
+		if err := removeCgroup(rec.Config.CgroupParent); err != nil {
+			r.log.Warn("cgroup not removed", "pod", uid, "error", err)
+		}
+	}
+	if err := r.teardown(dir); err != nil {
+		return fmt.Errorf("failed to remove pod sandbox: %w", err)
+	}
+	_ = os.Remove(r.shimSocket(uid))
+	r.mu.Lock()
+	delete(r.pods, uid)
+	r.mu.Unlock()
+	return nil
+}
+
+// teardown unmounts and removes whatever there is of a sandbox.
+func (r *Runtime) teardown(dir string) error {
+	if rec, err := readSandbox(dir); err == nil && rec.Pause != 0 && startTime(rec.Pause) == rec.PauseStart {
+		_ = unix.Kill(rec.Pause, unix.SIGKILL)
+	}
+	var errs []error
+	for _, name := range []string{"net", "ipc", "uts", "pid", "shm"} {
+		p := filepath.Join(dir, name)
+		for range 8 { // a path may carry several mounts
+			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {
+				if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) {
+					errs = append(errs, &fs.PathError{Op: "unmount", Path: p, Err: err})
+				}
+				break
+			}
+		}
+	}
+	if len(errs) > 0 {
+		return errors.Join(errs...) // never remove what may still be a mount
+	}
+	return os.RemoveAll(dir)
+}
+
+// shimSocket is where containerd's shim manager puts the socket of a pod's shim.
+func (r *Runtime) shimSocket(uid string) string {
+	sum := sha256.Sum256([]byte(filepath.Join(r.cfg.Address, r.cfg.Namespace, uid)))
+	return filepath.Join(r.cfg.Layout.ShimSockets(), fmt.Sprintf("%x", sum))
+}
