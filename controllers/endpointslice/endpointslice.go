@@ -6,13 +6,11 @@ package endpointslice
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/kubernetes"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -21,6 +19,7 @@ import (
 
 	"github.com/coracle-dev/coracle/controllers/backends"
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/slicing"
 	"github.com/coracle-dev/coracle/internal/loop"
 )
 
@@ -143,7 +142,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	err = c.act(ctx, key, decide(s))
+	err = slicing.Write(ctx, c.client, decide(s), func(version string) { c.lag.Wrote(key, version) })
 	if err != nil && !apierrors.IsConflict(err) {
 		c.events.Eventf(service, corev1.EventTypeWarning, "FailedToUpdateEndpointSlices", "Error updating Endpoint Slices for Service %s/%s: %v", namespace, name, err)
 	}
@@ -173,36 +172,4 @@ func (c *Controller) look(key string, service *corev1.Service) (snapshot, error)
 		return node
 	}
 	return s, nil
-}
-
-// act writes additions before removals, so that no endpoint is missing in between.
-func (c *Controller) act(ctx context.Context, key string, p plan) error {
-	var errs []error
-	wrote := func(slice *discoveryv1.EndpointSlice, err error) {
-		if err != nil {
-			errs = append(errs, err)
-			return
-		}
-		c.lag.Wrote(key, slice.ResourceVersion)
-	}
-	for _, slice := range p.create {
-		made, err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Create(ctx, slice, metav1.CreateOptions{})
-		if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-			return nil // nothing can be created there any more, and the service is about to go
-		}
-		wrote(made, err)
-	}
-	for _, slice := range p.update {
-		wrote(c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Update(ctx, slice, metav1.UpdateOptions{}))
-	}
-	if len(errs) > 0 {
-		return errors.Join(errs...)
-	}
-	for _, slice := range p.remove {
-		err := c.client.DiscoveryV1().EndpointSlices(slice.Namespace).Delete(ctx, slice.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(slice.UID))})
-		if err != nil && !apierrors.IsNotFound(err) {
-			errs = append(errs, err)
-		}
-	}
-	return errors.Join(errs...)
 }

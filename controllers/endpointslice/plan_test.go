@@ -13,6 +13,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/utils/ptr"
 	"pgregory.net/rapid"
+
+	"github.com/coracle-dev/coracle/controllers/slicing"
 )
 
 func service(ports ...corev1.ServicePort) *corev1.Service {
@@ -63,15 +65,15 @@ type world struct {
 
 func newWorld(s *corev1.Service) *world { return &world{snapshot: snapshot{service: s, node: nodes}} }
 
-func (w *world) sync() plan {
+func (w *world) sync() slicing.Plan {
 	p := decide(w.snapshot)
-	w.writes = len(p.create) + len(p.update) + len(p.remove)
-	next := slices.DeleteFunc(slices.Clone(w.slices), func(s *discoveryv1.EndpointSlice) bool { return slices.Contains(p.remove, s) })
-	for _, u := range p.update {
+	w.writes = len(p.Create) + len(p.Update) + len(p.Remove)
+	next := slices.DeleteFunc(slices.Clone(w.slices), func(s *discoveryv1.EndpointSlice) bool { return slices.Contains(p.Remove, s) })
+	for _, u := range p.Update {
 		i := slices.IndexFunc(next, func(s *discoveryv1.EndpointSlice) bool { return s.Name == u.Name })
 		next[i] = u
 	}
-	for _, c := range p.create {
+	for _, c := range p.Create {
 		w.named++
 		c.Name = fmt.Sprintf("web-%03d", w.named)
 		next = append(next, c)
@@ -213,7 +215,7 @@ func TestAlwaysExact(t *testing.T) {
 			w.sync()
 			seen := map[string]int{}
 			for _, s := range w.slices {
-				if len(s.Endpoints) > maxEndpoints {
+				if len(s.Endpoints) > slicing.Max {
 					t.Fatalf("%d endpoints", len(s.Endpoints))
 				}
 				for _, e := range s.Endpoints {

@@ -1,27 +1,54 @@
 package endpointslice
 
 import (
-	"fmt"
 	"maps"
 	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/controllers/backends"
 	"github.com/coracle-dev/coracle/controllers/owner"
 	"github.com/coracle-dev/coracle/controllers/pods"
+	"github.com/coracle-dev/coracle/controllers/slicing"
 )
 
 // ManagedBy marks the slices that this controller alone writes.
 const ManagedBy = "endpointslice-controller.k8s.io"
 
 var serviceKind = corev1.SchemeGroupVersion.WithKind("Service")
+
+// snapshot is what one decision rests on.
+type snapshot struct {
+	service *corev1.Service
+	// pods are those that the service selects.
+	pods []*corev1.Pod
+	// slices are the service's that this controller manages.
+	slices []*discoveryv1.EndpointSlice
+	// node finds a node by name; nil when there is none.
+	node func(name string) *corev1.Node
+	// trigger is when the change happened that the slices are brought up to; zero when unknown.
+	trigger time.Time
+}
+
+// decide says which slices to write. It is pure.
+func decide(s snapshot) slicing.Plan {
+	want := slicing.Desired{
+		Namespace: s.service.Namespace, Name: s.service.Name, Labels: labelsFor(s.service), Owner: *owner.Reference(s.service, serviceKind),
+		Families: families(s.service), Placeholder: true, Trigger: s.trigger,
+	}
+	for _, pod := range s.pods {
+		ports := portsOf(s.service, pod)
+		for _, family := range want.Families {
+			if e, ok := endpoint(s, pod, family); ok {
+				want.Endpoints = append(want.Endpoints, slicing.Endpoint{Family: family, Ports: ports, Endpoint: e})
+			}
+		}
+	}
+	return slicing.Decide(want, s.slices)
+}
 
 // families are the address types for which the service has slices, one each.
 func families(service *corev1.Service) []discoveryv1.AddressType {
@@ -111,16 +138,6 @@ func portsOf(service *corev1.Service, pod *corev1.Pod) []discoveryv1.EndpointPor
 	return ports
 }
 
-// portsKey is the same for equal sets of ports.
-func portsKey(ports []discoveryv1.EndpointPort) string {
-	parts := make([]string, 0, len(ports))
-	for _, p := range ports {
-		parts = append(parts, fmt.Sprintf("%s|%d|%s|%s", ptr.Deref(p.Name, ""), ptr.Deref(p.Port, 0), ptr.Deref(p.Protocol, corev1.ProtocolTCP), ptr.Deref(p.AppProtocol, "")))
-	}
-	slices.Sort(parts)
-	return strings.Join(parts, ",")
-}
-
 // reserved are the labels that belong to slices and are not taken over from a service.
 var reserved = []string{discoveryv1.LabelServiceName, discoveryv1.LabelManagedBy, corev1.IsHeadlessService}
 
@@ -136,46 +153,4 @@ func labelsFor(service *corev1.Service) map[string]string {
 		labels[corev1.IsHeadlessService] = ""
 	}
 	return labels
-}
-
-func labelled(service *corev1.Service, slice *discoveryv1.EndpointSlice) bool {
-	return maps.Equal(slice.Labels, labelsFor(service))
-}
-
-func newSlice(service *corev1.Service, family discoveryv1.AddressType, ports []discoveryv1.EndpointPort, endpoints []discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
-	return &discoveryv1.EndpointSlice{
-		ObjectMeta: metav1.ObjectMeta{
-			GenerateName: service.Name + "-", Namespace: service.Namespace, Labels: labelsFor(service),
-			OwnerReferences: []metav1.OwnerReference{*owner.Reference(service, serviceKind)},
-		},
-		AddressType: family, Ports: ports, Endpoints: nonNil(endpoints),
-	}
-}
-
-// nonNil: the API requires the list, though it may be empty.
-func nonNil(endpoints []discoveryv1.Endpoint) []discoveryv1.Endpoint {
-	if endpoints == nil {
-		return []discoveryv1.Endpoint{}
-	}
-	return endpoints
-}
-
-// rewrite is a copy of a slice with new contents.
-func rewrite(service *corev1.Service, slice *discoveryv1.EndpointSlice, ports []discoveryv1.EndpointPort, endpoints []discoveryv1.Endpoint) *discoveryv1.EndpointSlice {
-	fresh := *slice
-	fresh.Annotations = maps.Clone(slice.Annotations)
-	fresh.Labels = labelsFor(service)
-	fresh.Ports, fresh.Endpoints = ports, nonNil(endpoints)
-	return &fresh
-}
-
-func stampTrigger(slice *discoveryv1.EndpointSlice, at time.Time) {
-	if at.IsZero() {
-		delete(slice.Annotations, corev1.EndpointsLastChangeTriggerTime)
-		return
-	}
-	if slice.Annotations == nil {
-		slice.Annotations = map[string]string{}
-	}
-	slice.Annotations[corev1.EndpointsLastChangeTriggerTime] = at.UTC().Format(time.RFC3339Nano)
 }
