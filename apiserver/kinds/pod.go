@@ -55,6 +55,7 @@ func preparePodCreate(pod *corev1.Pod) {
 		}}
 	}
 	resolveMatchLabelKeys(pod)
+	applyAppArmorAnnotations(pod)
 }
 
 func preparePodUpdate(pod, old *corev1.Pod) {
@@ -69,6 +70,7 @@ func preparePodStatusUpdate(pod, old *corev1.Pod) {
 	pod.OwnerReferences = slices.Clone(old.OwnerReferences)
 	setDefault(&pod.Status.QOSClass, old.Status.QOSClass)
 	keepObservedGenerations(&pod.Status, &old.Status)
+	dropDisabledPodStatus(&pod.Status)
 }
 
 // keepObservedGenerations restores the generations that a writer which does not know them left out. Conditions of one type

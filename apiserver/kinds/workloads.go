@@ -34,10 +34,7 @@ func podTemplates() []Kind {
 		Validate:       check(validatePodTemplateObject),
 		ValidateUpdate: checkUpdate(validatePodTemplateObjectUpdate),
 		Warnings: warn(func(t, old *corev1.PodTemplate) []string {
-			if old == nil {
-				return podTemplateWarnings(&t.Template, nil, podTemplatePath)
-			}
-			return podTemplateWarnings(&t.Template, &old.Template, podTemplatePath)
+			return templateWarnings(&t.Template, oldTemplate(old, func() *corev1.PodTemplateSpec { return &old.Template }), podTemplatePath)
 		}),
 		UnconditionalUpdate: true,
 		Columns:             podTemplateColumns(),

@@ -349,35 +349,30 @@ func validateControllerRevisionUpdate(r, old *appsv1.ControllerRevision) field.E
 	return errs
 }
 
-func deploymentWarnings(d, old *appsv1.Deployment) []string {
+// oldTemplate is get's, or nil where there is no old object.
+func oldTemplate[T any](old *T, get func() *corev1.PodTemplateSpec) *corev1.PodTemplateSpec {
 	if old == nil {
-		return podTemplateWarnings(&d.Spec.Template, nil, specTemplatePath)
-	}
-	if old.Generation == d.Generation && equality.Semantic.DeepEqual(d.Spec.Template, old.Spec.Template) {
 		return nil
 	}
-	return podTemplateWarnings(&d.Spec.Template, &old.Spec.Template, specTemplatePath)
+	return get()
+}
+
+// templateWarnings are those of a template that is new or has changed.
+func templateWarnings(t, old *corev1.PodTemplateSpec, path *field.Path) []string {
+	if t == nil || old != nil && equality.Semantic.DeepEqual(t, old) {
+		return nil
+	}
+	return podTemplateWarnings(t, path)
+}
+
+func deploymentWarnings(d, old *appsv1.Deployment) []string {
+	return templateWarnings(&d.Spec.Template, oldTemplate(old, func() *corev1.PodTemplateSpec { return &old.Spec.Template }), specTemplatePath)
 }
 
 func replicaSetWarnings(rs, old *appsv1.ReplicaSet) []string {
-	if old == nil {
-		return podTemplateWarnings(&rs.Spec.Template, nil, specTemplatePath)
-	}
-	if equality.Semantic.DeepEqual(rs.Spec.Template, old.Spec.Template) {
-		return nil
-	}
-	return podTemplateWarnings(&rs.Spec.Template, &old.Spec.Template, specTemplatePath)
+	return templateWarnings(&rs.Spec.Template, oldTemplate(old, func() *corev1.PodTemplateSpec { return &old.Spec.Template }), specTemplatePath)
 }
 
 func replicationControllerWarnings(rc, old *corev1.ReplicationController) []string {
-	if rc.Spec.Template == nil {
-		return nil
-	}
-	if old == nil || old.Spec.Template == nil {
-		return podTemplateWarnings(rc.Spec.Template, nil, specTemplatePath)
-	}
-	if equality.Semantic.DeepEqual(rc.Spec.Template, old.Spec.Template) {
-		return nil
-	}
-	return podTemplateWarnings(rc.Spec.Template, old.Spec.Template, specTemplatePath)
+	return templateWarnings(rc.Spec.Template, oldTemplate(old, func() *corev1.PodTemplateSpec { return old.Spec.Template }), specTemplatePath)
 }
