@@ -120,6 +120,9 @@ func (c *Cache) Revision() int64 { return c.clock.now.Load() }
 
 // StoreRevision is the store's revision at the time of the call: at least that of every write acknowledged before.
 func (c *Cache) StoreRevision(ctx context.Context) (int64, error) {
+	if r, ok := c.store.(store.Revisioner); ok {
+		return r.Revision(ctx)
+	}
 	// No key is below this prefix, so that nothing is counted.
 	l, err := c.store.List(ctx, store.Root+"-/", store.ListOptions{CountOnly: true})
 	return l.Revision, err

@@ -98,3 +98,9 @@ type Store interface {
 	// Watch delivers every change under prefix after the given revision (exclusive), until ctx ends.
 	Watch(ctx context.Context, prefix string, after int64) Watcher
 }
+
+// Revisioner is offered by engines that know their current revision at less cost than a list.
+type Revisioner interface {
+	// Revision is the store's newest revision, linearizably.
+	Revision(ctx context.Context) (int64, error)
+}

@@ -64,15 +64,16 @@ func OpenEmbedded(ctx context.Context, cfg EmbeddedConfig) (*Engine, error) {
 	// With a single member, what is applied is all there is: reading it is linearizable, and costs no
 	// round through raft.
 	e.read = []clientv3.OpOption{clientv3.WithSerializable()}
+	e.revision = func(context.Context) (int64, error) { return server.KV().Rev(), nil }
 	e.watch = e.watchEmbedded(server.Watchable())
-	e.defragment = func(context.Context) error { return defragment(server, log) }
+	e.defragment = func() error { return defragment(server, log) }
 	cancel := e.close
 	closeSocket := func() {}
 	e.close = func() error {
-		err := cancel()
 		closeSocket()
+		cancel()
 		server.Stop()
-		return errors.Join(err, lock.Close())
+		return lock.Close()
 	}
 	if cfg.Socket != "" {
 		if closeSocket, err = serveSocket(cfg.Socket, server, log); err != nil {
@@ -119,6 +120,9 @@ func startServer(ctx context.Context, dir string, log *slog.Logger) (*etcdserver
 	if err != nil {
 		return nil, fmt.Errorf("start etcd on %s: %w", dir, err)
 	}
+	if err := releasePages(dir); err != nil {
+		log.Debug("database pages not released", "error", err)
+	}
 	server.Start()
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
@@ -131,11 +135,12 @@ func startServer(ctx context.Context, dir string, log *slog.Logger) (*etcdserver
 }
 
 // elect makes the only member leader at once, by the message with which a leader hands over, instead of
-// after an election timeout.
+// after an election timeout. Raft takes the message once it has applied its log: not while that moves.
 func elect(ctx context.Context, server *etcdserver.EtcdServer) error {
 	id := uint64(server.MemberID())
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
+	var before uint64
 	for {
 		select {
 		case <-server.ReadyNotify():
@@ -145,12 +150,16 @@ func elect(ctx context.Context, server *etcdserver.EtcdServer) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
-			if server.Lead() == 0 && len(server.Cluster().Members()) == 1 && server.AppliedIndex() > 0 {
-				m := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &id, To: &id}
-				if err := server.Process(ctx, m); err != nil {
-					return err
-				}
-			}
+		}
+		applied := server.AppliedIndex()
+		settled := applied > 0 && applied == before && applied == server.CommittedIndex()
+		before = applied
+		if !settled || server.Lead() != 0 || len(server.Cluster().Members()) != 1 {
+			continue
+		}
+		m := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &id, To: &id}
+		if err := server.Process(ctx, m); err != nil {
+			return err
 		}
 	}
 }
@@ -187,12 +196,15 @@ func serverConfig(dir string, log *zap.Logger) (config.ServerConfig, error) {
 		WatchProgressNotifyInterval: 10 * time.Minute,
 		Metrics:                     "basic",
 
-		// The log kept in memory, for followers to catch up, and what a restart has to replay.
-		SnapshotCatchUpEntries: 16,
-		SnapshotCount:          5000,
+		// What a restart has to replay, and how much of the log is kept in memory, for followers. It must be
+		// more than can be replayed: raft looks back at all of that when it elects.
+		SnapshotCount:          2500,
+		SnapshotCatchUpEntries: 5000,
 		MaxSnapFiles:           2,
 		MaxWALFiles:            2,
 
+		// Commits of the database file are what the log makes durable anyway.
+		BackendBatchInterval:    500 * time.Millisecond,
 		QuotaBackendBytes:       8 << 30,
 		BackendFreelistType:     bolt.FreelistMapType,
 		CompactionBatchLimit:    1000,

@@ -5,6 +5,7 @@ package etcd
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"sync"
 
@@ -22,22 +23,27 @@ const (
 
 // Engine is an etcd store. It is made by OpenEmbedded or Open, and must be closed.
 type Engine struct {
-	kv          clientv3.KV
-	maintenance clientv3.Maintenance
-	leases      leasePool
-	prefix      string // before every key
-	read        []clientv3.OpOption
-	watch       func(ctx context.Context, prefix string, after int64) store.Watcher
-	defragment  func(ctx context.Context) error
-	log         *slog.Logger
+	kv         clientv3.KV
+	leases     leasePool
+	prefix     string // before every key
+	read       []clientv3.OpOption
+	revision   func(ctx context.Context) (int64, error)
+	watch      func(ctx context.Context, prefix string, after int64) store.Watcher
+	defragment func() error // nil for a cluster that is not ours
+	log        *slog.Logger
 
 	ctx       context.Context // ends with Close
+	calls     sync.RWMutex    // held for reading by every call, so that Close waits for them
+	watches   sync.WaitGroup
 	closeOnce sync.Once
 	close     func() error
 	closeErr  error
 }
 
-var _ store.Store = (*Engine)(nil)
+var (
+	_ store.Store      = (*Engine)(nil)
+	_ store.Revisioner = (*Engine)(nil)
+)
 
 // Close ends all watches and stops the engine. What was acknowledged stays.
 func (e *Engine) Close() error {
@@ -45,11 +51,39 @@ func (e *Engine) Close() error {
 	return e.closeErr
 }
 
+// begin starts a call; unless it fails, the caller releases e.calls in the end.
+func (e *Engine) begin() error {
+	e.calls.RLock()
+	if e.ctx.Err() != nil {
+		e.calls.RUnlock()
+		return fmt.Errorf("%w: closed", store.ErrUnavailable)
+	}
+	return nil
+}
+
+// get reads at a revision, zero for the newest.
+func (e *Engine) get(ctx context.Context, k string, revision int64, ops ...clientv3.OpOption) (*clientv3.GetResponse, error) {
+	if err := e.begin(); err != nil {
+		return nil, err
+	}
+	defer e.calls.RUnlock()
+	ops = append(ops, e.read...)
+	if revision > 0 {
+		ops = append(ops, clientv3.WithRev(revision))
+	}
+	resp, err := e.kv.Get(ctx, k, ops...)
+	return resp, mapError(ctx, err)
+}
+
 // Create implements store.Store.
 func (e *Engine) Create(ctx context.Context, key string, value []byte, opts store.CreateOptions) (int64, error) {
 	if len(value) > maxValue {
 		return 0, store.ErrTooLarge
 	}
+	if err := e.begin(); err != nil {
+		return 0, err
+	}
+	defer e.calls.RUnlock()
 	k := e.prefix + key
 	for {
 		lease, err := e.leases.forTTL(ctx, opts.TTL)
@@ -73,9 +107,9 @@ func (e *Engine) Create(ctx context.Context, key string, value []byte, opts stor
 
 // Get implements store.Store.
 func (e *Engine) Get(ctx context.Context, key string, revision int64) (store.Entry, error) {
-	resp, err := e.kv.Get(ctx, e.prefix+key, e.reading(revision)...)
+	resp, err := e.get(ctx, e.prefix+key, revision)
 	if err != nil {
-		return store.Entry{}, mapError(ctx, err)
+		return store.Entry{}, err
 	}
 	if len(resp.Kvs) == 0 {
 		return store.Entry{}, store.ErrNotFound
@@ -99,6 +133,10 @@ func (e *Engine) Delete(ctx context.Context, key string, expected int64) (int64,
 }
 
 func (e *Engine) replace(ctx context.Context, k string, expected int64, op clientv3.Op) (int64, error) {
+	if err := e.begin(); err != nil {
+		return 0, err
+	}
+	defer e.calls.RUnlock()
 	if expected <= 0 {
 		expected = -1 // zero would mean absence to etcd
 	}
@@ -135,16 +173,16 @@ func (e *Engine) List(ctx context.Context, prefix string, opts store.ListOptions
 	if after := e.prefix + opts.After; after >= p {
 		start = after + "\x00"
 	}
-	ops := append(e.reading(opts.Revision), clientv3.WithRange(clientv3.GetPrefixRangeEnd(p)))
+	ops := []clientv3.OpOption{clientv3.WithRange(clientv3.GetPrefixRangeEnd(p))}
 	if opts.Limit > 0 {
 		ops = append(ops, clientv3.WithLimit(opts.Limit))
 	}
 	if opts.CountOnly {
 		ops = append(ops, clientv3.WithCountOnly())
 	}
-	resp, err := e.kv.Get(ctx, start, ops...)
+	resp, err := e.get(ctx, start, opts.Revision, ops...)
 	if err != nil {
-		return store.List{}, mapError(ctx, err)
+		return store.List{}, err
 	}
 	l := store.List{Revision: opts.Revision, Remaining: resp.Count - int64(len(resp.Kvs))}
 	if l.Revision == 0 {
@@ -159,25 +197,34 @@ func (e *Engine) List(ctx context.Context, prefix string, opts store.ListOptions
 	return l, nil
 }
 
+// Revision implements store.Revisioner.
+func (e *Engine) Revision(ctx context.Context) (int64, error) {
+	if err := e.begin(); err != nil {
+		return 0, err
+	}
+	defer e.calls.RUnlock()
+	return e.revision(ctx)
+}
+
 // Watch implements store.Store.
 func (e *Engine) Watch(ctx context.Context, prefix string, after int64) store.Watcher {
+	if err := e.begin(); err != nil {
+		w := &watcher{events: make(chan []store.Event), err: err}
+		close(w.events)
+		return w
+	}
+	defer e.calls.RUnlock()
 	return e.watch(ctx, e.prefix+prefix, after)
 }
 
 // Compact drops the history before revision, on the whole etcd cluster.
 func (e *Engine) Compact(ctx context.Context, revision int64) error {
+	if err := e.begin(); err != nil {
+		return err
+	}
+	defer e.calls.RUnlock()
 	_, err := e.kv.Compact(ctx, revision)
 	return mapError(ctx, err)
-}
-
-// reading are the options of a read at revision.
-func (e *Engine) reading(revision int64) []clientv3.OpOption {
-	ops := make([]clientv3.OpOption, 0, len(e.read)+4)
-	ops = append(ops, e.read...)
-	if revision > 0 {
-		ops = append(ops, clientv3.WithRev(revision))
-	}
-	return ops
 }
 
 func (e *Engine) entry(kv *mvccpb.KeyValue) store.Entry {

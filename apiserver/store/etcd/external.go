@@ -56,10 +56,12 @@ func Open(ctx context.Context, cfg ExternalConfig) (*Engine, error) {
 	}
 	e := newEngine(log, client)
 	e.prefix = strings.TrimSuffix(cfg.Prefix, "/")
+	e.revision = e.readRevision
 	e.watch = e.watchRemote(client)
-	stop := e.close
+	cancel := e.close
 	e.close = func() error {
-		return errors.Join(stop(), client.Close())
+		cancel()
+		return client.Close()
 	}
 	if err := e.probe(ctx); err != nil {
 		e.Close()
@@ -69,20 +71,31 @@ func Open(ctx context.Context, cfg ExternalConfig) (*Engine, error) {
 }
 
 func newEngine(log *slog.Logger, client *clientv3.Client) *Engine {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &Engine{
-		kv:          client.KV,
-		maintenance: client.Maintenance,
-		leases:      newLeasePool(client.Lease),
-		log:         log,
-		ctx:         ctx,
-		close:       func() error { cancel(); return nil },
+	e := &Engine{kv: client.KV, leases: newLeasePool(client.Lease), log: log}
+	var cancel context.CancelFunc
+	e.ctx, cancel = context.WithCancel(context.Background())
+	e.close = func() error {
+		cancel()
+		e.calls.Lock() // calls that begin from now on see the end of ctx
+		e.calls.Unlock()
+		e.watches.Wait()
+		return nil
 	}
+	return e
 }
 
 func (e *Engine) probe(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, connectTimeout)
 	defer cancel()
-	_, err := e.kv.Get(ctx, compactKey, clientv3.WithCountOnly())
+	_, err := e.readRevision(ctx)
 	return err
+}
+
+// readRevision learns the revision from the smallest of reads.
+func (e *Engine) readRevision(ctx context.Context) (int64, error) {
+	resp, err := e.kv.Get(ctx, compactKey, clientv3.WithCountOnly())
+	if err != nil {
+		return 0, mapError(ctx, err)
+	}
+	return resp.Header.Revision, nil
 }

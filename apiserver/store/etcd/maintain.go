@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -27,21 +28,32 @@ func (e *Engine) Run(ctx context.Context) error {
 	defer tick.Stop()
 	c := compactor{kv: e.kv}
 	for {
-		if err := c.step(ctx); err != nil && ctx.Err() == nil {
-			e.log.Warn("compaction failed, trying again in five minutes", "level", "warn", "error", err)
+		if err := e.maintain(ctx, &c); err != nil && ctx.Err() == nil {
+			e.log.Warn("database maintenance failed, trying again in five minutes", "level", "warn", "error", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
-		if e.defragment == nil {
-			continue
-		}
-		if err := e.defragment(ctx); err != nil && ctx.Err() == nil {
-			e.log.Warn("defragmentation failed", "level", "warn", "error", err)
-		}
 	}
+}
+
+func (e *Engine) maintain(ctx context.Context, c *compactor) error {
+	if err := e.begin(); err != nil {
+		return err
+	}
+	defer e.calls.RUnlock()
+	if err := c.step(ctx); err != nil {
+		return fmt.Errorf("compact: %w", err)
+	}
+	if e.defragment == nil {
+		return nil
+	}
+	if err := e.defragment(); err != nil { // of what earlier compactions freed
+		return fmt.Errorf("defragment: %w", err)
+	}
+	return nil
 }
 
 // compactor agrees with the other servers by a counter: who raises it from the value all have seen compacts,

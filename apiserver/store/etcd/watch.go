@@ -85,15 +85,19 @@ func (e *Engine) watchEmbedded(kv mvcc.WatchableKV) func(context.Context, string
 			return w
 		}
 		w.request = func(ctx context.Context) error {
+			if err := e.begin(); err != nil {
+				return err
+			}
+			defer e.calls.RUnlock()
 			stream.RequestProgress(id)
 			return ctx.Err()
 		}
-		go func() {
+		e.watches.Go(func() {
 			defer stream.Close()
 			run(e, ctx, w, stream.Chan(), func(to []store.Event, r mvcc.WatchResponse) ([]store.Event, error) {
 				return e.appendEmbedded(ctx, to, r, kv)
 			})
-		}()
+		})
 		return w
 	}
 }
@@ -130,12 +134,12 @@ func (e *Engine) watchRemote(client *clientv3.Client) func(context.Context, stri
 		w.request = func(ctx context.Context) error {
 			return mapError(ctx, source.RequestProgress(clientv3.WithRequireLeader(ctx)))
 		}
-		go func() {
+		e.watches.Go(func() {
 			defer source.Close()
 			run(e, ctx, w, responses, func(to []store.Event, r clientv3.WatchResponse) ([]store.Event, error) {
 				return e.appendRemote(ctx, to, r)
 			})
-		}()
+		})
 		return w
 	}
 }

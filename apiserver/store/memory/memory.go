@@ -252,6 +252,13 @@ func (s *Store) List(ctx context.Context, prefix string, opts store.ListOptions)
 	return l, nil
 }
 
+// Revision implements store.Revisioner.
+func (s *Store) Revision(ctx context.Context) (int64, error) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.revision, s.usable(ctx)
+}
+
 // Compact drops the history before revision: reads at lower revisions and watches that need them get ErrCompacted.
 func (s *Store) Compact(ctx context.Context, revision int64) error {
 	s.mu.Lock()

@@ -216,6 +216,11 @@ func testList(t *testing.T, s suite) {
 	l, err := s.List(ctxOf(t), p, store.ListOptions{})
 	must(t, err)
 	wantKeys(t, l, p, "a/1", "a/2", "b", "c")
+	if r, ok := s.Engine.(store.Revisioner); ok {
+		if now, err := r.Revision(ctxOf(t)); err != nil || now != last {
+			t.Fatalf("the revision is %d (%v), want %d", now, err, last)
+		}
+	}
 	if l.Revision != last || l.Remaining != 0 {
 		t.Fatalf("list at revision %d with %d remaining, want %d and 0", l.Revision, l.Remaining, last)
 	}
