@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 spec.configSource is deprecated, and checked.
+
 package kinds
 
 import (
@@ -69,18 +71,10 @@ func defaultNode(n *corev1.Node) {
 	if n.Spec.PodCIDR == "" && len(n.Spec.PodCIDRs) > 0 {
 		n.Spec.PodCIDR = n.Spec.PodCIDRs[0]
 	}
-	roundUpToMilli(n.Status.Capacity)
-	roundUpToMilli(n.Status.Allocatable)
+	roundResources(n.Status.Capacity)
+	roundResources(n.Status.Allocatable)
 	if n.Status.Allocatable == nil && n.Status.Capacity != nil {
 		n.Status.Allocatable = n.Status.Capacity.DeepCopy()
-	}
-}
-
-// roundUpToMilli rounds quantities up to a thousandth, the finest there is.
-func roundUpToMilli(list corev1.ResourceList) {
-	for name, q := range list {
-		q.RoundUp(-3)
-		list[name] = q
 	}
 }
 

@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 spec.configSource is deprecated, and checked.
+
 package kinds
 
 import (

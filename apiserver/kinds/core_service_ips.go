@@ -46,14 +46,14 @@ func ipFamilies(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
 	seen := map[corev1.IPFamily]bool{}
 	for i, f := range spec.IPFamilies {
 		at := path.Child("ipFamilies").Index(i)
-		errs = append(errs, oneOrEmpty(f, at, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
+		errs = append(errs, among(f, at, corev1.IPv4Protocol, corev1.IPv6Protocol)...)
 		if seen[f] {
 			errs = append(errs, field.Duplicate(at, f))
 		}
 		seen[f] = true
 	}
 	if p := spec.IPFamilyPolicy; p != nil {
-		errs = append(errs, oneOrEmpty(*p, path.Child("ipFamilyPolicy"), corev1.IPFamilyPolicyPreferDualStack,
+		errs = append(errs, among(*p, path.Child("ipFamilyPolicy"), corev1.IPFamilyPolicyPreferDualStack,
 			corev1.IPFamilyPolicyRequireDualStack, corev1.IPFamilyPolicySingleStack)...)
 	}
 	return errs

@@ -271,23 +271,15 @@ func trafficPolicies(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList
 	errs := externalTrafficPolicy(spec, path)
 	internal := path.Child("internalTrafficPolicy")
 	if p := spec.InternalTrafficPolicy; p != nil {
-		errs = append(errs, oneOrEmpty(*p, internal, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
+		errs = append(errs, among(*p, internal, corev1.ServiceInternalTrafficPolicyCluster, corev1.ServiceInternalTrafficPolicyLocal)...)
 	} else if hasProxyPath(spec) {
 		errs = append(errs, field.Required(internal, ""))
 	}
 	if d := spec.TrafficDistribution; d != nil {
-		errs = append(errs, oneOrEmpty(*d, path.Child("trafficDistribution"), corev1.ServiceTrafficDistributionPreferClose,
+		errs = append(errs, among(*d, path.Child("trafficDistribution"), corev1.ServiceTrafficDistributionPreferClose,
 			corev1.ServiceTrafficDistributionPreferSameZone, corev1.ServiceTrafficDistributionPreferSameNode)...)
 	}
 	return errs
-}
-
-// oneOrEmpty is oneOf where an empty value is merely not supported.
-func oneOrEmpty[T ~string](value T, path *field.Path, supported ...T) field.ErrorList {
-	if value == "" {
-		return field.ErrorList{field.NotSupported(path, value, supported)}
-	}
-	return oneOf(value, path, supported...)
 }
 
 func externalTrafficPolicy(spec *corev1.ServiceSpec, path *field.Path) field.ErrorList {
@@ -339,7 +331,7 @@ func loadBalancerIngress(in *corev1.LoadBalancerIngress, had []string, path *fie
 	case in.IPMode != nil && in.IP == "":
 		errs = append(errs, field.Forbidden(mode, "may not be specified when `ip` is not set"))
 	case in.IPMode != nil:
-		errs = append(errs, oneOrEmpty(*in.IPMode, mode, corev1.LoadBalancerIPModeProxy, corev1.LoadBalancerIPModeVIP)...)
+		errs = append(errs, among(*in.IPMode, mode, corev1.LoadBalancerIPModeProxy, corev1.LoadBalancerIPModeVIP)...)
 	}
 	if in.Hostname != "" {
 		errs = append(errs, dnsSubdomain(in.Hostname, path.Child("hostname"))...)

@@ -218,7 +218,7 @@ func slicePorts(ports []discoveryv1.EndpointPort, path *field.Path) field.ErrorL
 		if p.Protocol == nil {
 			errs = append(errs, field.Required(at.Child("protocol"), ""))
 		} else {
-			errs = append(errs, oneOrEmpty(*p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
+			errs = append(errs, among(*p.Protocol, at.Child("protocol"), corev1.ProtocolSCTP, corev1.ProtocolTCP, corev1.ProtocolUDP)...)
 		}
 		if p.AppProtocol != nil {
 			errs = append(errs, qualifiedName(*p.AppProtocol, at.Child("appProtocol"))...)
