@@ -100,7 +100,7 @@ func nodeCells(n *corev1.Node, now metav1.Time) []any {
 	return []any{
 		n.Name, nodeStatus(n), nodeRoles(n), age(now, n.CreationTimestamp), info.KubeletVersion,
 		nodeAddress(n, corev1.NodeInternalIP), nodeAddress(n, corev1.NodeExternalIP),
-		orUnknown(info.OSImage), orUnknown(info.KernelVersion), orUnknown(info.ContainerRuntimeVersion),
+		orUnknown(info.OSImage), nodeKernel(info), orUnknown(info.ContainerRuntimeVersion),
 	}
 }
 
@@ -109,6 +109,14 @@ func orUnknown(s string) string {
 		return "<unknown>"
 	}
 	return s
+}
+
+// nodeKernel is the kernel's version and what it runs on.
+func nodeKernel(info *corev1.NodeSystemInfo) string {
+	if info.KernelVersion == "" || info.Architecture == "" {
+		return orUnknown(info.KernelVersion)
+	}
+	return info.KernelVersion + " (" + info.Architecture + ")"
 }
 
 func nodeStatus(n *corev1.Node) string {

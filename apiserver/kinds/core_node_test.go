@@ -176,10 +176,10 @@ func TestNodeCells(t *testing.T) {
 		n.Status = corev1.NodeStatus{
 			Conditions: []corev1.NodeCondition{{Type: corev1.NodeReady, Status: corev1.ConditionTrue}},
 			Addresses:  []corev1.NodeAddress{{Type: corev1.NodeHostName, Address: "n1"}, {Type: corev1.NodeInternalIP, Address: "10.0.0.1"}},
-			NodeInfo:   corev1.NodeSystemInfo{KubeletVersion: "v1.37.2", OSImage: "Debian 12", ContainerRuntimeVersion: "containerd://2.4.0"},
+			NodeInfo:   corev1.NodeSystemInfo{KubeletVersion: "v1.37.2", OSImage: "Debian 12", KernelVersion: "6.18.5", Architecture: "amd64", ContainerRuntimeVersion: "containerd://2.4.0"},
 		}
 	})
-	if have, want := rowText(k.Cells(n, now)), "n1|Ready,SchedulingDisabled|control-plane,lab|3h|v1.37.2|10.0.0.1|<none>|Debian 12|<unknown>|containerd://2.4.0"; have != want {
+	if have, want := rowText(k.Cells(n, now)), "n1|Ready,SchedulingDisabled|control-plane,lab|3h|v1.37.2|10.0.0.1|<none>|Debian 12|6.18.5 (amd64)|containerd://2.4.0"; have != want {
 		t.Errorf("have %s\nwant %s", have, want)
 	}
 	if have, want := rowText(k.Cells(newNode(), now)), "n1|Unknown|<none>|<unknown>||<none>|<none>|<unknown>|<unknown>|<unknown>"; have != want {

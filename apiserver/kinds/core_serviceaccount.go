@@ -33,10 +33,10 @@ func serviceAccounts() []Kind {
 		Warnings:     warn(serviceAccountWarnings),
 		NoGeneration: true,
 		Columns: []metav1.TableColumnDefinition{
-			nameColumn(), column("Secrets", "string", corev1.ServiceAccount{}.SwaggerDoc()["secrets"]), ageColumn(),
+			nameColumn(), ageColumn(),
 		},
 		Cells: cells(func(sa *corev1.ServiceAccount, now metav1.Time) []any {
-			return []any{sa.Name, int64(len(sa.Secrets)), age(now, sa.CreationTimestamp)}
+			return []any{sa.Name, age(now, sa.CreationTimestamp)}
 		}),
 		Others: []string{"token"},
 	}}
