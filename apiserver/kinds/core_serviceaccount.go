@@ -30,8 +30,9 @@ func serviceAccounts() []Kind {
 		ValidateUpdate: checkUpdate(func(sa, old *corev1.ServiceAccount) field.ErrorList {
 			return append(validateMetaUpdate(&sa.ObjectMeta, &old.ObjectMeta), validateServiceAccount(sa)...)
 		}),
-		Warnings:     warn(serviceAccountWarnings),
-		NoGeneration: true,
+		Warnings:            warn(serviceAccountWarnings),
+		NoGeneration:        true,
+		UnconditionalUpdate: true,
 		Columns: []metav1.TableColumnDefinition{
 			nameColumn(), ageColumn(),
 		},
