@@ -75,7 +75,7 @@ func (c *call) bindPod(b *corev1.Binding) error {
 		return err
 	}
 	_, err := c.apply(change{
-		unconditional: true, admitted: true, uid: b.UID,
+		unconditional: true, admitted: true, silent: true, uid: b.UID,
 		make: func(cur *current) (runtime.Object, error) { return c.boundPod(b, cur.obj) },
 	})
 	if err != nil {

@@ -20,6 +20,9 @@ const (
 // served lists media types in order of preference.
 var served = []string{typeJSON, typeYAML, typeProtobuf}
 
+// servedStreams are the media types of watches; YAML has no frames.
+var servedStreams = []string{typeJSON + ";stream=watch", typeProtobuf + ";stream=watch"}
+
 // transform is what a client asks the server to turn objects into.
 type transform uint8
 

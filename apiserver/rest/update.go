@@ -31,6 +31,8 @@ type change struct {
 	prepare  func(obj, old runtime.Object)
 	validate func(obj, old runtime.Object) field.ErrorList
 	warn     bool
+	// silent leaves metadata.generation as it is, whatever changes.
+	silent bool
 	// admitted tells that make runs mutating admission by itself and that validating admission sees another object.
 	admitted bool
 }
@@ -262,7 +264,7 @@ func (c *call) prepareUpdate(ch change, obj, old runtime.Object) {
 // checkUpdated bumps the generation where the update asks for something new, and validates.
 func (c *call) checkUpdated(ch change, obj, old runtime.Object) error {
 	m, oldMeta := accessor(obj), accessor(old)
-	if !c.r.NoGeneration && m.GetGeneration() == oldMeta.GetGeneration() && specChanged(obj, old) {
+	if !c.r.NoGeneration && !ch.silent && m.GetGeneration() == oldMeta.GetGeneration() && specChanged(obj, old) {
 		m.SetGeneration(oldMeta.GetGeneration() + 1)
 	}
 	errs := c.r.checkCommon(m)

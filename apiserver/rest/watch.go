@@ -49,6 +49,9 @@ func (c *call) watch(o *metainternal.ListOptions) error {
 	if err != nil {
 		return err
 	}
+	if c.out.mediaType == typeYAML {
+		return notAcceptable(servedStreams)
+	}
 	if c.out.table() {
 		if _, err := c.includeObject(); err != nil {
 			return err
@@ -100,7 +103,7 @@ func (c *call) newStream(o *metainternal.ListOptions) *stream {
 	return s
 }
 
-// mediaType is the stream's content type; there is no YAML stream, which upstream refuses likewise.
+// mediaType is the stream's content type.
 func (s *stream) mediaType() string {
 	if s.form.protobuf {
 		return typeProtobuf + ";stream=watch"
