@@ -123,8 +123,9 @@ func writeCgroup(dir, file, value string) error {
 	return err
 }
 
-// removeCgroup removes a cgroup and all below it; it waits a little for processes that are just ending.
-func removeCgroup(path string) error {
+// RemoveCgroup removes a cgroup, in every hierarchy, and all below it; it waits a little for processes that are
+// just ending.
+func RemoveCgroup(path string) error {
 	dirs := []string{cgroupRoot}
 	if !unified() {
 		dirs = append(controllerDirs(), filepath.Join(cgroupRoot, "unified"))

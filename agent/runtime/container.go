@@ -337,7 +337,7 @@ func (r *Runtime) waitEnd(ctx context.Context, c *container) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-time.After(2 * time.Second):
-			r.reap(ctx, c)
+			r.reap(ctx, c, nil)
 		}
 	}
 }

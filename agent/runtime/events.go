@@ -111,7 +111,7 @@ func (r *Runtime) handle(ctx context.Context, e *events.Envelope) {
 	switch ev := v.(type) {
 	case *eventtypes.TaskExit:
 		if c := r.lookup(ev.ContainerID); c != nil && ev.ID == ev.ContainerID {
-			go r.reap(ctx, c) // pods do not wait for each other
+			go r.reap(ctx, c, ev) // pods do not wait for each other
 		}
 	case *eventtypes.TaskOOM:
 		if c := r.lookup(ev.ContainerID); c != nil {

@@ -14,13 +14,13 @@ import (
 func TestMain(m *testing.M) { runtimetest.Main(m) }
 
 // pod is a sandbox with a name for a test.
-func pod(t *testing.T, e *runtimetest.Env, name string, cfg runtime.SandboxConfig) runtime.PodRef {
+func pod(t testing.TB, e *runtimetest.Env, name string, cfg runtime.SandboxConfig) runtime.PodRef {
 	t.Helper()
 	cfg.Pod = runtime.PodRef{UID: name + "-uid", Namespace: "default", Name: name}
 	if cfg.Hostname == "" {
 		cfg.Hostname = name
 	}
-	cfg.CgroupParent = "/coracle-test/" + filepath.Base(filepath.Dir(e.Layout.Run)) + "-" + name
+	cfg.CgroupParent = e.CgroupRoot + "/" + name
 	if _, err := e.Runtime.RunSandbox(e.Ctx, cfg); err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +32,7 @@ func logPath(e *runtimetest.Env, p runtime.PodRef, name string) string {
 }
 
 // run creates and starts a container.
-func run(t *testing.T, e *runtimetest.Env, cfg runtime.ContainerConfig) string {
+func run(t testing.TB, e *runtimetest.Env, cfg runtime.ContainerConfig) string {
 	t.Helper()
 	if cfg.LogPath == "" {
 		cfg.LogPath = logPath(e, cfg.Pod, cfg.Name)
@@ -80,6 +80,7 @@ func execOut(t *testing.T, e *runtimetest.Env, id string, command ...string) (st
 }
 
 func TestTwoContainersShareTheirPod(t *testing.T) {
+	t.Parallel()
 	e := runtimetest.Start(t)
 	v1, _ := e.Demo()
 	p := pod(t, e, "web", runtime.SandboxConfig{})
@@ -106,5 +107,177 @@ func TestTwoContainersShareTheirPod(t *testing.T) {
 	}
 	if c, err := e.Runtime.Status(e.Ctx, kv); err != nil || c.State != runtime.StateRunning {
 		t.Errorf("the other container: %+v %v", c, err)
+	}
+}
+
+func TestStartErrorsReadAsTheKubeletShowsThem(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "bad", runtime.SandboxConfig{})
+	id, err := e.Runtime.Create(e.Ctx, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, Command: []string{"foo"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = e.Runtime.Start(e.Ctx, id)
+	want := `failed to create containerd task: failed to create shim task: OCI runtime create failed: `
+	if err == nil || !strings.HasPrefix(err.Error(), want) || !strings.Contains(err.Error(), `exec: "foo": executable file not found in $PATH`) {
+		t.Errorf("error: %v", err)
+	}
+	c, err := e.Runtime.Status(e.Ctx, id)
+	if err != nil || c.State != runtime.StateExited || c.Reason != "StartError" || c.ExitCode != 128 || !strings.Contains(c.Message, "executable file not found") {
+		t.Errorf("status: %+v %v", c, err)
+	}
+	// Another attempt in the same pod is not hindered.
+	run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Attempt: 1, Image: v1})
+	uid := int64(0)
+	nonRoot := runtime.ContainerConfig{Pod: p, Name: "n", Image: v1, Security: runtime.Security{RunAsNonRoot: true}}
+	_, err = e.Runtime.Create(e.Ctx, nonRoot)
+	if want := `container has runAsNonRoot and image will run as root (pod: "bad_default(bad-uid)", container: n)`; err == nil || err.Error() != want {
+		t.Errorf("runAsNonRoot: %v", err)
+	}
+	nonRoot.Security.UID = &uid
+	if _, err = e.Runtime.Create(e.Ctx, nonRoot); err == nil || !strings.Contains(err.Error(), "runAsUser breaks non-root policy") {
+		t.Errorf("runAsUser 0: %v", err)
+	}
+}
+
+func TestExitCodesAndReasons(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "exits", runtime.SandboxConfig{})
+	events := e.Runtime.Events(e.Ctx)
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "three", Image: v1, Command: []string{"sh", "-c", "echo out; echo err >&2; exit 3"}})
+	if uid := <-events; uid != p.UID {
+		t.Errorf("event for %q", uid)
+	}
+	c := ended(t, e, e.Runtime, id)
+	if c.ExitCode != 3 || c.Reason != "Error" || c.FinishedAt.IsZero() || c.StartedAt.After(c.FinishedAt) || c.Pid != 0 {
+		t.Errorf("exit 3: %+v", c)
+	}
+	log, _ := os.ReadFile(c.LogPath)
+	if !strings.Contains(string(log), " stdout F out\n") || !strings.Contains(string(log), " stderr F err\n") {
+		t.Errorf("log: %s", log)
+	}
+	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "sleeper", Image: v1, Command: []string{"sleep", "1000"}})
+	if err := e.Runtime.Kill(e.Ctx, id, 9); err != nil {
+		t.Fatal(err)
+	}
+	if c := ended(t, e, e.Runtime, id); c.ExitCode != 137 || c.Reason != "Error" {
+		t.Errorf("killed: %+v", c)
+	}
+	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "fat", Image: v1, Command: []string{"stress", "-m", "200"}, Resources: runtime.Resources{MemoryLimit: 32 << 20}})
+	if c := ended(t, e, e.Runtime, id); c.ExitCode != 137 || c.Reason != "OOMKilled" {
+		t.Errorf("out of memory: %+v", c)
+	}
+	// A stop that is not heeded ends in SIGKILL after the grace period.
+	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "stubborn", Image: v1, Args: []string{"serve", "-lame=1h"}})
+	eventually(t, "it serves", func() bool { _, code := execOut(t, e, id, "wget", "-qO-", "http://127.0.0.1:8080/healthz"); return code == 0 })
+	began := time.Now()
+	if err := e.Runtime.Stop(e.Ctx, id, 300*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	if c := ended(t, e, e.Runtime, id); c.ExitCode != 137 || time.Since(began) < 300*time.Millisecond {
+		t.Errorf("stubborn: %+v after %v", c, time.Since(began))
+	}
+	for range 2 { // all calls may be repeated
+		if err := e.Runtime.Stop(e.Ctx, id, time.Second); err != nil {
+			t.Error(err)
+		}
+		if err := e.Runtime.Remove(e.Ctx, id); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestSecurityContextHasItsEffect(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "sec", runtime.SandboxConfig{Sysctls: map[string]string{"kernel.shm_rmid_forced": "1", "net.core.somaxconn": "77"}})
+	uid, gid := int64(1000), int64(3000)
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "user", Image: v1, Env: []string{"A=1", "VERSION=x"}, WorkingDir: "/tmp",
+		Security: runtime.Security{UID: &uid, GID: &gid, Groups: []int64{2000}, RunAsNonRoot: true, ReadOnlyRoot: true, NoNewPrivs: true,
+			DropCaps: []string{"ALL"}, AddCaps: []string{"NET_BIND_SERVICE"}, SeccompDefault: true}})
+	expect := func(want string, command ...string) {
+		t.Helper()
+		if out, _ := execOut(t, e, id, command...); !strings.Contains(out, want) {
+			t.Errorf("%v: want %q in %q", command, want, out)
+		}
+	}
+	expect("uid=1000 gid=3000 groups=50,2000,3000", "id")
+	expect("/tmp\n", "pwd")
+	expect("A=1\n", "env")
+	expect("VERSION=x\n", "env")
+	expect("HOSTNAME=sec\n", "env")
+	expect("read-only file system", "touch", "/x")
+	expect("NoNewPrivs:\t1", "cat", "/proc/self/status")
+	expect("Seccomp:\t2", "cat", "/proc/self/status")
+	expect("CapBnd:\t0000000000000400", "cat", "/proc/self/status")
+	expect("77\n", "cat", "/proc/sys/net/core/somaxconn")
+	expect("1\n", "cat", "/proc/sys/kernel/shm_rmid_forced")
+	expect("sec\n", "hostname")
+	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "named", Image: v1, Args: []string{"sleep", "1000"}, Security: runtime.Security{UID: &uid}})
+	expect("uid=1000 gid=1000 groups=50,1000", "id")
+	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "root", Image: v1, Args: []string{"sleep", "1000"}})
+	expect("CapEff:\t00000000a80425fb", "cat", "/proc/self/status")
+	expect("read-only", "touch", "/proc/sys/kernel/hostname")
+	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "priv", Image: v1, Args: []string{"sleep", "1000"}, Security: runtime.Security{Privileged: true}})
+	expect("kmsg", "ls", "/dev")
+	expect("Seccomp:\t0", "cat", "/proc/self/status")
+}
+
+func TestSharedProcessNamespaceAndShm(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "shared", runtime.SandboxConfig{ShareProcess: true})
+	a := run(t, e, runtime.ContainerConfig{Pod: p, Name: "a", Image: v1, Args: []string{"sleep", "1111"}})
+	b := run(t, e, runtime.ContainerConfig{Pod: p, Name: "b", Image: v1, Args: []string{"kv"}})
+	out, _ := execOut(t, e, b, "sh", "-c", "for p in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20 21 22 23 24 25 26 27 28 29 30; do cat /proc/$p/cmdline 2>/dev/null; done")
+	if !strings.Contains(out, "sleep\x001111") || !strings.Contains(out, "pause") {
+		t.Errorf("processes seen: %q", out)
+	}
+	if _, code := execOut(t, e, a, "sh", "-c", "echo hi > /dev/shm/x"); code != 0 {
+		t.Error("write to /dev/shm")
+	}
+	if out, _ := execOut(t, e, b, "cat", "/dev/shm/x"); out != "hi\n" {
+		t.Errorf("shared memory: %q", out)
+	}
+	if err := e.Runtime.Stop(e.Ctx, a, time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if c := ended(t, e, e.Runtime, a); c.ExitCode != 143 {
+		t.Errorf("stopped: %+v", c)
+	}
+}
+
+func TestExecTTYStdinTimeoutAndMissing(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "exec", runtime.SandboxConfig{})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1})
+	var out strings.Builder
+	code, err := e.Runtime.Exec(e.Ctx, id, runtime.ExecConfig{Command: []string{"sh"}, Stdin: strings.NewReader("echo hello\nexit 7\n"), Stdout: &out})
+	if code != 7 || err != nil || out.String() != "hello\n" {
+		t.Errorf("shell on stdin: %d %v %q", code, err, out.String())
+	}
+	out.Reset()
+	sizes := make(chan runtime.TerminalSize, 1)
+	sizes <- runtime.TerminalSize{Width: 100, Height: 40}
+	code, err = e.Runtime.Exec(e.Ctx, id, runtime.ExecConfig{Command: []string{"sh"}, TTY: true, Stdin: strings.NewReader("echo $TERM\nexit 0\n"), Stdout: &out, Resize: sizes})
+	if code != 0 || err != nil || !strings.Contains(out.String(), "xterm") || !strings.Contains(out.String(), "# ") {
+		t.Errorf("terminal: %d %v %q", code, err, out.String())
+	}
+	_, err = e.Runtime.Exec(e.Ctx, id, runtime.ExecConfig{Command: []string{"foo"}})
+	if err == nil || !strings.Contains(err.Error(), `OCI runtime exec failed: exec failed: `) || !strings.Contains(err.Error(), `exec: "foo": executable file not found in $PATH`) {
+		t.Errorf("missing command: %v", err)
+	}
+	began := time.Now()
+	_, err = e.Runtime.Exec(e.Ctx, id, runtime.ExecConfig{Command: []string{"sleep", "100"}, Timeout: 200 * time.Millisecond})
+	if err == nil || !strings.Contains(err.Error(), "timeout 200ms exceeded") || time.Since(began) > 3*time.Second {
+		t.Errorf("timeout: %v after %v", err, time.Since(began))
 	}
 }

@@ -123,7 +123,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	dir := r.sandboxDir(uid)
 	rec, err := readSandbox(dir)
 	if err == nil && rec.Config.CgroupParent != "" {
-		if err := removeCgroup(rec.Config.CgroupParent); err != nil {
+		if err := RemoveCgroup(rec.Config.CgroupParent); err != nil {
 			r.log.Warn("cgroup not removed", "pod", uid, "error", err)
 		}
 	}

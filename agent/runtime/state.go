@@ -10,6 +10,7 @@ import (
 	"slices"
 	"time"
 
+	eventtypes "github.com/containerd/containerd/api/events"
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
@@ -113,7 +114,7 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 		}
 	}
 	if c = r.rememberNew(c); c != nil && resp != nil && resp.Process.Status == task.Status_STOPPED {
-		r.reap(ctx, c)
+		r.reap(ctx, c, nil)
 	}
 	return nil
 }
@@ -132,9 +133,9 @@ func (r *Runtime) rememberNew(c *container) *container {
 	return c
 }
 
+// lostStatus is the end of a container that nobody saw, in containerd's words: after a reboot, for example.
 func lostStatus(started time.Time) status {
-	return status{StartedAt: started, FinishedAt: time.Now().UTC(), ExitCode: 137, Reason: "ContainerStatusUnknown",
-		Message: "The container could not be located when the pod was terminated"}
+	return status{StartedAt: started, FinishedAt: time.Now().UTC(), ExitCode: 255, Reason: "Unknown"}
 }
 
 // startedAt reads the time noted by running; without it, as after a reboot, it is zero.
@@ -151,8 +152,9 @@ func (r *Runtime) startedAt(c *container) time.Time {
 }
 
 // reap records the end of a container whose task has stopped, or vanished, and frees its task and with the last
-// one of the pod the shim. It does nothing while the container runs.
-func (r *Runtime) reap(ctx context.Context, c *container) {
+// one of the pod the shim. It does nothing while the container runs. The exit event, if there was one, has the code
+// of a container whose shim was killed.
+func (r *Runtime) reap(ctx context.Context, c *container, event *eventtypes.TaskExit) {
 	defer r.lockPod(c.meta.Pod.UID)()
 	if r.stateOf(c) != StateRunning {
 		return
@@ -161,6 +163,9 @@ func (r *Runtime) reap(ctx context.Context, c *container) {
 	resp, err := r.tasks.Get(ctx, &tasks.GetRequest{ContainerID: c.id})
 	err = errgrpc.ToNative(err)
 	switch {
+	case errdefs.IsNotFound(err) && event != nil:
+		end.ExitCode, end.FinishedAt = int32(event.ExitStatus), event.ExitedAt.AsTime()
+		end.Reason = r.reasonOf(c, end.ExitCode)
 	case errdefs.IsNotFound(err):
 		end = lostStatus(c.started)
 	case err != nil:
@@ -278,7 +283,7 @@ func (r *Runtime) List(ctx context.Context) (map[string]Pod, error) {
 	for _, rec := range records {
 		seen[rec.ID] = true
 		if c := r.lookup(rec.ID); c != nil {
-			r.reap(ctx, c)
+			r.reap(ctx, c, nil)
 			continue
 		}
 		c, err := fromRecord(rec)

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -23,15 +24,16 @@ import (
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
-const childEnv = "CORACLE_TEST_CONTAINERD"
+// childArg as first argument makes the test binary be containerd.
+const childArg = "containerd-child"
 
 // Main is called by TestMain: it runs the tests, or containerd where this process is the child.
 func Main(m *testing.M) {
-	data, run, ok := strings.Cut(os.Getenv(childEnv), ":")
-	if !ok {
+	if len(os.Args) != 4 || os.Args[1] != childArg {
 		os.Exit(m.Run())
 	}
-	if err := containerd.Main(context.Background(), containerd.Config{Layout: paths.Layout{Data: data, Run: run}}); err != nil {
+	layout := paths.Layout{Data: os.Args[2], Run: os.Args[3]}
+	if err := containerd.Main(context.Background(), containerd.Config{Layout: layout}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
@@ -46,6 +48,8 @@ type Env struct {
 	Runtime    *runtime.Runtime
 	Supervisor containerd.Supervisor
 	Ctx        context.Context
+	// CgroupRoot is a cgroup for the test's pods; it is removed at the end.
+	CgroupRoot string
 	// Restarts counts how often containerd came to serve.
 	Restarts chan struct{}
 
@@ -66,6 +70,7 @@ func Start(t testing.TB) *Env {
 		t.Fatal(err)
 	}
 	e := &Env{Layout: paths.Layout{Data: filepath.Join(root, "data"), Run: filepath.Join(root, "run")}, t: t, Restarts: make(chan struct{}, 100), ended: make(chan struct{})}
+	e.CgroupRoot = "/" + filepath.Base(root)
 	e.Ctx, e.stop = context.WithCancel(context.Background())
 	t.Cleanup(func() { e.close(root) })
 	e.unpack()
@@ -73,9 +78,8 @@ func Start(t testing.TB) *Env {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv(childEnv, e.Layout.Data+":"+e.Layout.Run)
 	e.Supervisor = containerd.Supervisor{
-		Config: containerd.Config{Layout: e.Layout}, Command: []string{self}, Ready: func() { e.Restarts <- struct{}{} },
+		Config: containerd.Config{Layout: e.Layout}, Command: []string{self, childArg, e.Layout.Data, e.Layout.Run}, Ready: func() { e.Restarts <- struct{}{} },
 	}
 	go func() {
 		defer close(e.ended)
@@ -184,6 +188,9 @@ func (e *Env) close(root string) {
 	for _, left := range Leftovers(root) {
 		e.t.Errorf("left behind: %s", left)
 	}
+	if err := runtime.RemoveCgroup(e.CgroupRoot); err != nil {
+		e.t.Errorf("left behind: %v", err)
+	}
 	for _, m := range mountsBelow(root) {
 		_ = unix.Unmount(m, unix.MNT_DETACH)
 	}
@@ -234,10 +241,22 @@ func mountsBelow(root string) (out []string) {
 }
 
 func processesOf(root string) (out []string) {
+	for pid, command := range Processes(root) {
+		out = append(out, fmt.Sprintf("process %d %s", pid, command))
+	}
+	return out
+}
+
+// Processes are those whose command line or environment names a folder, by PID.
+func Processes(root string) map[int]string {
+	out := map[int]string{}
 	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range files {
-		if data, err := os.ReadFile(f); err == nil && strings.Contains(string(data), root) {
-			out = append(out, "process "+filepath.Base(filepath.Dir(f))+" "+strings.ReplaceAll(string(data), "\x00", " "))
+		pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+		command, _ := os.ReadFile(f)
+		environ, _ := os.ReadFile(filepath.Join(filepath.Dir(f), "environ"))
+		if pid != os.Getpid() && (strings.Contains(string(command), root) || strings.Contains(string(environ), root)) {
+			out[pid] = strings.ReplaceAll(string(command), "\x00", " ")
 		}
 	}
 	return out
