@@ -2,7 +2,9 @@ package kinds
 
 import (
 	"encoding/json"
+	"maps"
 	"reflect"
+	"slices"
 
 	corev1 "k8s.io/api/core/v1"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -70,17 +72,17 @@ func secrets() []Kind {
 func validateConfigMap(c *corev1.ConfigMap) field.ErrorList {
 	errs := validateMeta(&c.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	size := 0
-	for key, value := range c.Data {
+	for _, key := range slices.Sorted(maps.Keys(c.Data)) {
 		path := field.NewPath("data").Key(key)
 		errs = append(errs, invalid(path, key, validation.IsConfigMapKey(key))...)
 		if _, both := c.BinaryData[key]; both {
 			errs = append(errs, field.Invalid(path, key, "duplicate of key present in binaryData"))
 		}
-		size += len(value)
+		size += len(c.Data[key])
 	}
-	for key, value := range c.BinaryData {
+	for _, key := range slices.Sorted(maps.Keys(c.BinaryData)) {
 		errs = append(errs, invalid(field.NewPath("binaryData").Key(key), key, validation.IsConfigMapKey(key))...)
-		size += len(value)
+		size += len(c.BinaryData[key])
 	}
 	if size > corev1.MaxSecretSize {
 		errs = append(errs, field.TooLong(field.NewPath(""), c, corev1.MaxSecretSize)) // of the object as a whole
@@ -136,9 +138,9 @@ func validateSecret(s *corev1.Secret) field.ErrorList {
 	errs := validateMeta(&s.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	path := field.NewPath("data")
 	size := 0
-	for key, value := range s.Data {
+	for _, key := range slices.Sorted(maps.Keys(s.Data)) {
 		errs = append(errs, invalid(path.Key(key), key, validation.IsConfigMapKey(key))...)
-		size += len(value)
+		size += len(s.Data[key])
 	}
 	if size > corev1.MaxSecretSize {
 		errs = append(errs, field.TooLong(path, "", corev1.MaxSecretSize))

@@ -48,6 +48,15 @@ func TestEndpointsValidation(t *testing.T) {
 	}
 }
 
+func TestDeprecation(t *testing.T) {
+	if have := kindOf(t, "", "endpoints").Deprecation(); have != "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice" {
+		t.Error(have)
+	}
+	if have := kindOf(t, "", "services").Deprecation(); have != "" {
+		t.Error(have)
+	}
+}
+
 func TestPackSubsets(t *testing.T) {
 	address := func(ip string) corev1.EndpointAddress { return corev1.EndpointAddress{IP: ip} }
 	http := corev1.EndpointPort{Name: "http", Port: 80, Protocol: corev1.ProtocolTCP}

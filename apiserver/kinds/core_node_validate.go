@@ -107,11 +107,11 @@ func nodePodCIDRs(spec *corev1.NodeSpec, had []string, path *field.Path) field.E
 
 func nodeResources(s *corev1.NodeStatus) field.ErrorList {
 	var errs field.ErrorList
-	for name, q := range s.Capacity {
-		errs = append(errs, resourceQuantity(name, q, field.NewPath("status", "capacity", string(name)))...)
+	for _, name := range sortedResources(s.Capacity) {
+		errs = append(errs, resourceQuantity(name, s.Capacity[name], field.NewPath("status", "capacity", string(name)))...)
 	}
-	for name, q := range s.Allocatable {
-		errs = append(errs, resourceQuantity(name, q, field.NewPath("status", "allocatable", string(name)))...)
+	for _, name := range sortedResources(s.Allocatable) {
+		errs = append(errs, resourceQuantity(name, s.Allocatable[name], field.NewPath("status", "allocatable", string(name)))...)
 	}
 	return errs
 }

@@ -4,6 +4,8 @@
 package kinds
 
 import (
+	"fmt"
+
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -94,6 +96,21 @@ type Scale struct {
 	Get func(obj runtime.Object) *autoscalingv1.Scale
 	// Set writes spec.replicas into obj.
 	Set func(obj runtime.Object, replicas int32)
+}
+
+// Deprecation is the Warning that upstream gives on every request for a kind that it has deprecated; empty for others.
+func (k *Kind) Deprecation() string {
+	obj, ok := k.New().(interface {
+		APILifecycleDeprecated() (major, minor int)
+		APILifecycleReplacement() schema.GroupVersionKind
+	})
+	if !ok {
+		return ""
+	}
+	major, minor := obj.APILifecycleDeprecated()
+	use := obj.APILifecycleReplacement()
+	return fmt.Sprintf("%s %s is deprecated in v%d.%d+; use %s %s",
+		k.GVK.GroupVersion(), k.GVK.Kind, major, minor, use.GroupVersion(), use.Kind)
 }
 
 // GroupResource identifies the kind in errors and permissions.

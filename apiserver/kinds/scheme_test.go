@@ -72,3 +72,20 @@ func TestSchemeKnowsCommonTypes(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParameters: any query either decodes or is refused.
+func FuzzParameters(f *testing.F) {
+	for _, query := range []string{"tailLines=5&follow", "sinceTime=2030-01-02T03:04:05Z", "ports=1,2&ports=", "command=a&command=b", "stdin=%00"} {
+		f.Add(query)
+	}
+	codec := runtime.NewParameterCodec(Scheme())
+	f.Fuzz(func(t *testing.T, query string) {
+		values, err := url.ParseQuery(query)
+		if err != nil {
+			return
+		}
+		for _, into := range []runtime.Object{&corev1.PodLogOptions{}, &corev1.PodExecOptions{}, &corev1.PodPortForwardOptions{}, &metav1.ListOptions{}} {
+			_ = codec.DecodeParameters(values, schema.GroupVersion{Version: "v1"}, into)
+		}
+	})
+}
