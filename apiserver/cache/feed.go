@@ -39,7 +39,7 @@ func (c *Cache) follow(ctx context.Context) error {
 		if err == nil || ctx.Err() != nil {
 			continue
 		}
-		c.log.Warn("watching the store failed, trying again", "level", "warn", "error", err)
+		c.log.Warn("watching the store failed, trying again", "error", err)
 		select {
 		case <-ctx.Done():
 		case <-time.After(pause + rand.N(pause)):
@@ -74,6 +74,14 @@ type batch struct {
 func (b *batch) add(c *change, key string) {
 	b.changes = append(b.changes, c)
 	b.keys = append(b.keys, key)
+}
+
+// A batch sorts by revision.
+func (b *batch) Len() int           { return len(b.changes) }
+func (b *batch) Less(i, j int) bool { return b.changes[i].revision < b.changes[j].revision }
+func (b *batch) Swap(i, j int) {
+	b.changes[i], b.changes[j] = b.changes[j], b.changes[i]
+	b.keys[i], b.keys[j] = b.keys[j], b.keys[i]
 }
 
 // apply takes events in revision order. The cache's revision moves once all tables have them.
@@ -111,7 +119,7 @@ func (c *Cache) changeOf(t *table, e *store.Event, now time.Time) *change {
 	}
 	o, err := c.decode(t, e.Entry)
 	if err != nil {
-		c.log.Error("stored object left out", "level", "error", "error", err)
+		c.log.Error("stored object left out", "error", err)
 		return ch
 	}
 	ch.cur = o

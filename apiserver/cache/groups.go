@@ -112,13 +112,10 @@ func (g *groups) wake(wake []*signal, k groupKey, seq uint64) []*signal {
 	return append(wake, s)
 }
 
-// all returns every signal somebody sleeps on, as woken by seq.
-func (g *groups) all(seq uint64) []*signal {
-	var wake []*signal
-	for k := range g.byKey {
-		wake = g.wake(wake, k, seq)
+func wakeAll(signals []*signal) {
+	for _, s := range signals {
+		close(s.ch)
 	}
-	return wake
 }
 
 // selector is what a caller selects by; nil parts select everything.

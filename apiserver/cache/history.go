@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"slices"
 	"sort"
 	"sync"
 	"time"
@@ -41,7 +42,12 @@ type history struct {
 	bytes      int
 	// since is the revision behind which the history is complete.
 	since int64
+	blurs []blur
 }
+
+// blur is a span of revisions whose single changes are not known, only their sum: it stands in the history as
+// changes behind from and up to to. A watcher may come to it or start behind it, but not within.
+type blur struct{ from, to int64 }
 
 func (h *history) len() int { return int(h.head - h.tail) }
 
@@ -80,6 +86,7 @@ func (h *history) dropOldest() {
 	h.bytes -= (*s).size
 	*s = nil
 	h.tail++
+	h.blurs = slices.DeleteFunc(h.blurs, func(b blur) bool { return b.to <= h.since })
 }
 
 // trim drops what is stale and gives back a ring grown too large for the rest.
@@ -90,16 +97,6 @@ func (h *history) trim(now time.Time) {
 	if len(h.ring) > 512 && h.len() < len(h.ring)/4 {
 		h.resize(len(h.ring) / 2)
 	}
-}
-
-// reset forgets everything up to revision, so that every cursor from before is too old.
-func (h *history) reset(revision int64) {
-	for h.len() > 0 {
-		h.dropOldest()
-	}
-	h.head++
-	h.tail = h.head
-	h.since = revision
 }
 
 func (h *history) resize(n int) {
@@ -114,6 +111,11 @@ func (h *history) resize(n int) {
 func (h *history) behind(revision int64) (seq uint64, ok bool) {
 	if revision < h.since {
 		return 0, false
+	}
+	for _, b := range h.blurs {
+		if b.from < revision && revision < b.to {
+			return 0, false
+		}
 	}
 	i := sort.Search(h.len(), func(i int) bool { return h.get(h.tail+uint64(i)).revision > revision })
 	return h.tail + uint64(i), true

@@ -3,7 +3,7 @@ package cache
 import (
 	"context"
 	"errors"
-	"slices"
+	"sort"
 	"time"
 
 	"github.com/coracle-dev/coracle/apiserver/store"
@@ -81,7 +81,7 @@ func (c *Cache) read(ctx context.Context, t *table, revision int64) ([]*Object, 
 			}
 			o, err := c.decode(t, e)
 			if err != nil {
-				c.log.Error("stored object left out", "level", "error", "error", err)
+				c.log.Error("stored object left out", "error", err)
 				continue
 			}
 			objects = append(objects, o)
@@ -94,29 +94,24 @@ func (c *Cache) read(ctx context.Context, t *table, revision int64) ([]*Object, 
 }
 
 // catchUp applies the differences between the table's state, as of revision from, and objects, as of to.
-// When exactly a key went in between is not known; a watcher must still be able to resume behind each event,
-// so every deletion gets a revision of its own. Where there are not enough of them, the watchers start anew.
 func (t *table) catchUp(objects []*Object, from, to int64) {
-	b, ok := t.differences(objects, from, to)
-	t.apply(b.changes, b.keys)
-	if !ok {
-		t.invalidate(to)
-	}
+	b := t.differences(objects, from, to)
+	t.mu.Lock()
+	t.endSnapshot(from + 1)
+	wake := t.applyLocked(b.changes, b.keys)
+	t.revision = to
+	t.history.blurs = append(t.history.blurs, blur{from, to})
+	t.mu.Unlock()
+	wakeAll(wake)
 }
 
-func (t *table) differences(objects []*Object, from, to int64) (b batch, ok bool) {
+// differences are changes that lead from the table's state to objects. Those of one key are in order, and all
+// revisions lie behind from and not behind to; but when a key went is not known, so that the revision of its
+// deletion is the last possible but one: to itself must not be seen before the last change is.
+func (t *table) differences(objects []*Object, from, to int64) batch {
 	s, _ := t.newest(0)
 	now := time.Now()
-	type keyed struct {
-		*change
-		key string
-	}
-	var all []keyed
-	taken := map[int64]bool{}
-	add := func(key string, o *Object, revision int64) {
-		taken[revision] = true
-		all = append(all, keyed{&change{revision: revision, cur: o, at: now}, key})
-	}
+	var b batch
 	present := make(map[string]bool, len(objects))
 	for _, o := range objects {
 		present[o.Key] = true
@@ -124,32 +119,20 @@ func (t *table) differences(objects []*Object, from, to int64) (b batch, ok bool
 		if had && old.obj.Revision == o.Revision {
 			continue
 		}
-		if had && uid(old.obj) != uid(o) {
-			add(o.Key, nil, o.Revision-1) // it went, and came again as another
+		if had && uid(old.obj) != uid(o) { // it went, and came again as another
+			b.add(&change{revision: o.Revision - 1, at: now}, o.Key)
 		}
-		add(o.Key, o, o.Revision)
+		b.add(&change{revision: o.Revision, cur: o, at: now}, o.Key)
 	}
-	free := to
-	ok = true
+	gone := max(from+1, to-1)
 	s.index.Ascend(func(it item) bool {
-		if present[it.key] {
-			return true
+		if !present[it.key] {
+			b.add(&change{revision: gone, at: now}, it.key)
 		}
-		for taken[free] {
-			free--
-		}
-		if free <= from {
-			ok, free = false, to
-			taken = map[int64]bool{}
-		}
-		add(it.key, nil, free)
 		return true
 	})
-	slices.SortStableFunc(all, func(a, b keyed) int { return int(a.revision - b.revision) })
-	for _, k := range all {
-		b.add(k.change, k.key)
-	}
-	return b, ok
+	sort.Stable(&b)
+	return b
 }
 
 func uid(o *Object) types.UID {

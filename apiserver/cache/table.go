@@ -69,20 +69,22 @@ func (t *table) fill(objects []*Object, revision int64) {
 	t.history.since = revision
 }
 
-// apply takes changes in revision order and wakes the watchers they concern. A change's prev is filled in here.
+// apply takes changes in revision order, each to the object at the key of the same index, and wakes the
+// watchers they concern. A change's prev is filled in here.
 func (t *table) apply(changes []*change, keys []string) {
 	t.mu.Lock()
-	var wake []*signal
-	for i, c := range changes {
-		if !t.applyOne(c, keys[i]) {
-			continue
-		}
-		wake = t.groups.concern(wake, keys[i][len(t.Prefix):], c, t.history.head-1)
-	}
+	wake := t.applyLocked(changes, keys)
 	t.mu.Unlock()
-	for _, s := range wake {
-		close(s.ch)
+	wakeAll(wake)
+}
+
+func (t *table) applyLocked(changes []*change, keys []string) (wake []*signal) {
+	for i, c := range changes {
+		if t.applyOne(c, keys[i]) {
+			wake = t.groups.concern(wake, keys[i][len(t.Prefix):], c, t.history.head-1)
+		}
 	}
+	return wake
 }
 
 // applyOne reports false where there is nothing to tell: an unknown key went.
@@ -110,18 +112,6 @@ func (t *table) endSnapshot(revision int64) {
 	if t.current != nil {
 		t.current.until = revision - 1
 		t.current = nil
-	}
-}
-
-// invalidate makes every watcher of the table too old.
-func (t *table) invalidate(revision int64) {
-	t.mu.Lock()
-	head := t.history.head
-	t.history.reset(revision)
-	wake := t.groups.all(head)
-	t.mu.Unlock()
-	for _, s := range wake {
-		close(s.ch)
 	}
 }
 

@@ -225,6 +225,6 @@ func defragment(server *etcdserver.EtcdServer, log *slog.Logger) error {
 		return err
 	}
 	debug.FreeOSMemory()
-	log.Info("database defragmented", "level", "info", "before", size, "after", b.Size(), "took", time.Since(start))
+	log.Info("database defragmented", "before", size, "after", b.Size(), "took", time.Since(start))
 	return nil
 }

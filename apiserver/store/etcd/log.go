@@ -38,7 +38,7 @@ func (c logCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 		level = slog.LevelError
 	}
 	enc := zapcore.NewMapObjectEncoder()
-	attrs := []slog.Attr{slog.String("level", e.Level.String())}
+	var attrs []slog.Attr
 	for _, f := range append(c.fields[:len(c.fields):len(c.fields)], fields...) {
 		f.AddTo(enc)
 		attrs = append(attrs, slog.Any(f.Key, enc.Fields[f.Key]))

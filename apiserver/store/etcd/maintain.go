@@ -29,7 +29,7 @@ func (e *Engine) Run(ctx context.Context) error {
 	c := compactor{kv: e.kv}
 	for {
 		if err := e.maintain(ctx, &c); err != nil && ctx.Err() == nil {
-			e.log.Warn("database maintenance failed, trying again in five minutes", "level", "warn", "error", err)
+			e.log.Warn("database maintenance failed, trying again in five minutes", "error", err)
 		}
 		select {
 		case <-ctx.Done():

@@ -22,7 +22,7 @@ func serveSocket(path string, server *etcdserver.EtcdServer, log *slog.Logger) (
 	s := v3rpc.Server(server, nil, nil)
 	go func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			log.Error("etcd socket failed", "level", "error", "error", err)
+			log.Error("etcd socket failed", "error", err)
 		}
 	}()
 	return func() {

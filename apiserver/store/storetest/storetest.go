@@ -48,6 +48,7 @@ func Run(t *testing.T, open func(t *testing.T) Engine, opts Options) {
 		{"WatchEnd", testWatchEnd},
 		{"Progress", testProgress},
 		{"CompareAndSwap", testCompareAndSwap},
+		{"Linearizable", testLinearizable},
 		{"Compaction", testCompaction},
 	} {
 		t.Run(test.name, func(t *testing.T) { test.run(t, s) })
