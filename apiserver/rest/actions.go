@@ -176,12 +176,8 @@ func (c *call) evictionKind() schema.GroupVersionKind {
 
 // finalize answers namespaces/finalize: only spec.finalizers may change.
 func (c *call) finalize() error {
-	return c.put(change{
-		unconditional: true,
-		prepare: func(obj, old runtime.Object) {
-			obj.(*corev1.Namespace).Status = old.(*corev1.Namespace).Status
-		},
-	}, false)
+	path := kinds.NamespaceFinalize()
+	return c.put(change{unconditional: true, prepare: path.PrepareUpdate, validate: path.ValidateUpdate}, false)
 }
 
 var errNoTokens = errors.New("this server issues no service account tokens")
