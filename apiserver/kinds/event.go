@@ -49,22 +49,10 @@ func newEvents() []Kind {
 		ShortNames: core.ShortNames,
 		Namespaced: true,
 		Prefix:     core.Prefix,
-		ToStorage: func(obj runtime.Object) (runtime.Object, error) {
-			e, ok := obj.(*eventsv1.Event)
-			if !ok {
-				return nil, fmt.Errorf("kinds: %T is no events.k8s.io/v1 Event", obj)
-			}
-			return coreEvent(e), nil
-		},
-		FromStorage: func(obj runtime.Object) (runtime.Object, error) {
-			e, ok := obj.(*corev1.Event)
-			if !ok {
-				return nil, fmt.Errorf("kinds: %T is no v1 Event", obj)
-			}
-			return newEvent(e), nil
-		},
-		New:     func() runtime.Object { return &eventsv1.Event{} },
-		NewList: func() runtime.Object { return &eventsv1.EventList{} },
+		ToStorage:   converter(coreEvent),
+		FromStorage: converter(newEvent),
+		New:         func() runtime.Object { return &eventsv1.Event{} },
+		NewList:     func() runtime.Object { return &eventsv1.EventList{} },
 
 		Validate: check(func(e *eventsv1.Event) field.ErrorList { return validateNewEvent(coreEvent(e)) }),
 		ValidateUpdate: checkUpdate(func(e, old *eventsv1.Event) field.ErrorList {
@@ -88,6 +76,17 @@ func newEvents() []Kind {
 			return eventCells(coreEvent(e), now)
 		}),
 	}}
+}
+
+// converter adapts ToStorage and FromStorage.
+func converter[From, To runtime.Object](convert func(From) To) func(runtime.Object) (runtime.Object, error) {
+	return func(obj runtime.Object) (runtime.Object, error) {
+		from, ok := obj.(From)
+		if !ok {
+			return nil, fmt.Errorf("kinds: %T where %T belongs", obj, from)
+		}
+		return convert(from), nil
+	}
 }
 
 // newEventFieldNames maps the field selectors of events.k8s.io/v1 to those of core events.

@@ -60,14 +60,6 @@ func age(now, t metav1.Time) string {
 	return duration.HumanDuration(now.Sub(t.Time))
 }
 
-// agePtr is age for an optional time.
-func agePtr(now metav1.Time, t *metav1.Time) string {
-	if t == nil {
-		return "<unknown>"
-	}
-	return age(now, *t)
-}
-
 // nameColumn and ageColumn are the first and, mostly, the last column of every table.
 func nameColumn() metav1.TableColumnDefinition {
 	return metav1.TableColumnDefinition{
