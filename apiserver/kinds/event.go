@@ -43,12 +43,12 @@ func coreEvents() []Kind {
 func newEvents() []Kind {
 	core := coreEvents()[0]
 	return []Kind{{
-		GVK:        eventsv1.SchemeGroupVersion.WithKind("Event"),
-		Resource:   core.Resource,
-		Singular:   core.Singular,
-		ShortNames: core.ShortNames,
-		Namespaced: true,
-		Prefix:     core.Prefix,
+		GVK:         eventsv1.SchemeGroupVersion.WithKind("Event"),
+		Resource:    core.Resource,
+		Singular:    core.Singular,
+		ShortNames:  core.ShortNames,
+		Namespaced:  true,
+		Prefix:      core.Prefix,
 		ToStorage:   converter(coreEvent),
 		FromStorage: converter(newEvent),
 		New:         func() runtime.Object { return &eventsv1.Event{} },
