@@ -1,0 +1,310 @@
+// Package nodeapi is the node's own HTTP API, with the kubelet's paths: logs, exec, attach and port-forward. It has no port; the API
+// server reaches it through the tunnel, which has authenticated and authorised whoever asks.
+package nodeapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/gorilla/websocket"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/cri-streaming/pkg/streaming/portforward"
+	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
+
+	"github.com/coracle-dev/coracle/agent/logs"
+	"github.com/coracle-dev/coracle/agent/runtime"
+)
+
+// Runtime is what is asked of the container runtime.
+type Runtime interface {
+	// Pod tells what is known of a pod, from memory.
+	Pod(uid string) runtime.Pod
+	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
+	Attach(ctx context.Context, id string, cfg runtime.ExecConfig) error
+}
+
+// Config is what New needs.
+type Config struct {
+	Runtime Runtime
+	// Pod finds a pod of this node by name.
+	Pod func(namespace, name string) (*corev1.Pod, bool)
+}
+
+// How long a stream may stay silent, and how long a client may take to open all it asked for.
+const (
+	idleTimeout     = 4 * time.Hour
+	creationTimeout = 30 * time.Second
+)
+
+type api struct {
+	cfg Config
+	log *slog.Logger
+}
+
+// New makes the handler.
+func New(cfg Config) http.Handler {
+	a := &api{cfg: cfg, log: slog.With("component", "nodeapi")}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.handle(a.logs))
+	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.handle(a.exec))
+	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", a.handle(a.attach))
+	mux.HandleFunc("/portForward/{namespace}/{pod}", a.handle(a.portForward))
+	return mux
+}
+
+// handle answers a failed request with the API's Status.
+func (a *api) handle(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := serve(w, r)
+		if err == nil {
+			return
+		}
+		var status apierrors.APIStatus
+		if !errors.As(err, &status) {
+			status = apierrors.NewInternalError(err)
+		}
+		body := status.Status()
+		body.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+		w.Header().Set("Content-Type", "application/json")
+		w.WriteHeader(int(body.Code))
+		_ = json.NewEncoder(w).Encode(body)
+	}
+}
+
+// pod finds the pod of a request, and what the runtime knows of it.
+func (a *api) pod(r *http.Request) (*corev1.Pod, runtime.Pod, error) {
+	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
+	pod, found := a.cfg.Pod(namespace, name)
+	if !found {
+		return nil, runtime.Pod{}, apierrors.NewNotFound(corev1.Resource("pods"), name)
+	}
+	return pod, a.cfg.Runtime.Pod(string(pod.UID)), nil
+}
+
+// newest is the container's last attempt.
+func newest(pod runtime.Pod, name string) (runtime.Container, bool) {
+	var found runtime.Container
+	ok := false
+	for _, c := range pod.Containers {
+		if c.Name == name && (!ok || c.Attempt > found.Attempt) {
+			found, ok = c, true
+		}
+	}
+	return found, ok
+}
+
+// running is the container to exec in or attach to.
+func (a *api) running(r *http.Request) (runtime.Container, error) {
+	_, known, err := a.pod(r)
+	if err != nil {
+		return runtime.Container{}, err
+	}
+	name := r.PathValue("container")
+	c, ok := newest(known, name)
+	if !ok || c.State != runtime.StateRunning {
+		return c, &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
+			Message: fmt.Sprintf("container not found (%q)", name),
+		}}
+	}
+	return c, nil
+}
+
+func (a *api) logs(w http.ResponseWriter, r *http.Request) error {
+	pod, known, err := a.pod(r)
+	if err != nil {
+		return err
+	}
+	q := r.URL.Query()
+	previous, _ := strconv.ParseBool(q.Get("previous"))
+	c, err := logContainer(pod, known, r.PathValue("container"), previous)
+	if err != nil {
+		return err
+	}
+	opts, err := logOptions(q.Get, time.Now())
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	w.Header().Set("Content-Type", "text/plain")
+	w.WriteHeader(http.StatusOK)
+	running := func() bool {
+		for _, now := range a.cfg.Runtime.Pod(c.Pod.UID).Containers {
+			if now.ID == c.ID {
+				return now.State == runtime.StateRunning || now.State == runtime.StateCreated
+			}
+		}
+		return false
+	}
+	control := http.NewResponseController(w)
+	if err := logs.Read(r.Context(), c.LogPath, opts, running, w, func() { _ = control.Flush() }); err != nil && r.Context().Err() == nil {
+		a.log.Warn("cannot read a log", "path", c.LogPath, "error", err)
+	}
+	return nil
+}
+
+// logContainer finds whose log is asked for, or says why there is none.
+func logContainer(pod *corev1.Pod, known runtime.Pod, name string, previous bool) (runtime.Container, error) {
+	last, ok := newest(known, name)
+	if !previous {
+		if ok {
+			return last, nil
+		}
+		return last, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, waitingReason(pod, name)))
+	}
+	var before runtime.Container
+	found := false
+	for _, c := range known.Containers {
+		// One that has ended and is about to be started anew is a previous one too.
+		earlier := c.Attempt < last.Attempt || c.State == runtime.StateExited
+		if c.Name == name && earlier && (!found || c.Attempt > before.Attempt) {
+			before, found = c, true
+		}
+	}
+	if !found {
+		return before, apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", name, pod.Name))
+	}
+	return before, nil
+}
+
+func waitingReason(pod *corev1.Pod, name string) string {
+	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
+		for _, s := range statuses {
+			if s.Name == name && s.State.Waiting != nil && s.State.Waiting.Reason != "" {
+				if s.State.Waiting.Message != "" && s.State.Waiting.Reason != "ContainerCreating" {
+					return s.State.Waiting.Message
+				}
+				return s.State.Waiting.Reason
+			}
+		}
+	}
+	return "ContainerCreating"
+}
+
+// logOptions reads the query of a log request.
+func logOptions(get func(string) string, now time.Time) (logs.Options, error) {
+	opts := logs.Options{Tail: -1}
+	opts.Follow, _ = strconv.ParseBool(get("follow"))
+	opts.Timestamps, _ = strconv.ParseBool(get("timestamps"))
+	for name, set := range map[string]func(int64){
+		"tailLines":    func(n int64) { opts.Tail = n },
+		"limitBytes":   func(n int64) { opts.LimitBytes = n },
+		"sinceSeconds": func(n int64) { opts.Since = now.Add(-time.Duration(n) * time.Second) },
+	} {
+		if text := get(name); text != "" {
+			n, err := strconv.ParseInt(text, 10, 64)
+			if err != nil || n < 0 {
+				return opts, fmt.Errorf("invalid %s %q", name, text)
+			}
+			set(n)
+		}
+	}
+	if text := get("sinceTime"); text != "" {
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return opts, fmt.Errorf("invalid sinceTime %q", text)
+		}
+		opts.Since = at
+	}
+	switch stream := get("stream"); stream {
+	case "", corev1.LogStreamAll:
+	case corev1.LogStreamStdout:
+		opts.Stream = "stdout"
+	case corev1.LogStreamStderr:
+		opts.Stream = "stderr"
+	default:
+		return opts, fmt.Errorf("invalid stream %q", stream)
+	}
+	return opts, nil
+}
+
+func (a *api) exec(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.running(r)
+	if err != nil {
+		return err
+	}
+	command := r.URL.Query()["command"]
+	if len(command) == 0 {
+		return apierrors.NewBadRequest("you must specify at least 1 command for the container")
+	}
+	return a.stream(w, r, streams{
+		run: func(ctx context.Context, s stdio) error {
+			code, err := a.cfg.Runtime.Exec(ctx, c.ID, runtime.ExecConfig{
+				Command: command, TTY: s.tty, Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
+			if err == nil && code != 0 {
+				err = exitError(code)
+			}
+			return err
+		},
+		serve: remotecommandExec(c.Name, command),
+	})
+}
+
+func (a *api) attach(w http.ResponseWriter, r *http.Request) error {
+	c, err := a.running(r)
+	if err != nil {
+		return err
+	}
+	return a.stream(w, r, streams{
+		run: func(ctx context.Context, s stdio) error {
+			return a.cfg.Runtime.Attach(ctx, c.ID, runtime.ExecConfig{TTY: s.tty, Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
+		},
+		serve: remotecommandAttach(c.Name),
+	})
+}
+
+// stream serves one process's streams by whichever protocol the client speaks: its own WebSocket subprotocol v5, or those that the library
+// knows (SPDY, WebSocket up to v4).
+func (a *api) stream(w http.ResponseWriter, r *http.Request, s streams) error {
+	opts, err := remotecommand.NewOptions(r)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	if websocket.IsWebSocketUpgrade(r) && offers(r, remotecommand.StreamProtocolV5Name) {
+		a.serveWebSocket(w, r, opts, s.run)
+		return nil
+	}
+	s.serve(w, r, opts, s.run)
+	return nil
+}
+
+func (a *api) portForward(w http.ResponseWriter, r *http.Request) error {
+	pod, known, err := a.pod(r)
+	if err != nil {
+		return err
+	}
+	if known.Sandbox == nil {
+		return apierrors.NewBadRequest(fmt.Sprintf("pod %s is not running", pod.Name))
+	}
+	if websocket.IsWebSocketUpgrade(r) && offers(r, portforward.WebsocketsSPDYTunnelingPortForwardV1) {
+		var done func()
+		if w, r, done, err = tunnelSPDY(w, r); err != nil {
+			return nil //nolint:nilerr // the upgrader has answered
+		}
+		defer done()
+	}
+	opts, err := portforward.NewV4Options(r)
+	if err != nil {
+		return apierrors.NewBadRequest(err.Error())
+	}
+	portforward.ServePortForward(w, r, podPorts{known.Sandbox.NetNS}, pod.Name, string(pod.UID), opts, idleTimeout, creationTimeout, portforward.SupportedProtocols)
+	return nil
+}
+
+func offers(r *http.Request, protocol string) bool {
+	for _, p := range websocket.Subprotocols(r) {
+		if p == protocol {
+			return true
+		}
+	}
+	return false
+}
