@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"compress/gzip"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/platforms"
 )
 
 // ImportOptions say how an archive's images are named and kept.
@@ -47,6 +49,9 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) ([]
 	imported, err := s.client.Import(ctx, in,
 		client.WithImageRefTranslator(func(ref string) string { return archiveName(ref, opts.Name) }),
 		client.WithImageLabels(labels), client.WithImportPlatform(s.platform))
+	if errors.Is(err, errdefs.ErrNotFound) || err != nil && strings.Contains(err.Error(), "filtered out") {
+		return nil, fmt.Errorf("import images: the archive has nothing for %s: %w", platforms.DefaultString(), err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("import images: %w", err)
 	}

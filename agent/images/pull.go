@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"strings"
 	"sync"
@@ -15,8 +16,10 @@ import (
 	"github.com/containerd/containerd/v2/core/remotes/docker"
 	"github.com/containerd/containerd/v2/core/remotes/docker/config"
 	"github.com/containerd/errdefs"
+	"github.com/containerd/log"
 	"github.com/distribution/reference"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/sirupsen/logrus"
 
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
@@ -60,7 +63,8 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (runtime
 }
 
 func (s *Store) pullWith(ctx context.Context, full string, cred Credential, progress func(Progress)) (runtime.Image, error) {
-	ctx, cancel := context.WithCancel(ctx)
+	ctx = log.WithLogger(ctx, quiet())
+	progressCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tracker := &tracker{store: s, sizes: map[string]int64{}}
 	pulled, err := s.client.Pull(ctx, full,
@@ -71,7 +75,7 @@ func (s *Store) pullWith(ctx context.Context, full string, cred Credential, prog
 		client.WithMaxConcurrentDownloads(3),
 		client.WithChildLabelMap(ctrdimages.ChildGCLabels),
 		client.WithImageHandlerWrapper(tracker.wrap),
-		tracker.start(ctx, progress),
+		tracker.start(progressCtx, progress),
 	)
 	tracker.wait(cancel)
 	if err != nil {
@@ -81,6 +85,13 @@ func (s *Store) pullWith(ctx context.Context, full string, cred Credential, prog
 		return runtime.Image{}, err
 	}
 	return s.Get(context.WithoutCancel(ctx), full)
+}
+
+// quiet drops what the registry client logs of every attempt: the error says all that matters.
+func quiet() *log.Entry {
+	l := logrus.New()
+	l.SetOutput(io.Discard)
+	return logrus.NewEntry(l)
 }
 
 // nameByDigest keeps the image under repository@digest too, so that a pod which names it so finds it.

@@ -226,8 +226,9 @@ func (r *Runtime) startTask(ctx context.Context, c *container) error {
 	pump, err := r.openLogs(c)
 	if err == nil {
 		var resp *tasks.StartResponse
+		now := time.Now().UTC() // before, so that no container ends before it began
 		if resp, err = r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: c.id}); err == nil {
-			r.running(c, int(resp.Pid), pump)
+			r.running(c, int(resp.Pid), now, pump)
 			return nil
 		}
 		err = fmt.Errorf("failed to start containerd task %q: %w", c.id, errgrpc.ToNative(err))
@@ -243,12 +244,11 @@ func (r *Runtime) startTask(ctx context.Context, c *container) error {
 }
 
 // running notes a start in memory and, for an agent that starts anew, in the run folder.
-func (r *Runtime) running(c *container, pid int, pump *logPump) {
-	now := time.Now().UTC()
-	_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "started"), []byte(now.Format(time.RFC3339Nano)), 0o600)
+func (r *Runtime) running(c *container, pid int, started time.Time, pump *logPump) {
+	_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "started"), []byte(started.Format(time.RFC3339Nano)), 0o600)
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	c.state, c.pid, c.started, c.logs, c.rootfs = StateRunning, pid, now, pump, nil
+	c.state, c.pid, c.started, c.logs, c.rootfs = StateRunning, pid, started, pump, nil
 }
 
 func (r *Runtime) rootfsOf(ctx context.Context, c *container) ([]mount.Mount, error) {

@@ -173,7 +173,10 @@ func TestExitCodesAndReasons(t *testing.T) {
 	}
 	// A stop that is not heeded ends in SIGKILL after the grace period.
 	id = run(t, e, runtime.ContainerConfig{Pod: p, Name: "stubborn", Image: v1, Args: []string{"serve", "-lame=1h"}})
-	eventually(t, "it serves", func() bool { _, code := execOut(t, e, id, "wget", "-qO-", "http://127.0.0.1:8080/healthz"); return code == 0 })
+	eventually(t, "it serves", func() bool {
+		_, code := execOut(t, e, id, "wget", "-qO-", "http://127.0.0.1:8080/healthz")
+		return code == 0
+	})
 	began := time.Now()
 	if err := e.Runtime.Stop(e.Ctx, id, 300*time.Millisecond); err != nil {
 		t.Fatal(err)
