@@ -141,15 +141,16 @@ func (d *decision) sync() {
 	d.pruneDead()
 }
 
-// makeSandbox makes the sandbox, once containers that ran in an earlier one are stopped.
+// makeSandbox makes the sandbox, once containers that ran in an earlier one are stopped. One that only has no
+// network yet is completed.
 func (d *decision) makeSandbox() {
 	for i := range d.Containers {
-		if c := &d.Containers[i]; c.State == Running {
+		if c := &d.Containers[i]; c.State == Running && d.Sandbox == nil {
 			d.stop(c, "Pod sandbox changed, it will be killed and re-created.", d.grace())
 			return
 		}
 	}
-	d.try(Action{Kind: CreateSandbox, Recreate: len(d.Containers) > 0})
+	d.try(Action{Kind: CreateSandbox, Recreate: d.Sandbox == nil && len(d.Containers) > 0})
 }
 
 // terminate stops what runs: the regular containers first, then sidecars in reverse order, one after another.

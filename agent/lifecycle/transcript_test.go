@@ -193,7 +193,7 @@ func (s *sim) settle(t *testing.T) time.Time {
 func (s *sim) quiet() bool { was := s.Reported; s.Reported = true; return was }
 
 func (s *sim) take(plan Plan) {
-	at := s.Now.Sub(epoch).Round(100*time.Millisecond)
+	at := s.Now.Sub(epoch).Round(100 * time.Millisecond)
 	if plan.Stage != s.Stage {
 		fmt.Fprintf(&s.out, "%6s %s -> %s\n", at, s.Stage, plan.Stage)
 	}

@@ -1,0 +1,396 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/kubernetes/scheme"
+	typedv1 "k8s.io/client-go/kubernetes/typed/core/v1"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/tools/record"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coracle-dev/coracle/agent/node"
+	"github.com/coracle-dev/coracle/agent/objects"
+	"github.com/coracle-dev/coracle/agent/podspec"
+	"github.com/coracle-dev/coracle/agent/probes"
+	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/agent/volumes"
+	"github.com/coracle-dev/coracle/internal/client"
+)
+
+// Agent runs the pods of one node.
+type Agent struct {
+	cfg      Config
+	client   kubernetes.Interface
+	recorder record.EventRecorder
+	objects  *objects.Cache
+	volumes  *volumes.Manager
+	asker    *probes.Asker
+	probes   *probes.Manager
+	services corelisters.ServiceLister
+	reporter *node.Reporter
+	facts    node.Facts
+	dns      podspec.DNS
+	hostname string
+	pulls    chan struct{} // one element for each pull under way
+
+	node      atomic.Pointer[v1.Node]
+	networked atomic.Bool // the node has its range of pod addresses
+	listed    atomic.Bool // the runtime has told what it runs
+	syncOnce  sync.Once
+
+	registered   chan struct{} // closed when node is set
+	registerOnce sync.Once
+
+	mu      sync.Mutex
+	workers map[string]*worker // by pod UID
+	wg      sync.WaitGroup
+}
+
+// Run registers the node and runs its pods until ctx ends. What runs then goes on running: the next Run takes it over.
+func Run(ctx context.Context, cfg Config) error {
+	a, err := newAgent(ctx, cfg)
+	if err != nil {
+		return err
+	}
+	return a.run(ctx)
+}
+
+func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
+	if err := cfg.complete(); err != nil {
+		return nil, err
+	}
+	c, err := client.Config{RestConfig: cfg.RestConfig, Component: "agent"}.Clientset()
+	if err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{cfg.Layout.Pods(), cfg.Layout.PodLogs()} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return nil, err
+		}
+	}
+	a := &Agent{cfg: cfg, client: c, workers: map[string]*worker{}, registered: make(chan struct{}),
+		pulls: make(chan struct{}, cfg.ParallelPulls)}
+	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
+		return nil, err
+	}
+	a.facts.Info.KubeletVersion = KubeletVersion()
+	a.facts.Info.ContainerRuntimeVersion = cfg.RuntimeVersion
+	a.hostname = a.facts.Host
+	a.dns.Domain = cfg.ClusterDomain
+	for _, ip := range cfg.ClusterDNS {
+		a.dns.Servers = append(a.dns.Servers, ip.String())
+	}
+	a.objects = objects.New(ctx, c, cfg.Log)
+	a.volumes = volumes.New(cfg.Layout.Pods(), a.objects)
+	a.asker = probes.NewAsker(a.exec)
+	a.probes = probes.New(ctx, a.asker, a)
+	return a, nil
+}
+
+func (a *Agent) run(ctx context.Context) error {
+	broadcaster := record.NewBroadcaster(record.WithContext(ctx))
+	broadcaster.StartRecordingToSink(&typedv1.EventSinkImpl{Interface: a.client.CoreV1().Events("")})
+	defer broadcaster.Shutdown()
+	a.recorder = broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
+	a.reporter = a.newReporter()
+
+	factory := client.Informers(a.client)
+	a.services = factory.Core().V1().Services().Lister()
+	servicesSynced := factory.Core().V1().Services().Informer().HasSynced
+	pods := client.Informers(a.client, one(fields.OneTermEqualSelector("spec.nodeName", a.cfg.NodeName))).Core().V1().Pods().Informer()
+	nodes := client.Informers(a.client, one(fields.OneTermEqualSelector("metadata.name", a.cfg.NodeName))).Core().V1().Nodes().Informer()
+	if _, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { a.observeNode(ctx, obj.(*v1.Node)) },
+		UpdateFunc: func(_, obj any) { a.observeNode(ctx, obj.(*v1.Node)) },
+	}); err != nil {
+		return err
+	}
+	defer a.wg.Wait()
+	defer a.probes.Close()
+	defer factory.Shutdown()
+	factory.Start(ctx.Done())
+	a.wg.Go(func() { nodes.RunWithContext(ctx) })
+	a.wg.Go(func() { _ = a.reporter.Run(ctx) })
+	if !a.listRuntime(ctx) || !cache.WaitForCacheSync(ctx.Done(), servicesSynced) || !a.awaitNode(ctx) {
+		return nil
+	}
+	events := a.cfg.Sandboxes.Events(ctx)
+	registration, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: func(obj any) { a.observePod(ctx, obj.(*v1.Pod)) },
+		UpdateFunc: func(old, obj any) {
+			if o, p := old.(*v1.Pod), obj.(*v1.Pod); o.UID != p.UID {
+				a.vanished(ctx, o)
+			}
+			a.observePod(ctx, obj.(*v1.Pod))
+		},
+		DeleteFunc: func(obj any) {
+			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = gone.Obj
+			}
+			if p, ok := obj.(*v1.Pod); ok {
+				a.vanished(ctx, p)
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	a.wg.Go(func() { pods.RunWithContext(ctx) })
+	a.wg.Go(func() { a.follow(ctx, events) })
+	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		a.adoptOrphans(ctx)
+	}
+	<-ctx.Done()
+	return nil
+}
+
+func one(selector fields.Selector) informers.SharedInformerOption {
+	return informers.WithTweakListOptions(func(o *metav1.ListOptions) { o.FieldSelector = selector.String() })
+}
+
+func (a *Agent) newReporter() *node.Reporter {
+	c := a.cfg
+	return node.New(node.Config{Client: a.client, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
+		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Port: c.Port, Data: c.Layout.Data, Facts: a.facts,
+		Images: c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
+}
+
+// notReady says what keeps the node from running pods.
+func (a *Agent) notReady(ctx context.Context) []string {
+	var out []string
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if _, err := a.cfg.Images.List(ctx); err != nil || !a.listed.Load() {
+		out = append(out, "container runtime is down")
+	}
+	if !a.networked.Load() {
+		out = append(out, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the node has no pod CIDR yet")
+	}
+	return out
+}
+
+// listRuntime asks the runtime what it runs, until it answers.
+func (a *Agent) listRuntime(ctx context.Context) bool {
+	for pause := 50 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		_, err := a.cfg.Sandboxes.List(ctx)
+		if err == nil {
+			a.listed.Store(true)
+			a.reporter.Poke()
+			return true
+		}
+		a.cfg.Log.Debug("container runtime does not answer yet", "error", err)
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+}
+
+// awaitNode waits until the node is registered: admission needs it.
+func (a *Agent) awaitNode(ctx context.Context) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-a.registered:
+		return true
+	}
+}
+
+// observeNode takes the node as the API server has it, and its range of pod addresses once it has one.
+func (a *Agent) observeNode(ctx context.Context, n *v1.Node) {
+	a.node.Store(n)
+	a.registerOnce.Do(func() { close(a.registered) })
+	a.reporter.Observe(n)
+	if a.networked.Load() || n.Spec.PodCIDR == "" {
+		return
+	}
+	cidr, err := netip.ParsePrefix(n.Spec.PodCIDR)
+	if err != nil {
+		a.cfg.Log.Error("node has an invalid pod CIDR", "podCIDR", n.Spec.PodCIDR, "error", err)
+		return
+	}
+	if a.syncNetwork(ctx, cidr) {
+		return
+	}
+	a.syncOnce.Do(func() {
+		a.wg.Go(func() {
+			for pause := 200 * time.Millisecond; !a.networked.Load() && ctx.Err() == nil; pause = min(2*pause, 10*time.Second) {
+				select {
+				case <-ctx.Done():
+				case <-time.After(pause):
+					a.syncNetwork(ctx, cidr)
+				}
+			}
+		})
+	})
+}
+
+// syncNetwork brings the node's network up; pods that wait for it go on.
+func (a *Agent) syncNetwork(ctx context.Context, cidr netip.Prefix) bool {
+	if err := a.cfg.Network.Configure(ctx, cidr); err != nil {
+		a.cfg.Log.Error("pod network not configured", "podCIDR", cidr, "error", err)
+		return false
+	}
+	a.networked.Store(true)
+	a.reporter.Poke()
+	held := a.cfg.Network.Pods()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for uid, w := range a.workers {
+		_, has := held[uid]
+		w.networkReady(has)
+	}
+	return true
+}
+
+// follow wakes the workers of pods of which something ended.
+func (a *Agent) follow(ctx context.Context, events <-chan string) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case uid, ok := <-events:
+			if !ok {
+				return
+			}
+			if w := a.worker(uid); w != nil {
+				w.poke()
+			}
+		}
+	}
+}
+
+func (a *Agent) worker(uid string) *worker {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.workers[uid]
+}
+
+// observePod hands the pod to its worker, which is made for a new one.
+func (a *Agent) observePod(ctx context.Context, pod *v1.Pod) {
+	a.mu.Lock()
+	w := a.workers[string(pod.UID)]
+	a.mu.Unlock()
+	if w != nil {
+		w.update(pod)
+		return
+	}
+	w = newWorker(a, pod)
+	w.state.Rejection = a.admit(pod, len(a.cfg.Sandboxes.Pod(string(pod.UID)).Containers) > 0)
+	a.start(ctx, w)
+}
+
+func (a *Agent) start(ctx context.Context, w *worker) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if ctx.Err() != nil {
+		return
+	}
+	a.workers[w.ref.UID] = w
+	a.wg.Go(func() {
+		w.run(ctx)
+		if ctx.Err() == nil {
+			a.mu.Lock()
+			delete(a.workers, w.ref.UID)
+			a.mu.Unlock()
+		}
+	})
+}
+
+// vanished tells the worker that its pod is no longer in the API server.
+func (a *Agent) vanished(_ context.Context, pod *v1.Pod) {
+	if w := a.worker(string(pod.UID)); w != nil {
+		w.vanish(pod)
+	}
+}
+
+// adoptOrphans ends what runs, or lies about, of pods that were deleted while the agent was away.
+func (a *Agent) adoptOrphans(ctx context.Context) {
+	pods, err := a.cfg.Sandboxes.List(ctx)
+	if err != nil {
+		a.cfg.Log.Warn("orphaned pods not looked for", "error", err)
+		return
+	}
+	for uid, found := range pods {
+		if a.worker(uid) == nil {
+			a.startOrphan(ctx, uid, found)
+		}
+	}
+	folders, err := a.volumes.Known()
+	if err != nil {
+		a.cfg.Log.Warn("orphaned volumes not looked for", "error", err)
+	}
+	for _, uid := range folders {
+		if a.worker(string(uid)) == nil {
+			a.startOrphan(ctx, string(uid), runtime.Pod{})
+		}
+	}
+	for uid := range a.cfg.Network.Pods() {
+		if a.worker(uid) == nil {
+			a.startOrphan(ctx, uid, runtime.Pod{})
+		}
+	}
+}
+
+// startOrphan gives what is left of a pod a worker that ends it.
+func (a *Agent) startOrphan(ctx context.Context, uid string, found runtime.Pod) {
+	pod := orphan(uid, found)
+	a.cfg.Log.Info("ending a pod that no longer exists", "uid", uid, "pod", pod.Namespace+"/"+pod.Name)
+	w := newWorker(a, pod)
+	w.state.Gone = true
+	a.start(ctx, w)
+}
+
+// orphan is what can be told of a pod by its containers alone.
+func orphan(uid string, found runtime.Pod) *v1.Pod {
+	pod := &v1.Pod{}
+	pod.UID, pod.Spec.RestartPolicy = apiUID(uid), v1.RestartPolicyNever
+	if found.Sandbox != nil {
+		pod.Name, pod.Namespace = found.Sandbox.Pod.Name, found.Sandbox.Pod.Namespace
+	}
+	for _, rc := range found.Containers {
+		pod.Name, pod.Namespace = rc.Pod.Name, rc.Pod.Namespace
+		if !slices.ContainsFunc(pod.Spec.Containers, func(c v1.Container) bool { return c.Name == rc.Name }) {
+			pod.Spec.Containers = append(pod.Spec.Containers, v1.Container{Name: rc.Name})
+		}
+		if g := podspec.Observed(rc).Grace; g >= 0 {
+			pod.Spec.TerminationGracePeriodSeconds = new(int64(g.Seconds()))
+		}
+	}
+	return pod
+}
+
+// allocatable is what the node offers to pods.
+func (a *Agent) allocatable() v1.ResourceList {
+	if n := a.node.Load(); n != nil {
+		return n.Status.Allocatable
+	}
+	return nil
+}
+
+// memory is the node's, in bytes.
+func (a *Agent) memory() int64 { return a.facts.Memory }
+
+func (a *Agent) hostResolv() string {
+	data, err := os.ReadFile(a.cfg.ResolvConf)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.cfg.Log.Warn(fmt.Sprintf("%s not read", a.cfg.ResolvConf), "error", err)
+	}
+	return string(data)
+}

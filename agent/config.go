@@ -1,0 +1,130 @@
+// Package agent is the node's side of the cluster: it registers the node, runs the pods bound to it, and reports both.
+//
+// Each pod has one worker. The worker looks at the pod and at its containers, lets package lifecycle decide,
+// carries the actions out and looks again; events only wake it. What it knows can be rebuilt from the API server and the
+// runtime at any time, so that an agent that starts anew disturbs nothing that runs.
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/netip"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/rest"
+
+	"github.com/coracle-dev/coracle/agent/images"
+	"github.com/coracle-dev/coracle/agent/network"
+	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/internal/paths"
+)
+
+// Sandboxes are what a pod's containers share.
+type Sandboxes interface {
+	RunSandbox(ctx context.Context, cfg runtime.SandboxConfig) (*runtime.Sandbox, error)
+	RemoveSandbox(ctx context.Context, uid string) error
+	// Pod tells what is known of a pod, from memory.
+	Pod(uid string) runtime.Pod
+	// List rebuilds that memory.
+	List(ctx context.Context) (map[string]runtime.Pod, error)
+	// Events gives the UIDs of pods of which something ended.
+	Events(ctx context.Context) <-chan string
+}
+
+// Containers run.
+type Containers interface {
+	Create(ctx context.Context, cfg runtime.ContainerConfig) (id string, err error)
+	Start(ctx context.Context, id string) error
+	// Stop ends the container with its stop signal, and after grace with SIGKILL; it returns when it has ended.
+	Stop(ctx context.Context, id string, grace time.Duration) error
+	Remove(ctx context.Context, id string) error
+	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
+}
+
+// Images are pulled and looked up.
+type Images interface {
+	Get(ctx context.Context, ref string) (runtime.Image, error)
+	Pull(ctx context.Context, ref string, opts images.PullOptions) (runtime.Image, error)
+	List(ctx context.Context) ([]runtime.Image, error)
+}
+
+// Network gives pods their addresses.
+type Network interface {
+	Configure(ctx context.Context, cidr netip.Prefix) error
+	Setup(ctx context.Context, pod runtime.PodRef, netns string) ([]netip.Addr, error)
+	SetHostPorts(pod runtime.PodRef, ports []network.HostPort) error
+	Teardown(ctx context.Context, pod runtime.PodRef) error
+	// Pods lists who holds an address, by UID.
+	Pods() map[string]netip.Addr
+}
+
+// Config is what Run needs.
+type Config struct {
+	RestConfig *rest.Config
+	NodeName   string
+	Layout     paths.Layout
+	// NodeIPs are the node's own addresses, the first of each family counts.
+	NodeIPs []netip.Addr
+	// PodCIDR is used until, and unless, Node.spec.podCIDR says otherwise.
+	PodCIDR netip.Prefix
+	// ClusterDNS are the servers that pods ask; ClusterDomain is what they search.
+	ClusterDNS    []netip.Addr
+	ClusterDomain string
+	// ControlPlane labels the node as one; Labels and Taints are added at registration.
+	ControlPlane bool
+	Labels       map[string]string
+	Taints       []v1.Taint
+	// MaxPods on this node; zero is 110.
+	MaxPods int
+	// CgroupRoot is the cgroup of all pods; empty is kubepods.
+	CgroupRoot string
+	// ResolvConf is the host's; empty is /etc/resolv.conf.
+	ResolvConf string
+	// Port is where the node's own API listens, for Node.status; zero is none (it is reached by the tunnel).
+	Port int32
+	// ParallelPulls is how many images are pulled at once; zero is 5.
+	ParallelPulls int
+
+	Sandboxes  Sandboxes
+	Containers Containers
+	Images     Images
+	Network    Network
+	// RuntimeVersion is told in Node.status, as containerd://2.4.2.
+	RuntimeVersion string
+	Log            *slog.Logger
+}
+
+func (c *Config) complete() error {
+	switch {
+	case c.RestConfig == nil:
+		return errors.New("agent: RestConfig is needed")
+	case c.NodeName == "":
+		return errors.New("agent: NodeName is needed")
+	case len(c.NodeIPs) == 0:
+		return errors.New("agent: the node has no address: name one with --node-ip")
+	case c.Sandboxes == nil || c.Containers == nil || c.Images == nil || c.Network == nil:
+		return errors.New("agent: Sandboxes, Containers, Images and Network are needed")
+	}
+	if c.ClusterDomain == "" {
+		c.ClusterDomain = "cluster.local"
+	}
+	if c.MaxPods == 0 {
+		c.MaxPods = 110
+	}
+	if c.CgroupRoot == "" {
+		c.CgroupRoot = "kubepods"
+	}
+	if c.ResolvConf == "" {
+		c.ResolvConf = "/etc/resolv.conf"
+	}
+	if c.ParallelPulls == 0 {
+		c.ParallelPulls = 5
+	}
+	if c.Log == nil {
+		c.Log = slog.Default()
+	}
+	c.Log = c.Log.With("component", "agent")
+	return nil
+}

@@ -1,0 +1,308 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
+
+	"github.com/coracle-dev/coracle/agent/lifecycle"
+	"github.com/coracle-dev/coracle/agent/podspec"
+	"github.com/coracle-dev/coracle/agent/podspec/fields"
+	"github.com/coracle-dev/coracle/agent/runtime"
+)
+
+// startContainer creates an instance and starts it.
+func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, act lifecycle.Action) (func(*lifecycle.State), error) {
+	c := containerSpec(pod, act.Container)
+	w.mu.Lock()
+	img := w.images[c.Name]
+	w.mu.Unlock()
+	cfg, err := w.containerConfig(ctx, pod, c, act, img)
+	if err != nil {
+		return nil, w.startFailed(ctx, pod, c, because(lifecycle.ReasonConfig, err))
+	}
+	id, err := w.a.cfg.Containers.Create(ctx, cfg)
+	if err != nil {
+		reason := lifecycle.ReasonCreateContainer
+		var config *runtime.ConfigError
+		if errors.As(err, &config) {
+			reason = lifecycle.ReasonConfig
+		}
+		return nil, w.startFailed(ctx, pod, c, because(reason, err))
+	}
+	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Created", "Created container: %s", c.Name)
+	used := func(s *lifecycle.State) {
+		delete(s.Images, c.Name)
+		delete(w.images, c.Name)
+	}
+	if err := w.a.cfg.Containers.Start(ctx, id); err != nil {
+		return used, w.startFailed(ctx, pod, c, because(lifecycle.ReasonRunContainer, err))
+	}
+	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Started", "Started container %s", c.Name)
+	return used, nil
+}
+
+func (w *worker) startFailed(ctx context.Context, pod *v1.Pod, c *v1.Container, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	w.a.containerEvent(pod, c, v1.EventTypeWarning, "Failed", "Error: %s", err)
+	return err
+}
+
+// containerConfig gathers what the container is built from and builds it.
+func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Container, act lifecycle.Action, img runtime.Image) (cfg runtime.ContainerConfig, err error) {
+	src, err := w.sources(ctx, pod, c)
+	if err != nil {
+		return cfg, err
+	}
+	facts := w.facts()
+	hostname, err := podspec.KernelHostname(pod, w.a.cfg.ClusterDomain)
+	if err != nil {
+		return cfg, err
+	}
+	if pod.Spec.HostNetwork {
+		hostname = w.a.hostname
+	}
+	in := podspec.Input{Pod: pod, Container: c, Attempt: act.Attempt, Backoff: act.Backoff, Image: img, Sources: src, Facts: facts,
+		Capacity: w.a.memory(), Hostname: hostname, LogPath: podspec.LogPath(w.a.cfg.Layout.PodLogs(), pod, c.Name, act.Attempt),
+		Seccomp: w.a.seccompProfile}
+	cfg, warnings, err := podspec.Container(in)
+	if err != nil {
+		return cfg, err
+	}
+	for _, text := range warnings {
+		w.a.containerEvent(pod, c, v1.EventTypeWarning, "InvalidEnvironmentVariableNames", "%s", text)
+	}
+	if cfg.Mounts, err = w.mounts(pod, c, act.Attempt, facts, cfg.Env); err != nil {
+		return cfg, err
+	}
+	return cfg, os.MkdirAll(filepath.Dir(cfg.LogPath), 0o755)
+}
+
+// sources reads the objects that the container's environment refers to.
+func (w *worker) sources(ctx context.Context, pod *v1.Pod, c *v1.Container) (podspec.Sources, error) {
+	src := podspec.Sources{ConfigMaps: map[string]*v1.ConfigMap{}, Secrets: map[string]*v1.Secret{}}
+	maps, secrets := podspec.EnvRefs(c)
+	for _, name := range maps {
+		cm, err := w.a.objects.ConfigMap(ctx, pod.Namespace, name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return src, err
+		}
+		if err == nil {
+			src.ConfigMaps[name] = cm
+		}
+	}
+	for _, name := range secrets {
+		s, err := w.a.objects.Secret(ctx, pod.Namespace, name)
+		if err != nil && !apierrors.IsNotFound(err) {
+			return src, err
+		}
+		if err == nil {
+			src.Secrets[name] = s
+		}
+	}
+	for _, ns := range []string{pod.Namespace, v1.NamespaceDefault} {
+		list, err := w.a.services.Services(ns).List(labels.Everything())
+		if err != nil {
+			return src, err
+		}
+		src.Services = append(src.Services, list...)
+		if ns == v1.NamespaceDefault {
+			break
+		}
+	}
+	return src, nil
+}
+
+// mounts are the container's volumes, and the files that every container gets unless a volume takes their place.
+func (w *worker) mounts(pod *v1.Pod, c *v1.Container, attempt int, facts fields.Facts, env []string) ([]runtime.Mount, error) {
+	w.mu.Lock()
+	mounted := w.mounted
+	w.mu.Unlock()
+	list, err := w.a.volumes.ContainerMounts(pod, c, mounted, func(s string) (string, error) { return expandStrictly(s, env) })
+	if err != nil {
+		return nil, err
+	}
+	var out []runtime.Mount
+	taken := map[string]bool{}
+	for _, m := range list {
+		out = append(out, runtime.Mount(m))
+		taken[filepath.Clean(m.Destination)] = true
+	}
+	files, err := w.files(pod, c, attempt, facts)
+	if err != nil {
+		return nil, err
+	}
+	for _, m := range files {
+		if !taken[m.Destination] {
+			out = append(out, m)
+		}
+	}
+	return out, nil
+}
+
+// expandStrictly is for paths: an unknown variable in one is an error.
+func expandStrictly(s string, env []string) (string, error) {
+	values := map[string]string{}
+	for _, kv := range env {
+		k, v, _ := strings.Cut(kv, "=")
+		values[k] = v
+	}
+	var unknown string
+	out := podspec.Expand(s, func(name string) (string, bool) {
+		v, ok := values[name]
+		if !ok {
+			unknown = name
+		}
+		return v, ok
+	})
+	if unknown != "" {
+		return "", fmt.Errorf("missing value for %q in subPathExpr", unknown)
+	}
+	return out, nil
+}
+
+// files writes what the agent manages for the container and gives their mounts.
+func (w *worker) files(pod *v1.Pod, c *v1.Container, attempt int, facts fields.Facts) ([]runtime.Mount, error) {
+	dir := w.a.volumes.PodDir(pod.UID)
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, err
+	}
+	hostHosts, hostResolv := "", podspec.ParseResolver(w.a.hostResolv())
+	if pod.Spec.HostNetwork {
+		data, err := os.ReadFile("/etc/hosts")
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			return nil, err
+		}
+		hostHosts = string(data)
+	}
+	resolver, warnings := podspec.PodResolver(pod, w.a.dns, hostResolv)
+	for _, text := range warnings {
+		w.a.event(pod, v1.EventTypeWarning, "DNSConfigForming", text)
+	}
+	hostname, err := podspec.KernelHostname(pod, w.a.cfg.ClusterDomain)
+	if err != nil {
+		return nil, err
+	}
+	if pod.Spec.HostNetwork {
+		hostname = w.a.hostname
+	}
+	var out []runtime.Mount
+	for _, f := range []struct{ name, text, target string }{
+		{"etc-hosts", podspec.HostsFile(pod, facts.PodIPs, w.a.cfg.ClusterDomain, hostHosts), "/etc/hosts"},
+		{"etc-hostname", hostname + "\n", "/etc/hostname"},
+		{"etc-resolv.conf", resolver.String(), "/etc/resolv.conf"},
+	} {
+		path := filepath.Join(dir, f.name)
+		if err := writeIfChanged(path, f.text); err != nil {
+			return nil, err
+		}
+		out = append(out, runtime.Mount{Source: path, Destination: f.target})
+	}
+	message := w.messagePath(c.Name, attempt)
+	if err := os.MkdirAll(filepath.Dir(message), 0o755); err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(message, nil, 0o666); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(message, 0o666); err != nil { // whoever the container runs as may write
+		return nil, err
+	}
+	return append(out, runtime.Mount{Source: message, Destination: podspec.MessagePath(c)}), nil
+}
+
+// writeIfChanged writes in place, because the file may be mounted into running containers.
+func writeIfChanged(path, text string) error {
+	if have, err := os.ReadFile(path); err == nil && string(have) == text {
+		return nil
+	}
+	return os.WriteFile(path, []byte(text), 0o644)
+}
+
+// messagePath is the file that an instance's termination message is written to.
+func (w *worker) messagePath(container string, attempt int) string {
+	return filepath.Join(w.a.cfg.Layout.Pods(), w.ref.UID, "containers", container, fmt.Sprint(attempt))
+}
+
+const (
+	maxMessage      = 4096
+	maxMessageLog   = 2048
+	maxMessageLines = 80
+)
+
+// terminationMessage reads an instance's last words, once. The caller holds mu.
+func (w *worker) terminationMessage(rc runtime.Container) string {
+	if m, ok := w.messages[rc.ID]; ok {
+		return m
+	}
+	m := rc.Message
+	if data, err := os.ReadFile(w.messagePath(rc.Name, rc.Attempt)); err == nil && len(data) > 0 {
+		m = string(data[:min(len(data), maxMessage)])
+	} else if c := containerSpec(w.state.Pod, rc.Name); m == "" && rc.ExitCode != 0 && c != nil &&
+		c.TerminationMessagePolicy == v1.TerminationMessageFallbackToLogsOnError {
+		m = logTail(rc.LogPath)
+	}
+	w.messages[rc.ID] = m
+	return m
+}
+
+// logTail is the end of a log in the CRI format, without times and streams.
+func logTail(path string) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	from := max(info.Size()-4*maxMessageLog, 0)
+	data := make([]byte, info.Size()-from)
+	n, _ := f.ReadAt(data, from)
+	lines := strings.Split(strings.TrimSuffix(string(data[:n]), "\n"), "\n")
+	if from > 0 {
+		lines = lines[1:] // cut in the middle
+	}
+	lines = lines[max(len(lines)-maxMessageLines, 0):]
+	var b strings.Builder
+	for _, line := range lines {
+		if f := strings.SplitN(line, " ", 4); len(f) == 4 {
+			b.WriteString(f[3])
+			if f[2] == "F" {
+				b.WriteByte('\n')
+			}
+		}
+	}
+	s := b.String()
+	return s[max(len(s)-maxMessageLog, 0):]
+}
+
+// seccompProfile reads a profile of the node by name, from below its folder of profiles.
+func (a *Agent) seccompProfile(name string) (*specs.LinuxSeccomp, error) {
+	root, err := os.OpenRoot(filepath.Join(a.cfg.Layout.Agent(), "seccomp"))
+	if err != nil {
+		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
+	}
+	defer root.Close()
+	data, err := root.ReadFile(name)
+	if err != nil {
+		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
+	}
+	p := &specs.LinuxSeccomp{}
+	if err := json.Unmarshal(data, p); err != nil {
+		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
+	}
+	return p, nil
+}

@@ -1,0 +1,291 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net/netip"
+	goruntime "runtime"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	coordv1 "k8s.io/api/coordination/v1"
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/coracle-dev/coracle/agent/runtime"
+)
+
+// Intervals, as the kubelet's.
+const (
+	checkEvery   = 10 * time.Second
+	writeEvery   = 5 * time.Minute
+	leaseEvery   = 10 * time.Second
+	leaseSeconds = 40
+	firstRetry   = 200 * time.Millisecond
+	lastRetry    = 7 * time.Second
+)
+
+// Config of a Reporter.
+type Config struct {
+	Client       kubernetes.Interface
+	Name         string
+	IPs          []netip.Addr
+	PodCIDR      netip.Prefix // set at registration, if valid
+	ControlPlane bool
+	Labels       map[string]string
+	Taints       []v1.Taint
+	MaxPods      int
+	Port         int32
+	Data         string // folder that counts for storage
+	Facts        Facts
+	Images       func(context.Context) ([]runtime.Image, error)
+	// NotReady says what keeps the node from being ready.
+	NotReady func(context.Context) []string
+	Recorder record.EventRecorder
+	Log      *slog.Logger
+}
+
+// Reporter keeps one Node.
+type Reporter struct {
+	cfg     Config
+	poke    chan struct{}
+	current atomic.Pointer[v1.Node] // as last read or written
+}
+
+// New makes a Reporter; Run must follow.
+func New(cfg Config) *Reporter {
+	return &Reporter{cfg: cfg, poke: make(chan struct{}, 1)}
+}
+
+// Poke has the status looked at now.
+func (r *Reporter) Poke() {
+	select {
+	case r.poke <- struct{}{}:
+	default:
+	}
+}
+
+// Observe takes the node as a watch saw it.
+func (r *Reporter) Observe(n *v1.Node) {
+	old := r.current.Load()
+	r.current.Store(n)
+	if old != nil && old.UID != n.UID {
+		r.Poke()
+	}
+}
+
+// Run registers the node and keeps it until ctx ends. It survives any absence of the API server.
+func (r *Reporter) Run(ctx context.Context) error {
+	if !retry(ctx, func() error { return r.logged("node not registered yet", r.register(ctx)) }) {
+		return nil
+	}
+	go r.renewLease(ctx)
+	r.cfg.Recorder.Event(r.ref(), v1.EventTypeNormal, "Starting", "Starting kubelet.")
+	written := time.Time{}
+	for {
+		retry(ctx, func() error { return r.logged("node status not written", r.report(ctx, &written)) })
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.poke:
+		case <-time.After(checkEvery):
+		}
+	}
+}
+
+// retry calls f until it succeeds; it is false where ctx ended before.
+func retry(ctx context.Context, f func() error) bool {
+	for pause := firstRetry; ; pause = min(2*pause, lastRetry) {
+		if f() == nil {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(pause):
+		}
+	}
+}
+
+func (r *Reporter) logged(what string, err error) error {
+	if err != nil {
+		r.cfg.Log.Debug(what, "error", err)
+	}
+	return err
+}
+
+// ref names the node in events; its UID is its name, as the kubelet has it.
+func (r *Reporter) ref() *v1.ObjectReference {
+	return &v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: r.cfg.Name, UID: types.UID(r.cfg.Name)}
+}
+
+// RoleLabel marks a control plane node. Node identities may not set it on themselves.
+const RoleLabel = "node-role.kubernetes.io/control-plane"
+
+func (r *Reporter) labels() map[string]string {
+	out := map[string]string{
+		v1.LabelHostname: r.cfg.Name, v1.LabelOSStable: "linux", v1.LabelArchStable: goruntime.GOARCH,
+		"beta.kubernetes.io/os": "linux", "beta.kubernetes.io/arch": goruntime.GOARCH,
+	}
+	for k, v := range r.cfg.Labels {
+		out[k] = v
+	}
+	if r.cfg.ControlPlane {
+		out[RoleLabel] = ""
+	}
+	return out
+}
+
+// register creates the node, or takes over the one there is.
+func (r *Reporter) register(ctx context.Context) error {
+	nodes := r.cfg.Client.CoreV1().Nodes()
+	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Name, Labels: r.labels()}, Spec: v1.NodeSpec{Taints: r.cfg.Taints}}
+	if r.cfg.PodCIDR.IsValid() {
+		n.Spec.PodCIDR = r.cfg.PodCIDR.String()
+		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
+	}
+	n.Status = Status(r.input(ctx), &n.Status)
+	got, err := nodes.Create(ctx, n, metav1.CreateOptions{})
+	if apierrors.IsForbidden(err) && r.cfg.ControlPlane {
+		// Only the control plane itself may hand out the role; it does without then.
+		delete(n.Labels, RoleLabel)
+		got, err = nodes.Create(ctx, n, metav1.CreateOptions{})
+	}
+	if apierrors.IsAlreadyExists(err) {
+		got, err = r.adopt(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	r.current.Store(got)
+	return nil
+}
+
+// adopt sees to it that an existing node has the labels it should.
+func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
+	nodes := r.cfg.Client.CoreV1().Nodes()
+	n, err := nodes.Get(ctx, r.cfg.Name, metav1.GetOptions{})
+	if err != nil {
+		return nil, err
+	}
+	fresh := n.DeepCopy()
+	changed := false
+	for k, v := range r.labels() {
+		if have, ok := fresh.Labels[k]; k != RoleLabel && (!ok || have != v) {
+			if fresh.Labels == nil {
+				fresh.Labels = map[string]string{}
+			}
+			fresh.Labels[k], changed = v, true
+		}
+	}
+	if !changed {
+		return n, nil
+	}
+	return nodes.Update(ctx, fresh, metav1.UpdateOptions{})
+}
+
+func (r *Reporter) input(ctx context.Context) Input {
+	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Port: r.cfg.Port, Now: time.Now()}
+	in.NotReady = r.cfg.NotReady(ctx)
+	var err error
+	if in.Usage, err = ReadUsage("/", r.cfg.Data); err != nil {
+		in.NotReady = append(in.NotReady, err.Error())
+	}
+	if len(in.NotReady) == 0 { // else the runtime may not answer
+		if in.Images, err = r.cfg.Images(ctx); err != nil {
+			r.cfg.Log.Debug("images not listed", "error", err)
+		}
+	}
+	return in
+}
+
+// report writes the status if it says something new or the last one is old.
+func (r *Reporter) report(ctx context.Context, written *time.Time) error {
+	n := r.current.Load()
+	in := r.input(ctx)
+	st := Status(in, &n.Status)
+	if in.Images == nil {
+		st.Images = n.Status.Images
+	}
+	if same(&st, &n.Status) && time.Since(*written) < writeEvery {
+		return nil
+	}
+	fresh := *n
+	fresh.Status = st
+	got, err := r.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, &fresh, metav1.UpdateOptions{})
+	switch {
+	case apierrors.IsConflict(err):
+		if got, err := r.cfg.Client.CoreV1().Nodes().Get(ctx, r.cfg.Name, metav1.GetOptions{}); err == nil {
+			r.current.Store(got)
+		}
+		return err
+	case apierrors.IsNotFound(err):
+		return r.register(ctx)
+	case err != nil:
+		return err
+	}
+	for _, reason := range transitions(n.Status.Conditions, st.Conditions) {
+		r.cfg.Recorder.Event(r.ref(), v1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", r.cfg.Name, reason))
+	}
+	r.current.Store(got)
+	*written = time.Now()
+	return nil
+}
+
+// renewLease says every ten seconds that the node is alive.
+func (r *Reporter) renewLease(ctx context.Context) {
+	var have *coordv1.Lease
+	for ctx.Err() == nil {
+		retry(ctx, func() error {
+			var err error
+			have, err = r.renew(ctx, have)
+			return r.logged("node lease not renewed", err)
+		})
+		select {
+		case <-ctx.Done():
+		case <-time.After(leaseEvery):
+		}
+	}
+}
+
+// renew writes the lease; where that fails it forgets the lease, so that it is read anew.
+func (r *Reporter) renew(ctx context.Context, have *coordv1.Lease) (*coordv1.Lease, error) {
+	leases := r.cfg.Client.CoordinationV1().Leases(v1.NamespaceNodeLease)
+	ctx, cancel := context.WithTimeout(ctx, leaseEvery)
+	defer cancel()
+	if have == nil {
+		got, err := leases.Get(ctx, r.cfg.Name, metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return leases.Create(ctx, r.lease(&coordv1.Lease{}), metav1.CreateOptions{})
+		}
+		if err != nil {
+			return nil, err
+		}
+		have = got
+	}
+	got, err := leases.Update(ctx, r.lease(have), metav1.UpdateOptions{})
+	if err != nil {
+		return nil, err
+	}
+	return got, nil
+}
+
+func (r *Reporter) lease(from *coordv1.Lease) *coordv1.Lease {
+	l := from.DeepCopy()
+	l.Name, l.Namespace = r.cfg.Name, v1.NamespaceNodeLease
+	now := metav1.NewMicroTime(time.Now())
+	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &r.cfg.Name, new(int32(leaseSeconds)), &now
+	if n := r.current.Load(); n != nil {
+		owner := metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID}
+		if !slices.Contains(l.OwnerReferences, owner) {
+			l.OwnerReferences = []metav1.OwnerReference{owner}
+		}
+	}
+	return l
+}

@@ -1,0 +1,190 @@
+package node
+
+import (
+	"net/netip"
+	"slices"
+	"strings"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/api/resource"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/coracle-dev/coracle/agent/runtime"
+)
+
+// What must stay free before the node is under pressure, and is not offered to pods; the kubelet's defaults.
+const (
+	memoryReserve  = 100 << 20
+	diskFraction   = 10 // percent
+	inodesFraction = 5  // percent
+	pidFraction    = 2  // percent
+	maxImages      = 50
+	maxImageNames  = 5
+)
+
+// Input is all that a node's status is made of.
+type Input struct {
+	Facts   Facts
+	Usage   Usage
+	Name    string
+	IPs     []netip.Addr
+	MaxPods int
+	Port    int32
+	Images  []runtime.Image
+	// NotReady says what keeps the node from being ready; none makes it ready.
+	NotReady []string
+	Now      time.Time
+}
+
+// Status is the node's status now; old is what the API server has, whose foreign parts are kept.
+func Status(in Input, old *v1.NodeStatus) v1.NodeStatus {
+	st := *old.DeepCopy()
+	st.Capacity = capacity(in)
+	st.Allocatable = allocatable(in)
+	st.NodeInfo = in.Facts.Info
+	st.Addresses = addresses(in)
+	st.DaemonEndpoints.KubeletEndpoint.Port = in.Port
+	st.Images = imageList(in.Images)
+	st.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
+	st.RuntimeHandlers = []v1.NodeRuntimeHandler{{Features: &v1.NodeRuntimeHandlerFeatures{
+		RecursiveReadOnlyMounts: new(false), UserNamespaces: new(false)}}}
+	st.Conditions = conditions(in, old.Conditions)
+	return st
+}
+
+func capacity(in Input) v1.ResourceList {
+	return v1.ResourceList{
+		v1.ResourceCPU:              *resource.NewQuantity(int64(in.Facts.CPUs), resource.DecimalSI),
+		v1.ResourceMemory:           *resource.NewQuantity(in.Facts.Memory, resource.BinarySI),
+		v1.ResourceEphemeralStorage: *resource.NewQuantity(in.Facts.Storage, resource.BinarySI),
+		v1.ResourcePods:             *resource.NewQuantity(int64(in.MaxPods), resource.DecimalSI),
+		// None is offered: a container could not be held to its limit.
+		"hugepages-2Mi": *resource.NewQuantity(0, resource.DecimalSI),
+		"hugepages-1Gi": *resource.NewQuantity(0, resource.DecimalSI),
+	}
+}
+
+func allocatable(in Input) v1.ResourceList {
+	out := capacity(in)
+	out[v1.ResourceMemory] = *resource.NewQuantity(max(in.Facts.Memory-memoryReserve, 0), resource.BinarySI)
+	out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(in.Facts.Storage/100*(100-diskFraction), resource.DecimalSI)
+	return out
+}
+
+func addresses(in Input) []v1.NodeAddress {
+	var out []v1.NodeAddress
+	for _, ip := range in.IPs {
+		out = append(out, v1.NodeAddress{Type: v1.NodeInternalIP, Address: ip.String()})
+	}
+	return append(out, v1.NodeAddress{Type: v1.NodeHostName, Address: in.Name})
+}
+
+// imageList has the largest images, as the scheduler's image locality wants them.
+func imageList(list []runtime.Image) []v1.ContainerImage {
+	list = slices.Clone(list)
+	slices.SortStableFunc(list, func(a, b runtime.Image) int {
+		if a.Size != b.Size {
+			return int(min(max(b.Size-a.Size, -1), 1))
+		}
+		return strings.Compare(a.ID, b.ID)
+	})
+	var out []v1.ContainerImage
+	for _, img := range list[:min(len(list), maxImages)] {
+		names := slices.Concat(img.Digests, img.Names)
+		if len(names) == 0 {
+			continue
+		}
+		out = append(out, v1.ContainerImage{Names: names[:min(len(names), maxImageNames)], SizeBytes: img.Size})
+	}
+	return out
+}
+
+// words of a condition: reason and message where it is false and where it is true.
+type words struct{ okReason, okMessage, badReason, badMessage string }
+
+var pressures = []struct {
+	kind v1.NodeConditionType
+	words
+}{
+	{v1.NodeMemoryPressure, words{"KubeletHasSufficientMemory", "kubelet has sufficient memory available",
+		"KubeletHasInsufficientMemory", "kubelet has insufficient memory available"}},
+	{v1.NodeDiskPressure, words{"KubeletHasNoDiskPressure", "kubelet has no disk pressure",
+		"KubeletHasDiskPressure", "kubelet has disk pressure"}},
+	{v1.NodePIDPressure, words{"KubeletHasSufficientPID", "kubelet has sufficient PID available",
+		"KubeletHasInsufficientPID", "kubelet has insufficient PID available"}},
+}
+
+func conditions(in Input, old []v1.NodeCondition) []v1.NodeCondition {
+	u := in.Usage
+	under := map[v1.NodeConditionType]bool{
+		v1.NodeMemoryPressure: u.MemoryAvailable < memoryReserve,
+		v1.NodeDiskPressure:   below(u.DiskAvailable, u.DiskTotal, diskFraction) || below(u.InodesAvailable, u.Inodes, inodesFraction),
+		v1.NodePIDPressure:    below(u.ProcessesLimits-u.Processes, u.ProcessesLimits, pidFraction),
+	}
+	var own []v1.NodeCondition
+	for _, p := range pressures {
+		c := v1.NodeCondition{Type: p.kind, Status: v1.ConditionFalse, Reason: p.okReason, Message: p.okMessage}
+		if under[p.kind] {
+			c.Status, c.Reason, c.Message = v1.ConditionTrue, p.badReason, p.badMessage
+		}
+		own = append(own, c)
+	}
+	ready := v1.NodeCondition{Type: v1.NodeReady, Status: v1.ConditionTrue, Reason: "KubeletReady", Message: "kubelet is posting ready status"}
+	if len(in.NotReady) > 0 {
+		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "KubeletNotReady", strings.Join(in.NotReady, ", ")
+	}
+	own = append(own, ready)
+	now := metav1.NewTime(in.Now).Rfc3339Copy()
+	for i := range own {
+		c := &own[i]
+		c.LastHeartbeatTime, c.LastTransitionTime = now, now
+		if j := slices.IndexFunc(old, func(o v1.NodeCondition) bool { return o.Type == c.Type && o.Status == c.Status }); j >= 0 {
+			c.LastTransitionTime = old[j].LastTransitionTime
+		}
+	}
+	for _, c := range old {
+		if !slices.ContainsFunc(own, func(o v1.NodeCondition) bool { return o.Type == c.Type }) {
+			own = append(own, c)
+		}
+	}
+	return own
+}
+
+func below(have, all int64, percent int64) bool {
+	return all > 0 && have < all/100*percent
+}
+
+// same compares statuses but for their heartbeats.
+func same(a, b *v1.NodeStatus) bool {
+	x, y := a.DeepCopy(), b.DeepCopy()
+	for _, s := range []*v1.NodeStatus{x, y} {
+		for i := range s.Conditions {
+			s.Conditions[i].LastHeartbeatTime = metav1.Time{}
+		}
+	}
+	return equality.Semantic.DeepEqual(x, y)
+}
+
+// transitions are the event reasons of conditions that changed.
+func transitions(old, now []v1.NodeCondition) []string {
+	var out []string
+	for _, c := range now {
+		i := slices.IndexFunc(old, func(o v1.NodeCondition) bool { return o.Type == c.Type })
+		if i >= 0 && old[i].Status == c.Status {
+			continue
+		}
+		switch {
+		case c.Type == v1.NodeReady && c.Status == v1.ConditionTrue:
+			out = append(out, "NodeReady")
+		case c.Type == v1.NodeReady:
+			out = append(out, "NodeNotReady")
+		default:
+			if r, ok := strings.CutPrefix(c.Reason, "Kubelet"); ok {
+				out = append(out, "Node"+r)
+			}
+		}
+	}
+	return out
+}
