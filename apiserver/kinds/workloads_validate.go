@@ -28,7 +28,9 @@ func validatePodTemplateObject(t *corev1.PodTemplate) field.ErrorList {
 
 func validatePodTemplateObjectUpdate(t, old *corev1.PodTemplate) field.ErrorList {
 	errs := validateMetaUpdate(&t.ObjectMeta, &old.ObjectMeta)
-	return append(errs, validatePodTemplate(&t.Template, podTemplatePath)...)
+	return append(errs, inherited(validatePodTemplate(&t.Template, podTemplatePath), func() field.ErrorList {
+		return validatePodTemplate(&old.Template, podTemplatePath)
+	})...)
 }
 
 // nonnegative refuses numbers below zero.
@@ -60,7 +62,9 @@ func validateReplicationController(rc *corev1.ReplicationController) field.Error
 
 func validateReplicationControllerUpdate(rc, old *corev1.ReplicationController) field.ErrorList {
 	errs := validateMetaUpdate(&rc.ObjectMeta, &old.ObjectMeta)
-	return append(errs, validateReplicationControllerSpec(&rc.Spec)...)
+	return append(errs, inherited(validateReplicationControllerSpec(&rc.Spec), func() field.ErrorList {
+		return validateReplicationControllerSpec(&old.Spec)
+	})...)
 }
 
 func validateReplicationControllerSpec(s *corev1.ReplicationControllerSpec) field.ErrorList {
@@ -133,7 +137,7 @@ func validateReplicaSet(rs *appsv1.ReplicaSet) field.ErrorList {
 
 func validateReplicaSetUpdate(rs, old *appsv1.ReplicaSet) field.ErrorList {
 	errs := validateMetaUpdate(&rs.ObjectMeta, &old.ObjectMeta)
-	errs = append(errs, validateReplicaSetSpec(&rs.Spec)...)
+	errs = append(errs, inherited(validateReplicaSetSpec(&rs.Spec), func() field.ErrorList { return validateReplicaSetSpec(&old.Spec) })...)
 	return append(errs, immutable(rs.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 }
 
@@ -189,7 +193,7 @@ func validateDeployment(d *appsv1.Deployment) field.ErrorList {
 
 func validateDeploymentUpdate(d, old *appsv1.Deployment) field.ErrorList {
 	errs := validateMetaUpdate(&d.ObjectMeta, &old.ObjectMeta)
-	errs = append(errs, validateDeploymentSpec(&d.Spec)...)
+	errs = append(errs, inherited(validateDeploymentSpec(&d.Spec), func() field.ErrorList { return validateDeploymentSpec(&old.Spec) })...)
 	return append(errs, immutable(d.Spec.Selector, old.Spec.Selector, field.NewPath("spec", "selector"))...)
 }
 
@@ -236,7 +240,11 @@ func validateDeploymentStrategy(s *appsv1.DeploymentStrategy, path *field.Path) 
 		}
 		return validateRollingUpdate(s.RollingUpdate, path.Child("rollingUpdate"))
 	default:
-		return field.ErrorList{field.NotSupported(path, s, []appsv1.DeploymentStrategyType{
+		shown := struct { // upstream's names of the fields
+			Type          appsv1.DeploymentStrategyType
+			RollingUpdate *appsv1.RollingUpdateDeployment
+		}{s.Type, s.RollingUpdate}
+		return field.ErrorList{field.NotSupported(path, shown, []appsv1.DeploymentStrategyType{
 			appsv1.RecreateDeploymentStrategyType, appsv1.RollingUpdateDeploymentStrategyType,
 		})}
 	}
