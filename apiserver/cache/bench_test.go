@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/coracle-dev/coracle/apiserver/store"
+	"github.com/coracle-dev/coracle/apiserver/store/etcd"
 	"github.com/coracle-dev/coracle/apiserver/store/memory"
 	"k8s.io/apimachinery/pkg/fields"
 )
@@ -146,4 +148,60 @@ func BenchmarkApply(b *testing.B) {
 		e.Revision = int64(i) + 10_000
 		c.apply([]store.Event{e})
 	}
+}
+
+// BenchmarkOnEtcd is the cache on an embedded etcd, with writes synced to disk.
+func BenchmarkOnEtcd(b *testing.B) {
+	e, err := etcd.OpenEmbedded(b.Context(), etcd.EmbeddedConfig{DataDir: b.TempDir()})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer e.Close()
+	c := New(e, testResources())
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	go c.Run(ctx)
+	if err := c.WaitReady(ctx); err != nil {
+		b.Fatal(err)
+	}
+	var n atomic.Int64
+	create := func(b *testing.B) string {
+		key := fmt.Sprint(podPrefix, "a/", n.Add(1))
+		if _, err := e.Create(ctx, key, value("a", key[len(podPrefix)+2:]), store.CreateOptions{}); err != nil {
+			b.Error(err)
+		}
+		return key
+	}
+	get := func(b *testing.B, key string) {
+		if _, err := c.Get(ctx, "pods", key, Newest); err != nil {
+			b.Error(err)
+		}
+	}
+	b.Run("create", func(b *testing.B) {
+		for b.Loop() {
+			create(b)
+		}
+	})
+	b.Run("create-and-get", func(b *testing.B) {
+		for b.Loop() {
+			get(b, create(b))
+		}
+	})
+	b.Run("16-creators", func(b *testing.B) {
+		b.SetParallelism(8)
+		b.RunParallel(func(p *testing.PB) {
+			for p.Next() {
+				get(b, create(b))
+			}
+		})
+	})
+	b.Run("get-consistent", func(b *testing.B) {
+		key := create(b)
+		b.SetParallelism(8)
+		b.RunParallel(func(p *testing.PB) {
+			for p.Next() {
+				get(b, key)
+			}
+		})
+	})
 }
