@@ -5,6 +5,7 @@ package ruleset
 import (
 	"cmp"
 	"fmt"
+	"math"
 	"net/netip"
 	"slices"
 	"strings"
@@ -195,7 +196,7 @@ func slicePort(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) uint1
 		if p.Protocol != nil {
 			protocol = *p.Protocol
 		}
-		if name == port.Name && protocol == port.Protocol && p.Port != nil {
+		if name == port.Name && protocol == port.Protocol && p.Port != nil && *p.Port > 0 && *p.Port <= math.MaxUint16 {
 			return uint16(*p.Port)
 		}
 	}
