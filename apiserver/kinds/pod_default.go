@@ -17,6 +17,17 @@ func defaultPod(pod *corev1.Pod) {
 		defaultHostPorts(s.InitContainers)
 	}
 	defaultPodSpec(s)
+	syncPodIPs(&pod.Status)
+}
+
+// syncPodIPs keeps podIP the first of podIPs. A writer may know only the former, so where they differ it counts.
+func syncPodIPs(s *corev1.PodStatus) {
+	switch {
+	case s.PodIP == "" && len(s.PodIPs) > 0:
+		s.PodIP = s.PodIPs[0].IP
+	case s.PodIP != "" && (len(s.PodIPs) == 0 || s.PodIPs[0].IP != s.PodIP):
+		s.PodIPs = []corev1.PodIP{{IP: s.PodIP}}
+	}
 }
 
 // requestLimits makes a container request what it is limited to, for each resource that it requests nothing of.

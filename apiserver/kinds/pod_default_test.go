@@ -280,3 +280,30 @@ func TestQOSClass(t *testing.T) {
 		}
 	}
 }
+
+func TestSyncPodIPs(t *testing.T) {
+	list := func(ips ...string) (l []corev1.PodIP) {
+		for _, ip := range ips {
+			l = append(l, corev1.PodIP{IP: ip})
+		}
+		return l
+	}
+	for _, c := range []struct {
+		ip      string
+		ips     []corev1.PodIP
+		wantIP  string
+		wantIPs []corev1.PodIP
+	}{
+		{"", nil, "", nil},
+		{"a", nil, "a", list("a")},
+		{"", list("a", "b"), "a", list("a", "b")},
+		{"a", list("a", "b"), "a", list("a", "b")},
+		{"c", list("a", "b"), "c", list("c")},
+	} {
+		pod := &corev1.Pod{Status: corev1.PodStatus{PodIP: c.ip, PodIPs: c.ips}}
+		defaultPod(pod)
+		if pod.Status.PodIP != c.wantIP || !semanticEqual(pod.Status.PodIPs, c.wantIPs) {
+			t.Errorf("%q %v: got %q %v", c.ip, c.ips, pod.Status.PodIP, pod.Status.PodIPs)
+		}
+	}
+}

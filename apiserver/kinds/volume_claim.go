@@ -29,6 +29,7 @@ func validateClaimMeta(m *metav1.ObjectMeta, path *field.Path) field.ErrorList {
 			{m.Name != "", path.Child("name")},
 			{m.GenerateName != "", path.Child("generateName")},
 			{m.Namespace != "", path.Child("namespace")},
+			//lint:ignore SA1019 it may not be set here either
 			{m.SelfLink != "", path.Child("selfLink")},
 			{m.UID != "", path.Child("uID")},
 			{m.ResourceVersion != "", path.Child("resourceVersion")},
