@@ -152,11 +152,26 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	a.wg.Go(func() { pods.RunWithContext(ctx) })
 	a.wg.Go(func() { a.follow(ctx, events) })
+	if a.cfg.Serve != nil {
+		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
+	}
 	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		a.adoptOrphans(ctx)
 	}
 	<-ctx.Done()
 	return nil
+}
+
+// serve runs the node's API. Without it pods run on, so its failure is not the agent's.
+func (a *Agent) serve(ctx context.Context, pods cache.Store) {
+	err := a.cfg.Serve(ctx, func(namespace, name string) (*v1.Pod, bool) {
+		obj, _, _ := pods.GetByKey(namespace + "/" + name)
+		pod, ok := obj.(*v1.Pod)
+		return pod, ok
+	})
+	if err != nil && ctx.Err() == nil {
+		a.cfg.Log.Error("the node's API ended", "error", err)
+	}
 }
 
 func one(selector fields.Selector) informers.SharedInformerOption {

@@ -91,6 +91,8 @@ type Config struct {
 	Containers Containers
 	Images     Images
 	Network    Network
+	// Serve, if set, is run beside the pods: the node's API, for which pod finds one of this node by name.
+	Serve func(ctx context.Context, pod func(namespace, name string) (*v1.Pod, bool)) error
 	// RuntimeVersion is told in Node.status, as containerd://2.4.2.
 	RuntimeVersion string
 	Log            *slog.Logger
