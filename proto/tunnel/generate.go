@@ -1,0 +1,4 @@
+// Package tunnel is the contract of the node tunnel, generated from tunnel.proto.
+package tunnel
+
+//go:generate sh -c "protoc --plugin=protoc-gen-go=${DOLLAR}(go tool -n protoc-gen-go) --plugin=protoc-gen-go-grpc=${DOLLAR}(go tool -n protoc-gen-go-grpc) --go_out=. --go_opt=paths=source_relative --go-grpc_out=. --go-grpc_opt=paths=source_relative tunnel.proto"
