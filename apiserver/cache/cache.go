@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -179,6 +181,23 @@ func (c *Cache) Watch(ctx context.Context, resource string, opts WatchOptions) (
 		return nil, err
 	}
 	return newWatcher(c, t, opts)
+}
+
+// Stats tells how much of one resource the cache holds.
+type Stats struct {
+	Resource string
+	// Objects in the newest state, Events in the history, Watches going on.
+	Objects, Events, Watches int
+}
+
+// Stats are those of every resource, by name.
+func (c *Cache) Stats() []Stats {
+	all := make([]Stats, 0, len(c.tables))
+	for _, t := range c.tables {
+		all = append(all, t.stats())
+	}
+	slices.SortFunc(all, func(a, b Stats) int { return strings.Compare(a.Resource, b.Resource) })
+	return all
 }
 
 // fresh returns the resource's table once it is as new as asked.

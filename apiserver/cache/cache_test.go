@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -436,6 +437,10 @@ func TestWatchSelectors(t *testing.T) {
 	notN1.want(ev(watch.Added, "a/x", r1), ev(watch.Deleted, "a/x", r2), ev(watch.Added, "a/x", r4), ev(watch.Deleted, "a/x", r5))
 	for _, f := range []*follower{named, inB} {
 		f.want(ev(watch.Added, "b/x", r6), ev(watch.Deleted, "b/x", r7))
+	}
+	want := []Stats{{Resource: "configmaps"}, {Resource: "pods", Objects: 1, Events: 8, Watches: 6}}
+	if got := c.cache.Stats(); !slices.Equal(got, want) {
+		t.Errorf("got stats %+v, want %+v", got, want)
 	}
 	for _, f := range []*follower{onN1, unscheduled, named, web, inB, notN1} {
 		f.quiet()

@@ -123,6 +123,16 @@ func (t *table) trim(now time.Time) {
 	t.kept = slices.DeleteFunc(t.kept, func(k keptSnapshot) bool { return now.Sub(k.used) > keptSnapshotAge })
 }
 
+func (t *table) stats() Stats {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	s := Stats{Resource: t.Name, Objects: t.live.Len(), Events: t.history.len()}
+	for _, g := range t.groups.byKey {
+		s.Watches += g.refs
+	}
+	return s
+}
+
 func (t *table) get(key string, cacheRevision int64) (*Object, int64) {
 	t.mu.RLock()
 	defer t.mu.RUnlock()

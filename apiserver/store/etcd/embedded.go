@@ -185,8 +185,8 @@ func serverConfig(dir string, log *zap.Logger) (config.ServerConfig, error) {
 		MaxLearners:         1,
 
 		// Ticks only matter to followers, of which there are none; the shortest lease is 1.5 elections.
-		TickMs:        250,
-		ElectionTicks: 5,
+		TickMs:        500,
+		ElectionTicks: 3,
 
 		MaxRequestBytes:             maxRequest,
 		MaxTxnOps:                   128,
