@@ -3,10 +3,22 @@ package controllers
 import (
 	"context"
 
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/metadata"
+
 	"github.com/coracle-dev/coracle/controllers/deployment"
+	"github.com/coracle-dev/coracle/controllers/endpoints"
 	"github.com/coracle-dev/coracle/controllers/endpointslice"
+	"github.com/coracle-dev/coracle/controllers/endpointslicemirror"
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/garbage"
+	"github.com/coracle-dev/coracle/controllers/namespace"
+	"github.com/coracle-dev/coracle/controllers/nodeipam"
+	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
+	"github.com/coracle-dev/coracle/controllers/podgc"
 	"github.com/coracle-dev/coracle/controllers/replicaset"
+	"github.com/coracle-dev/coracle/controllers/rootca"
+	"github.com/coracle-dev/coracle/controllers/serviceaccount"
 )
 
 // runner is a controller that is ready to run.
@@ -22,5 +34,58 @@ var table = []struct {
 	{"replicaset", func(_ Config, e env.Env) (runner, error) { return replicaset.New(e) }},
 	{"replicationcontroller", func(_ Config, e env.Env) (runner, error) { return replicaset.NewForReplicationControllers(e) }},
 	{"deployment", func(_ Config, e env.Env) (runner, error) { return deployment.New(e) }},
+	{"endpoints", func(_ Config, e env.Env) (runner, error) { return endpoints.New(e), nil }},
 	{"endpointslice", func(_ Config, e env.Env) (runner, error) { return endpointslice.New(e) }},
+	{"endpointslicemirror", func(_ Config, e env.Env) (runner, error) { return endpointslicemirror.New(e) }},
+	{"namespace", func(c Config, e env.Env) (runner, error) {
+		d, m, err := c.generic()
+		if err != nil {
+			return nil, err
+		}
+		return namespace.New(e, d, m), nil
+	}},
+	{"garbage", func(c Config, e env.Env) (runner, error) {
+		d, m, err := c.generic()
+		if err != nil {
+			return nil, err
+		}
+		return garbage.New(e, d, m)
+	}},
+	{"podgc", func(c Config, e env.Env) (runner, error) { return podgc.New(e, c.TerminatedPodThreshold), nil }},
+	{"serviceaccount", func(_ Config, e env.Env) (runner, error) { return serviceaccount.New(e), nil }},
+	{"rootca", func(c Config, e env.Env) (runner, error) {
+		if len(c.ClusterCA) == 0 {
+			return nil, nil
+		}
+		return rootca.New(e, c.ClusterCA), nil
+	}},
+	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
+	{"tainteviction", func(_ Config, e env.Env) (runner, error) { return nodelifecycle.NewEviction(e) }},
+	{"nodeipam", func(c Config, e env.Env) (runner, error) {
+		if !c.PodCIDR.IsValid() {
+			return nil, nil
+		}
+		return nodeipam.New(e, c.PodCIDR, c.nodeBits())
+	}},
+}
+
+// nodeBits is the prefix length of a node's range.
+func (c Config) nodeBits() int {
+	switch {
+	case c.NodeCIDRBits != 0:
+		return c.NodeCIDRBits
+	case c.PodCIDR.Addr().Is6():
+		return 64
+	}
+	return 24
+}
+
+// generic are clients for resources of any kind.
+func (c Config) generic() (discovery.DiscoveryInterface, metadata.Interface, error) {
+	d, err := discovery.NewDiscoveryClientForConfig(c.RestConfig)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := metadata.NewForConfig(c.RestConfig)
+	return d, m, err
 }

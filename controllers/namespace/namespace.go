@@ -1,0 +1,110 @@
+// Package namespace empties namespaces that are being deleted, and then lets them go.
+//
+// Invariants: pods go first, and nothing else is touched while one is left, for others (accounts, secrets, policies) are what they run on;
+// a namespace is let go only after every resource the API serves in it has been listed and found empty.
+package namespace
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/discovery"
+	"k8s.io/client-go/kubernetes"
+	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/metadata"
+
+	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/internal/clock"
+	"github.com/coracle-dev/coracle/internal/loop"
+)
+
+// Waits between two looks at a namespace in which something is left: a quarter of the time it has been waiting, within these.
+const (
+	minWait = 200 * time.Millisecond
+	maxWait = 10 * time.Second
+)
+
+// Controller serves namespaces.
+type Controller struct {
+	client     kubernetes.Interface
+	discovery  discovery.DiscoveryInterface
+	metadata   metadata.Interface
+	namespaces corelisters.NamespaceLister
+	clock      clock.Clock
+	loop       *loop.Loop
+}
+
+// New makes the controller.
+func New(e env.Env, d discovery.DiscoveryInterface, m metadata.Interface) *Controller {
+	core := e.Informers.Core().V1()
+	c := &Controller{client: e.Client, discovery: d, metadata: m, namespaces: core.Namespaces().Lister(), clock: e.Clock}
+	c.loop = e.Loop(loop.Config{Name: "namespace", Sync: c.sync})
+	loop.On(c.loop, core.Namespaces().Informer(), func(_, cur *corev1.Namespace) {
+		if cur != nil && cur.DeletionTimestamp != nil {
+			c.loop.Add(cur.Name)
+		}
+	})
+	loop.On(c.loop, core.Pods().Informer(), func(old, cur *corev1.Pod) {
+		if cur != nil {
+			return
+		}
+		if ns, err := c.namespaces.Get(old.Namespace); err == nil && ns.DeletionTimestamp != nil {
+			c.loop.AddAfter(ns.Name, 20*time.Millisecond) // it may have been the last
+		}
+	})
+	return c
+}
+
+// Run works until ctx ends.
+func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func (c *Controller) sync(ctx context.Context, key string) error {
+	ns, err := c.namespaces.Get(key)
+	if apierrors.IsNotFound(err) || err == nil && (ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes)) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	found := c.empty(ctx, ns.Name)
+	ns, err = c.report(ctx, ns, found)
+	if err != nil {
+		return err
+	}
+	if len(found.failures) > 0 || found.discovery != nil {
+		return errors.Join(append(found.failures, found.discovery)...)
+	}
+	if len(found.remaining) > 0 {
+		age := c.clock.Now().Sub(ns.DeletionTimestamp.Time)
+		c.loop.AddAfter(key, min(max(age/4, minWait), maxWait))
+		return nil
+	}
+	return c.finalize(ctx, ns)
+}
+
+// report shows in the namespace's status what was found, and gives the namespace as it is then.
+func (c *Controller) report(ctx context.Context, ns *corev1.Namespace, found findings) (*corev1.Namespace, error) {
+	status := corev1.NamespaceStatus{Phase: corev1.NamespaceTerminating, Conditions: conditions(ns.Status.Conditions, found, metav1.NewTime(c.clock.Now()))}
+	if apiequality.Semantic.DeepEqual(ns.Status, status) {
+		return ns, nil
+	}
+	fresh := *ns // a shallow copy: only status is replaced
+	fresh.Status = status
+	return c.client.CoreV1().Namespaces().UpdateStatus(ctx, &fresh, metav1.UpdateOptions{})
+}
+
+func (c *Controller) finalize(ctx context.Context, ns *corev1.Namespace) error {
+	fresh := ns.DeepCopy()
+	fresh.Spec.Finalizers = slices.DeleteFunc(fresh.Spec.Finalizers, func(f corev1.FinalizerName) bool { return f == corev1.FinalizerKubernetes })
+	_, err := c.client.CoreV1().Namespaces().Finalize(ctx, fresh, metav1.UpdateOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
