@@ -29,7 +29,7 @@ type Runtime interface {
 	// Pod tells what is known of a pod, from memory.
 	Pod(uid string) runtime.Pod
 	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
-	Attach(ctx context.Context, id string, cfg runtime.ExecConfig) error
+	Attach(ctx context.Context, id string, cfg runtime.AttachConfig) error
 }
 
 // Config is what New needs.
@@ -256,7 +256,7 @@ func (a *api) attach(w http.ResponseWriter, r *http.Request) error {
 	}
 	return a.stream(w, r, streams{
 		run: func(ctx context.Context, s stdio) error {
-			return a.cfg.Runtime.Attach(ctx, c.ID, runtime.ExecConfig{TTY: s.tty, Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
+			return a.cfg.Runtime.Attach(ctx, c.ID, runtime.AttachConfig{Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
 		},
 		serve: remotecommandAttach(c.Name),
 	})

@@ -1,0 +1,133 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// lonelyLink is made where this machine has no address but loopback's, so that pods still have an
+// address of the node to talk to; its address is of the range kept for documentation, which no network uses.
+const lonelyLink = "coracle-node"
+
+var lonelyAddr = netip.MustParseAddr("192.0.2.1")
+
+// advertiseAddress is where pods and nodes reach the API server.
+func (o *options) advertiseAddress() (netip.Addr, error) {
+	return o.machineAddress("--advertise-address", o.advertise)
+}
+
+// nodeAddress is the node's own.
+func (o *options) nodeAddress() (netip.Addr, error) { return o.machineAddress("--node-ip", o.nodeIP) }
+
+// machineAddress is the one given by the flag, or else this machine's.
+func (o *options) machineAddress(flag, given string) (netip.Addr, error) {
+	if given != "" {
+		addr, err := netip.ParseAddr(given)
+		if err != nil || !addr.Is4() || addr.IsLoopback() || addr.IsUnspecified() {
+			return addr, usage("%s %q: want an IPv4 address of this machine other than loopback's", flag, given)
+		}
+		return addr, nil
+	}
+	if addr, ok := defaultRouteAddress(); ok {
+		return addr, nil
+	}
+	if addr, ok := anyAddress(); ok {
+		return addr, nil
+	}
+	return lonelyAddr, ensureLonelyLink()
+}
+
+// defaultRouteAddress is the source address of the default route.
+func defaultRouteAddress() (netip.Addr, bool) {
+	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, r := range routes {
+		if r.Dst != nil && !r.Dst.IP.IsUnspecified() {
+			continue
+		}
+		if addr, ok := netip.AddrFromSlice(r.Src.To4()); ok {
+			return addr, true
+		}
+		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil {
+			if addr, ok := linkAddress(link); ok {
+				return addr, true
+			}
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// anyAddress is the first address of a link that is not ours.
+func anyAddress() (netip.Addr, bool) {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, link := range links {
+		if ourLink(link.Attrs().Name) {
+			continue
+		}
+		if addr, ok := linkAddress(link); ok {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+// ourLink tells the links that a cluster makes.
+func ourLink(name string) bool {
+	return len(name) >= len("coracle") && name[:len("coracle")] == "coracle"
+}
+
+func linkAddress(link netlink.Link) (netip.Addr, bool) {
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return netip.Addr{}, false
+	}
+	for _, a := range addrs {
+		if addr, ok := netip.AddrFromSlice(a.IP.To4()); ok && addr.IsGlobalUnicast() {
+			return addr, true
+		}
+	}
+	return netip.Addr{}, false
+}
+
+func ensureLonelyLink() error {
+	attrs := netlink.NewLinkAttrs()
+	attrs.Name = lonelyLink
+	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
+		if errors.Is(err, unix.EPERM) {
+			return neverAgain("this machine has no address but loopback's; give one with --advertise-address, or run as root")
+		}
+		return err
+	}
+	link, err := netlink.LinkByName(lonelyLink)
+	if err != nil {
+		return err
+	}
+	address, err := netlink.ParseAddr(lonelyAddr.String() + "/32")
+	if err != nil {
+		return err
+	}
+	if err := netlink.AddrReplace(link, address); err != nil {
+		return err
+	}
+	return netlink.LinkSetUp(link)
+}
+
+func removeLonelyLink() error {
+	link, err := netlink.LinkByName(lonelyLink)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return netlink.LinkDel(link)
+}

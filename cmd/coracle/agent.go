@@ -1,0 +1,189 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"time"
+
+	containerdclient "github.com/containerd/containerd/v2/client"
+	"github.com/spf13/cobra"
+	corev1 "k8s.io/api/core/v1"
+	restclient "k8s.io/client-go/rest"
+
+	"github.com/coracle-dev/coracle/agent"
+	"github.com/coracle-dev/coracle/agent/containerd"
+	"github.com/coracle-dev/coracle/agent/images"
+	"github.com/coracle-dev/coracle/agent/network"
+	"github.com/coracle-dev/coracle/agent/nodeapi"
+	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/agent/tunnel"
+	"github.com/coracle-dev/coracle/internal/assets"
+	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/run"
+	"github.com/coracle-dev/coracle/internal/sysctl"
+	"github.com/coracle-dev/coracle/proxy"
+)
+
+// containerdNamespace keeps our containers apart from others' in a shared containerd.
+const containerdNamespace = "coracle"
+
+func newAgent() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "agent",
+		Short: "Run a node: agent, proxy and containerd, in the foreground",
+	}, func(cmd *cobra.Command, o *options) error {
+		if err := needRoot("coracle agent"); err != nil {
+			return err
+		}
+		if err := checkNode(); err != nil {
+			return err
+		}
+		path := o.kubeconfig
+		if path == "" {
+			path = o.layout.Kubeconfig("agent")
+		}
+		config, err := client.Config{Kubeconfig: path, Component: "agent"}.REST()
+		if err != nil {
+			return usage("%w; name a kubeconfig with --kubeconfig", err)
+		}
+		n := &node{o: o, config: config, remote: config}
+		return n.run(cmd.Context())
+	}, commonFlags, clusterFlags, agentFlags, kubeconfigFlag)
+}
+
+func newContainerd() *cobra.Command {
+	var layoutOnly options
+	var debug bool
+	cmd := &cobra.Command{
+		Use:    "containerd",
+		Short:  "The containerd child of the agent",
+		Hidden: true,
+		Args:   cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return containerd.Main(cmd.Context(), containerd.Config{Layout: layoutOnly.layout, Debug: debug})
+		},
+	}
+	placeFlags(&layoutOnly, cmd.Flags())
+	cmd.Flags().BoolVar(&debug, "debug", false, "log every step")
+	return cmd
+}
+
+// node is one node's parts.
+type node struct {
+	o *options
+	// config is how the agent and the proxy reach the API server; remote is the way over the network, for the tunnel.
+	config, remote *restclient.Config
+	controlPlane   bool
+}
+
+// run keeps containerd, the agent and the proxy until ctx ends. Containers and containerd outlive it.
+func (n *node) run(ctx context.Context) error {
+	if err := assets.Unpack(n.o.layout); err != nil {
+		return err
+	}
+	addr, err := n.o.nodeAddress()
+	if err != nil {
+		return err
+	}
+	kube, err := client.Config{RestConfig: n.config, Component: "proxy"}.Clientset()
+	if err != nil {
+		return err
+	}
+	proxyConfig, err := n.o.proxyConfig(kube)
+	if err != nil {
+		return err
+	}
+	runs := []func(context.Context) error{
+		func(ctx context.Context) error { return n.runAgent(ctx, addr) },
+		func(ctx context.Context) error { return proxy.Run(ctx, proxyConfig) },
+	}
+	if n.o.containerd == "" {
+		supervisor := containerd.Supervisor{Config: containerd.Config{Layout: n.o.layout}}
+		runs = append(runs, supervisor.Supervise)
+	}
+	return run.All(ctx, runs...)
+}
+
+func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
+	c, err := n.o.cluster()
+	if err != nil {
+		return err
+	}
+	name, err := n.o.resolveNodeName()
+	if err != nil {
+		return err
+	}
+	conn, err := n.o.dialContainerd(ctx)
+	if err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	defer conn.Close()
+	version, err := conn.Version(ctx)
+	if err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	store, err := images.New(ctx, images.Config{Client: conn})
+	if err != nil {
+		return err
+	}
+	binary, err := runtimeBinary()
+	if err != nil {
+		return err
+	}
+	containers, err := runtime.New(runtime.Config{
+		Layout: n.o.layout, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary})
+	if err != nil {
+		return err
+	}
+	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls())})
+	return run.All(ctx, containers.Run, func(ctx context.Context) error {
+		return agent.Run(ctx, agent.Config{
+			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: []netip.Addr{addr},
+			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, ControlPlane: n.controlPlane, Labels: n.o.nodeLabels,
+			CgroupRoot: cgroupRoot(n.o.layout),
+			Sandboxes:  containers, Containers: containers, Images: store, Network: pods,
+			RuntimeVersion: "containerd://" + version.Version,
+			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {
+				return n.serve(ctx, nodeapi.Config{Runtime: containers, Pod: pod})
+			},
+		})
+	})
+}
+
+// serve answers the API server's requests through the tunnel.
+func (n *node) serve(ctx context.Context, api nodeapi.Config) error {
+	tlsConfig, err := restclient.TLSConfigFor(n.remote)
+	if err != nil {
+		return err
+	}
+	return tunnel.Run(ctx, tunnel.Config{Server: n.remote.Host, TLS: tlsConfig, Handler: nodeapi.New(api)})
+}
+
+func (o *options) containerdAddress() string {
+	if o.containerd != "" {
+		return o.containerd
+	}
+	return o.layout.ContainerdSocket()
+}
+
+// dialContainerd connects to containerd, waiting for one that is just starting.
+func (o *options) dialContainerd(ctx context.Context) (*containerdclient.Client, error) {
+	conn, err := runtime.Dial(o.containerdAddress(), containerdNamespace)
+	if err != nil {
+		return nil, err
+	}
+	for {
+		attempt, cancel := context.WithTimeout(ctx, time.Second)
+		serving, err := conn.IsServing(attempt)
+		cancel()
+		if serving {
+			return conn, nil
+		}
+		select {
+		case <-ctx.Done():
+			return nil, errors.Join(ctx.Err(), err, conn.Close())
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}

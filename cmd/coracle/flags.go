@@ -1,0 +1,247 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+	"sigs.k8s.io/yaml"
+
+	"github.com/coracle-dev/coracle/internal/paths"
+)
+
+// options are every flag there is; each command takes those that concern it.
+type options struct {
+	config        string
+	layout        paths.Layout
+	kubeconfigOut string
+	kubeconfig    string
+	logLevel      string
+
+	listen        string
+	advertise     string
+	tlsSANs       []string
+	podCIDR       string
+	serviceCIDR   string
+	clusterDomain string
+	clusterDNS    string
+	nodePorts     string
+	etcd          etcdOptions
+
+	server     string
+	nodeName   string
+	nodeIP     string
+	nodeLabels map[string]string
+	containerd string
+}
+
+type etcdOptions struct {
+	endpoints     []string
+	ca, cert, key string
+}
+
+// flagGroup adds some of the flags to a command.
+type flagGroup func(*options, *pflag.FlagSet)
+
+func placeFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.layout.Data, "data-dir", paths.DefaultData, "folder of everything that outlives a reboot")
+	f.StringVar(&o.layout.Run, "run-dir", paths.DefaultRun, "folder of sockets and namespaces")
+}
+
+func commonFlags(o *options, f *pflag.FlagSet) {
+	placeFlags(o, f)
+	f.StringVar(&o.config, "config", paths.DefaultConfig, "YAML file of flags, as `listen: 127.0.0.1:6443`; flags given win")
+	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
+}
+
+func serverFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.kubeconfigOut, "kubeconfig-out", paths.DefaultKubeconfig, "where to write the admin's kubeconfig (0600)")
+	f.StringVar(&o.listen, "listen", "0.0.0.0:6443", "address and port of the API")
+	f.StringVar(&o.advertise, "advertise-address", "", "address by which nodes and pods reach the API (default: this machine's)")
+	f.StringSliceVar(&o.tlsSANs, "tls-san", nil, "further names and addresses for the API's certificate")
+	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for NodePort services")
+	f.StringSliceVar(&o.etcd.endpoints, "etcd-endpoints", nil, "an external etcd to use in place of the embedded one, as https://10.0.0.5:2379")
+	f.StringVar(&o.etcd.ca, "etcd-cafile", "", "CA of the external etcd")
+	f.StringVar(&o.etcd.cert, "etcd-certfile", "", "client certificate for the external etcd")
+	f.StringVar(&o.etcd.key, "etcd-keyfile", "", "key of that certificate")
+}
+
+func clusterFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.podCIDR, "pod-cidr", "10.244.0.0/16", "addresses of all pods; each node gets a /24 of it")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "addresses of services")
+	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
+	f.StringVar(&o.clusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")
+}
+
+func agentFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.nodeName, "node-name", "", "the node's name (default: the host's name, in lower case)")
+	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address (default: that of the default route)")
+	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels for the node, as disk=ssd,rack=2")
+	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
+}
+
+func kubeconfigFlag(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig that leads to the API server")
+}
+
+// command makes a command whose flags can also come from the config file.
+func command(cmd *cobra.Command, run func(*cobra.Command, *options) error, groups ...flagGroup) *cobra.Command {
+	o := &options{}
+	for _, add := range groups {
+		add(o, cmd.Flags())
+	}
+	cmd.Args = cobra.NoArgs
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := o.complete(cmd.Flags()); err != nil {
+			return err
+		}
+		return run(cmd, o)
+	}
+	return cmd
+}
+
+// complete reads the config file and makes paths absolute.
+func (o *options) complete(f *pflag.FlagSet) error {
+	if f.Lookup("config") != nil {
+		if err := readConfig(o.config, f); err != nil {
+			return err
+		}
+		if err := setLogLevel(o.logLevel); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []*string{&o.layout.Data, &o.layout.Run, &o.kubeconfigOut} {
+		if *dir == "" {
+			continue
+		}
+		abs, err := filepath.Abs(*dir)
+		if err != nil {
+			return err
+		}
+		*dir = abs
+	}
+	return nil
+}
+
+// readConfig sets every flag of the file that was not given on the command line.
+func readConfig(path string, f *pflag.FlagSet) error {
+	data, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) && !f.Changed("config") {
+		return nil
+	}
+	if err != nil {
+		return usage("config file: %w", err)
+	}
+	values := map[string]any{}
+	if err := yaml.UnmarshalStrict(data, &values); err != nil {
+		return usage("config file %s: %w", path, err)
+	}
+	for name, value := range values {
+		flag := f.Lookup(name)
+		if flag == nil {
+			if slices.Contains(allFlags(), name) {
+				continue // a flag of another command
+			}
+			return usage("config file %s: there is no flag %q", path, name)
+		}
+		if flag.Changed {
+			continue
+		}
+		if err := f.Set(name, configValue(value)); err != nil {
+			return usage("config file %s: %s: %w", path, name, err)
+		}
+	}
+	return nil
+}
+
+// configValue writes a YAML value as one would type it behind a flag.
+func configValue(value any) string {
+	switch v := value.(type) {
+	case []any:
+		parts := make([]string, len(v))
+		for i, part := range v {
+			parts[i] = fmt.Sprint(part)
+		}
+		return strings.Join(parts, ",")
+	case map[string]any:
+		parts := make([]string, 0, len(v))
+		for key, part := range v {
+			parts = append(parts, fmt.Sprintf("%s=%v", key, part))
+		}
+		slices.Sort(parts)
+		return strings.Join(parts, ",")
+	}
+	return fmt.Sprint(value)
+}
+
+func allFlags() []string {
+	f := pflag.NewFlagSet("", pflag.ContinueOnError)
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag} {
+		add(&options{}, f)
+	}
+	var names []string
+	f.VisitAll(func(flag *pflag.Flag) { names = append(names, flag.Name) })
+	return names
+}
+
+// cluster is the parsed and checked addressing.
+type cluster struct {
+	pods, services netip.Prefix
+	dns            netip.Addr
+	api            netip.Addr // the first service address: the API server's own
+	domain         string
+}
+
+func (o *options) cluster() (cluster, error) {
+	var c cluster
+	var err error
+	if c.pods, err = parseCIDR("--pod-cidr", o.podCIDR, 24); err != nil {
+		return c, err
+	}
+	if c.services, err = parseCIDR("--service-cidr", o.serviceCIDR, 28); err != nil {
+		return c, err
+	}
+	if c.pods.Overlaps(c.services) {
+		return c, usage("--pod-cidr %s and --service-cidr %s overlap", c.pods, c.services)
+	}
+	c.domain = strings.Trim(o.clusterDomain, ".")
+	c.api = c.services.Addr().Next()
+	c.dns = c.services.Addr()
+	for range 10 {
+		c.dns = c.dns.Next()
+	}
+	if o.clusterDNS != "" {
+		if c.dns, err = netip.ParseAddr(o.clusterDNS); err != nil || !c.services.Contains(c.dns) {
+			return c, usage("--cluster-dns %q: want an address of --service-cidr %s", o.clusterDNS, c.services)
+		}
+	}
+	return c, nil
+}
+
+func parseCIDR(flag, text string, maxBits int) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(text)
+	if err != nil || !p.Addr().Is4() {
+		return p, usage("%s %q: want an IPv4 range such as 10.96.0.0/16", flag, text)
+	}
+	if p.Bits() > maxBits {
+		return p, usage("%s %s is too small: want /%d or larger", flag, text, maxBits)
+	}
+	return p.Masked(), nil
+}
+
+// listenPort gives the API's port.
+func (o *options) listenPort() (string, error) {
+	_, port, err := net.SplitHostPort(o.listen)
+	if err != nil || port == "" {
+		return "", usage("--listen %q: want ADDRESS:PORT, as 0.0.0.0:6443", o.listen)
+	}
+	return port, nil
+}

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/coracle-dev/coracle/controllers"
+	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/proxy"
+	"github.com/coracle-dev/coracle/scheduler"
+)
+
+// clientset is the client of a part that runs alone.
+func (o *options) clientset(component string) (kubernetes.Interface, error) {
+	path := o.kubeconfig
+	if path == "" {
+		path = o.layout.Kubeconfig(component)
+	}
+	kube, err := client.Config{Kubeconfig: path, Component: component}.Clientset()
+	if err != nil {
+		return nil, usage("%w; name a kubeconfig with --kubeconfig", err)
+	}
+	return kube, nil
+}
+
+func newScheduler() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "scheduler",
+		Short: "Run the scheduler alone",
+	}, func(cmd *cobra.Command, o *options) error {
+		kube, err := o.clientset("scheduler")
+		if err != nil {
+			return err
+		}
+		return scheduler.Run(cmd.Context(), scheduler.Config{Client: kube})
+	}, commonFlags, kubeconfigFlag)
+}
+
+func newControllers() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "controllers",
+		Short: "Run the controllers alone",
+	}, func(cmd *cobra.Command, o *options) error {
+		c, err := o.cluster()
+		if err != nil {
+			return err
+		}
+		if o.kubeconfig == "" {
+			o.kubeconfig = o.layout.Kubeconfig("controllers")
+		}
+		config, err := client.Config{Kubeconfig: o.kubeconfig, Component: "controllers"}.REST()
+		if err != nil {
+			return usage("%w; name a kubeconfig with --kubeconfig", err)
+		}
+		return controllers.Run(cmd.Context(), controllers.Config{
+			RestConfig: config, ClusterCA: config.CAData, PodCIDR: c.pods, LeaderElect: true,
+		})
+	}, commonFlags, clusterFlags, kubeconfigFlag)
+}
+
+func newProxy() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "proxy",
+		Short: "Run the service proxy and DNS alone, on any Kubernetes cluster's node",
+	}, func(cmd *cobra.Command, o *options) error {
+		if err := needRoot("coracle proxy"); err != nil {
+			return err
+		}
+		if err := checkNftables(); err != nil {
+			return neverAgain("this kernel has no nftables (%v): load or build the nf_tables module", err)
+		}
+		kube, err := o.clientset("proxy")
+		if err != nil {
+			return err
+		}
+		config, err := o.proxyConfig(kube)
+		if err != nil {
+			return err
+		}
+		return proxy.Run(cmd.Context(), config)
+	}, commonFlags, clusterFlags, agentFlags, kubeconfigFlag)
+}
+
+func (o *options) proxyConfig(kube kubernetes.Interface) (proxy.Config, error) {
+	c, err := o.cluster()
+	if err != nil {
+		return proxy.Config{}, err
+	}
+	name, err := o.resolveNodeName()
+	if err != nil {
+		return proxy.Config{}, err
+	}
+	addr, err := o.nodeAddress()
+	return proxy.Config{Client: kube, NodeName: name, NodeIP: addr, ServiceCIDR: c.services, DNS: c.dns, ClusterDomain: c.domain}, err
+}
+
+func cleanupProxy() error { return proxy.Cleanup() }

@@ -1,0 +1,241 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authentication/user"
+	restclient "k8s.io/client-go/rest"
+
+	"github.com/coracle-dev/coracle/apiserver"
+	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/alloc"
+	"github.com/coracle-dev/coracle/apiserver/auth"
+	"github.com/coracle-dev/coracle/apiserver/openapi"
+	"github.com/coracle-dev/coracle/apiserver/rest"
+	"github.com/coracle-dev/coracle/apiserver/store/etcd"
+	"github.com/coracle-dev/coracle/apiserver/tunnel"
+	"github.com/coracle-dev/coracle/controllers"
+	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/pki"
+	"github.com/coracle-dev/coracle/internal/run"
+	"github.com/coracle-dev/coracle/scheduler"
+)
+
+func newServer() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "server",
+		Short: "Run the API server, scheduler and controllers with their etcd, in the foreground",
+	}, func(cmd *cobra.Command, o *options) error {
+		s, err := openServer(cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		return run.All(cmd.Context(), s.runAPI, s.runScheduler, s.runControllers)
+	}, commonFlags, serverFlags, clusterFlags)
+}
+
+func newAPIServer() *cobra.Command {
+	return command(&cobra.Command{
+		Use:   "apiserver",
+		Short: "Run the API server alone, with its etcd",
+	}, func(cmd *cobra.Command, o *options) error {
+		s, err := openServer(cmd.Context(), o)
+		if err != nil {
+			return err
+		}
+		defer s.close()
+		return s.runAPI(cmd.Context())
+	}, commonFlags, serverFlags, clusterFlags)
+}
+
+// server is the opened control plane.
+type server struct {
+	o       *options
+	cluster cluster
+	engine  *etcd.Engine
+	pki     *pki.PKI
+	api     *apiserver.Server
+	alloc   *alloc.Allocator
+}
+
+func (s *server) close() { _ = s.engine.Close() }
+
+// openServer opens the database and composes the API server; its port is bound, so that errors come at once.
+func openServer(ctx context.Context, o *options) (*server, error) {
+	c, err := o.cluster()
+	if err != nil {
+		return nil, err
+	}
+	s := &server{o: o, cluster: c}
+	listener, err := net.Listen("tcp", o.listen)
+	if errors.Is(err, unix.EADDRINUSE) {
+		return nil, neverAgain("%s is taken by another program; choose another port with --listen", o.listen)
+	} else if err != nil {
+		return nil, neverAgain("cannot listen on %s: %v", o.listen, err)
+	}
+	advertise, err := o.advertiseAddress()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.openPKI(advertise); err != nil {
+		return nil, err
+	}
+	if s.engine, err = openEngine(ctx, o); err != nil {
+		return nil, err
+	}
+	if err := s.compose(ctx, listener, advertise); err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func openEngine(ctx context.Context, o *options) (*etcd.Engine, error) {
+	if len(o.etcd.endpoints) > 0 {
+		return etcd.Open(ctx, etcd.ExternalConfig{Endpoints: o.etcd.endpoints, CAFile: o.etcd.ca, CertFile: o.etcd.cert, KeyFile: o.etcd.key})
+	}
+	if err := os.MkdirAll(o.layout.Run, 0o700); err != nil {
+		return nil, err
+	}
+	return etcd.OpenEmbedded(ctx, etcd.EmbeddedConfig{DataDir: o.layout.Etcd(), Socket: o.layout.EtcdSocket()})
+}
+
+func (s *server) openPKI(advertise netip.Addr) error {
+	names := append(pki.HostAddresses(), s.o.tlsSANs...)
+	names = append(names, advertise.String())
+	var err error
+	s.pki, err = pki.Open(pki.Options{Dir: s.o.layout.PKI(), ServiceIP: s.cluster.api, ClusterDomain: s.cluster.domain, Extra: names})
+	if err != nil {
+		return err
+	}
+	url, err := s.o.apiURL()
+	if err != nil {
+		return err
+	}
+	if err := s.pki.EnsureKubeconfig(s.o.kubeconfigOut, url, pki.Admin); err != nil {
+		return fmt.Errorf("write the admin's kubeconfig: %w", err)
+	}
+	for component, id := range map[string]pki.Identity{
+		"scheduler": pki.Scheduler, "controllers": pki.ControllerManager, "proxy": pki.Proxy,
+	} {
+		if err := s.pki.EnsureKubeconfig(s.o.layout.Kubeconfig(component), url, id); err != nil {
+			return err
+		}
+	}
+	name, err := s.o.resolveNodeName()
+	if err != nil {
+		return err
+	}
+	return s.pki.EnsureKubeconfig(s.o.layout.Kubeconfig("agent"), url, pki.Node(name))
+}
+
+func (s *server) compose(ctx context.Context, listener net.Listener, advertise netip.Addr) error {
+	first, last, err := parsePortRange(s.o.nodePorts)
+	if err != nil {
+		return err
+	}
+	watchCache := apiserver.NewCache(s.engine)
+	reader := apiserver.NewReader(watchCache)
+	s.alloc, err = alloc.New(alloc.Config{Store: s.engine, Reader: reader, ServiceCIDR: s.cluster.services, FirstNodePort: first, LastNodePort: last})
+	if err != nil {
+		return err
+	}
+	tokens, err := auth.NewTokens(auth.TokenConfig{
+		Issuer: "https://kubernetes.default.svc." + s.cluster.domain, Signer: s.pki.ServiceAccountKey(), Reader: reader})
+	if err != nil {
+		return err
+	}
+	spec, err := openapi.New()
+	if err != nil {
+		return err
+	}
+	authz := auth.NewAuthorizer(reader)
+	nodes := tunnel.New()
+	_, port, _ := net.SplitHostPort(s.o.listen)
+	number, _ := strconv.Atoi(port)
+	s.api, err = apiserver.New(ctx, apiserver.Config{
+		Store: s.engine, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
+		Authenticator: auth.NewAuthenticator(s.pki.CAPool(), tokens),
+		Authorizer:    authz,
+		Admission:     admission.New(reader),
+		Hooks: map[schema.GroupResource]rest.Hook{
+			{Resource: "services"}: {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
+		},
+		Tokens:    tokens,
+		Reviews:   &auth.Reviewer{Authorizer: authz, Tokens: tokens},
+		Nodes:     nodes,
+		GRPC:      nodes,
+		OpenAPI:   spec,
+		ServiceIP: s.cluster.api.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
+	})
+	return err
+}
+
+func parsePortRange(text string) (first, last int32, err error) {
+	low, high, found := strings.Cut(text, "-")
+	a, err1 := strconv.ParseUint(low, 10, 16)
+	b, err2 := strconv.ParseUint(high, 10, 16)
+	if !found || err1 != nil || err2 != nil || a == 0 || a > b {
+		return 0, 0, usage("--service-node-port-range %q: want FIRST-LAST, as 30000-32767", text)
+	}
+	return int32(a), int32(b), nil
+}
+
+// runAPI serves the API and keeps what belongs to it: allocations, certificates, the database.
+func (s *server) runAPI(ctx context.Context) error {
+	return run.All(ctx, s.api.Run, s.pki.Run, s.engine.Run, func(ctx context.Context) error {
+		if err := s.api.WaitReady(ctx); err != nil {
+			return ignoreEnd(ctx, err)
+		}
+		return s.alloc.Run(ctx)
+	})
+}
+
+// local gives a component of this process its way to the API server, once that is ready.
+func (s *server) local(ctx context.Context, id pki.Identity) (*restclient.Config, error) {
+	if err := s.api.WaitReady(ctx); err != nil {
+		return nil, err
+	}
+	// Certificates make a user authenticated; here it is said outright.
+	groups := append([]string{user.AllAuthenticated}, id.Groups...)
+	return s.api.LocalConfig(&user.DefaultInfo{Name: id.Name, Groups: groups}), nil
+}
+
+func (s *server) runScheduler(ctx context.Context) error {
+	config, err := s.local(ctx, pki.Scheduler)
+	if err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	kube, err := client.Config{RestConfig: config, Component: "scheduler"}.Clientset()
+	if err != nil {
+		return err
+	}
+	return scheduler.Run(ctx, scheduler.Config{Client: kube})
+}
+
+func (s *server) runControllers(ctx context.Context) error {
+	config, err := s.local(ctx, pki.ControllerManager)
+	if err != nil {
+		return ignoreEnd(ctx, err)
+	}
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, ClusterCA: s.pki.CAPEM(), PodCIDR: s.cluster.pods})
+}
+
+// ignoreEnd makes the end of ctx a regular one.
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
