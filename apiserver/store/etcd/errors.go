@@ -7,8 +7,6 @@ import (
 
 	"github.com/coracle-dev/coracle/apiserver/store"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // mapError turns etcd's errors into the store's; the end of the caller's context stays what it is.
@@ -22,16 +20,8 @@ func mapError(ctx context.Context, err error) error {
 		return store.ErrCompacted
 	case errors.Is(err, rpctypes.ErrFutureRev):
 		return store.ErrFuture
-	case errors.Is(err, rpctypes.ErrRequestTooLarge), code(err) == codes.ResourceExhausted && !errors.Is(err, rpctypes.ErrNoSpace):
+	case errors.Is(err, rpctypes.ErrRequestTooLarge):
 		return store.ErrTooLarge
 	}
 	return fmt.Errorf("%w: %w", store.ErrUnavailable, err)
-}
-
-func code(err error) codes.Code {
-	var e rpctypes.EtcdError
-	if errors.As(err, &e) {
-		return e.Code()
-	}
-	return status.Code(err)
 }
