@@ -38,7 +38,9 @@ func newDouble() *double {
 		events: make(chan string, 1000), stubborn: map[string]bool{}}
 }
 
-func (d *double) note(format string, args ...any) { d.log = append(d.log, fmt.Sprintf(format, args...)) }
+func (d *double) note(format string, args ...any) {
+	d.log = append(d.log, fmt.Sprintf(format, args...))
+}
 
 func (d *double) RunSandbox(_ context.Context, cfg runtime.SandboxConfig) (*runtime.Sandbox, error) {
 	d.mu.Lock()
