@@ -87,7 +87,7 @@ func TestTLS(t *testing.T) {
 			Endpoints: []string{"unixs://" + socket},
 			CAFile:    pki.ca, CertFile: pki.cert, KeyFile: pki.key,
 		})
-	}, suiteOptions)
+	}, storetest.Options{})
 }
 
 func serveTLS(t *testing.T, server *etcdserver.EtcdServer, p testPKI) string {

@@ -76,8 +76,9 @@ func newEngine(log *slog.Logger, client *clientv3.Client) *Engine {
 	e.ctx, cancel = context.WithCancel(context.Background())
 	e.close = func() error {
 		cancel()
-		e.calls.Lock() // calls that begin from now on see the end of ctx
-		e.calls.Unlock()
+		// Calls that begin from now on see the end of ctx; those under way are waited for.
+		e.calls.Lock()
+		defer e.calls.Unlock()
 		e.watches.Wait()
 		return nil
 	}
