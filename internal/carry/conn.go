@@ -23,6 +23,8 @@ const (
 	grantAt = Window / 4
 	// maxChunk is the most data that one message carries.
 	maxChunk = 32 << 10
+	// stalled is how long past a deadline the transport may take to send one message.
+	stalled = 5 * time.Second
 )
 
 // Stream is either end's view of a Carry stream.
@@ -217,8 +219,8 @@ func (c *Conn) acquire(want int) (int, error) {
 	}
 }
 
-// send sends one message. A transport that takes longer than the deadline allows is given up: half a message
-// cannot be taken back.
+// send sends one message. It is not broken off at the deadline, for half a message cannot be taken back; but a transport
+// that takes much longer than the deadline allows is given up.
 func (c *Conn) send(chunk *pb.Chunk) error {
 	passed := c.writeBy.passed()
 	select {
@@ -228,14 +230,7 @@ func (c *Conn) send(chunk *pb.Chunk) error {
 	}
 	sent := make(chan struct{})
 	if passed != nil {
-		go func() {
-			select {
-			case <-sent:
-			case <-passed:
-				c.ended(os.ErrDeadlineExceeded)
-				_ = c.Close()
-			}
-		}()
+		go c.guard(sent, passed)
 	}
 	err := c.stream.Send(chunk)
 	close(sent)
@@ -245,6 +240,21 @@ func (c *Conn) send(chunk *pb.Chunk) error {
 	}
 	c.ended(err)
 	return fmt.Errorf("tunnel: %w", syscall.EPIPE)
+}
+
+// guard closes a connection whose message has not been sent some time after the deadline.
+func (c *Conn) guard(sent, passed <-chan struct{}) {
+	select {
+	case <-sent:
+		return
+	case <-passed:
+	}
+	select {
+	case <-sent:
+	case <-time.After(stalled):
+		c.ended(os.ErrDeadlineExceeded)
+		_ = c.Close()
+	}
 }
 
 // CloseWrite tells the peer that nothing more will be written; reading goes on.
