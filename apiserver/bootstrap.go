@@ -8,13 +8,9 @@ import (
 	schedulingv1 "k8s.io/api/scheduling/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 )
-
-// bootstrap is what the server keeps of its own.
-type bootstrap struct{ kinds *runtime.Scheme }
 
 // keepEvery is how often the objects that the server keeps are looked at.
 const keepEvery = time.Minute

@@ -43,7 +43,7 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 	limit := newLimiter(s.cfg.MaxReadInFlight, s.cfg.MaxWriteInFlight)
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		if s.cfg.GRPC != nil && isGRPC(req) {
-			s.cfg.GRPC.ServeHTTP(rw, req)
+			s.serveGRPC(rw, req)
 			return
 		}
 		w := &response{ResponseWriter: rw}
@@ -87,6 +87,18 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 
 func (s *Server) logRequest(req *http.Request, w *response, start time.Time) {
 	s.log.Debug("request", "verb", req.Method, "uri", req.URL.RequestURI(), "code", w.code(), "latency", time.Since(start), "agent", req.UserAgent())
+}
+
+// serveGRPC hands a call on with its user.
+func (s *Server) serveGRPC(w http.ResponseWriter, req *http.Request) {
+	u, err := s.authenticate(req)
+	if err != nil {
+		rest.WriteError(w, req, apierrors.NewUnauthorized("Unauthorized"))
+		return
+	}
+	ctx, end := s.rest.Endless(request.WithUser(req.Context(), u))
+	defer end()
+	s.cfg.GRPC.ServeHTTP(w, req.WithContext(ctx))
 }
 
 func isGRPC(req *http.Request) bool {

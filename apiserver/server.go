@@ -51,7 +51,8 @@ type Config struct {
 	Reviews    rest.Reviewer
 	Nodes      rest.NodeDialer
 
-	// GRPC takes HTTP/2 requests of content type application/grpc: the node tunnel.
+	// GRPC takes HTTP/2 requests of content type application/grpc: the node tunnel. Who they are from is in
+	// their context (request.UserFrom); what they may is for it to decide.
 	GRPC http.Handler
 	// OpenAPI takes /openapi/.
 	OpenAPI http.Handler
@@ -84,7 +85,7 @@ type Server struct {
 	health    *health
 	metrics   *metrics
 	log       *slog.Logger
-	boot      bootstrap
+	scheme    *runtime.Scheme
 }
 
 // NewCache makes the watch cache of every stored kind.
@@ -100,8 +101,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Cache == nil {
 		cfg.Cache = NewCache(cfg.Store)
 	}
-	table, scheme := kinds.All(), kinds.Scheme()
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
+	table, scheme := s.served(), kinds.Scheme()
 	s.rest = rest.New(rest.Config{
 		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
 		Authorizer: cfg.Authorizer, Hooks: cfg.Hooks, Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
@@ -110,7 +111,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if s.discovery, err = discovery.New(table); err != nil {
 		return nil, err
 	}
-	s.boot.kinds = scheme
+	s.scheme = scheme
 	s.health = newHealth(s)
 	s.handler = s.chain(http.HandlerFunc(s.route))
 	return s, s.bind(ctx)
@@ -220,4 +221,4 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server) error {
 }
 
 // Scheme knows every served type.
-func (s *Server) Scheme() *runtime.Scheme { return s.boot.kinds }
+func (s *Server) Scheme() *runtime.Scheme { return s.scheme }

@@ -104,6 +104,11 @@ func New(cfg Config) *Handler {
 // EndWatches ends every watch and other endless request that is being served, and those to come, at shutdown.
 func (h *Handler) EndWatches() { h.watches.close() }
 
+// Endless derives a context for a request that takes as long as it takes; EndWatches ends it.
+func (h *Handler) Endless(ctx context.Context) (context.Context, context.CancelFunc) {
+	return h.watches.endless(ctx)
+}
+
 // call is one request on its way through a verb.
 type call struct {
 	*Handler

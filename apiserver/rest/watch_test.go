@@ -1,0 +1,78 @@
+package rest_test
+
+import (
+	"testing"
+
+	"github.com/coracle-dev/coracle/apiserver/rest"
+)
+
+func TestWatchFollowsSelectors(t *testing.T) {
+	f := newFixture(t, nil)
+	w := f.watch(mapsPath + "?watch=true&labelSelector=on%3Dyes")
+	f.must("POST", mapsPath, configMap("a"))
+	steps := []struct{ patch, want string }{
+		{`{"metadata":{"labels":{"on":"yes"}}}`, "ADDED"},
+		{`{"data":{"k":"v"}}`, "MODIFIED"},
+		{`{"metadata":{"labels":{"on":"no"}}}`, "DELETED"},
+	}
+	for _, s := range steps {
+		f.must("PATCH", mapsPath+"/a", s.patch, "Content-Type", mergeType)
+		if e := w.next(t); e.Type != s.want {
+			t.Errorf("after %s: %s, want %s", s.patch, e.Type, s.want)
+		}
+	}
+}
+
+// TestWatchDeleted: the last event of an object carries its last state under the version of its deletion.
+func TestWatchDeleted(t *testing.T) {
+	f := newFixture(t, nil)
+	created := f.must("POST", mapsPath, `{"metadata":{"name":"a"},"data":{"k":"v"}}`)
+	w := f.watch(mapsPath + "?watch=true&resourceVersion=" + created.obj.GetResourceVersion())
+	f.must("DELETE", mapsPath+"/a", "")
+	e := w.next(t)
+	data, _ := e.Object.Object["data"].(map[string]any)
+	if e.Type != "DELETED" || data["k"] != "v" || e.Object.GetResourceVersion() == created.obj.GetResourceVersion() {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestWatchTooOld: history that is gone is an ERROR event of a watch that was accepted.
+func TestWatchTooOld(t *testing.T) {
+	f := newFixture(t, nil)
+	for range 3 {
+		f.must("POST", mapsPath, `{"metadata":{"generateName":"x-"}}`)
+	}
+	f2 := newFixture(t, func(c *rest.Config) { c.Store = f.store }) // its history begins now
+	w := f2.watch(mapsPath + "?watch=true&resourceVersion=1")
+	e := w.next(t)
+	if e.Type != "ERROR" || e.Object.Object["reason"] != "Expired" || e.Object.Object["code"] != float64(410) {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestStreamingList(t *testing.T) {
+	f := newFixture(t, nil)
+	f.must("POST", mapsPath, configMap("a"))
+	f.must("POST", mapsPath, configMap("b"))
+	w := f.watch(mapsPath + "?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true")
+	for _, want := range []string{"a", "b"} {
+		if e := w.next(t); e.Type != "ADDED" || e.Object.GetName() != want {
+			t.Errorf("%+v", e)
+		}
+	}
+	if e := w.next(t); e.Type != "BOOKMARK" || e.Object.GetAnnotations()["k8s.io/initial-events-end"] != "true" {
+		t.Errorf("%+v", e)
+	}
+	f.must("POST", mapsPath, configMap("c"))
+	if e := w.next(t); e.Type != "ADDED" || e.Object.GetName() != "c" {
+		t.Errorf("%+v", e)
+	}
+}
+
+func TestWatchesEndAtShutdown(t *testing.T) {
+	f := newFixture(t, nil)
+	w := f.watch(mapsPath + "?watch=true")
+	f.rest.EndWatches()
+	for range w.events {
+	}
+}
