@@ -48,22 +48,20 @@ func makeCgroup(path string, res *Resources) error {
 	if res == nil {
 		return nil
 	}
-	set := map[string]string{}
-	if res.CPUShares > 0 {
-		set["cpu/cpu.shares"] = strconv.FormatUint(res.CPUShares, 10)
-	}
-	if res.CPUQuota > 0 {
-		set["cpu/cpu.cfs_quota_us"] = strconv.FormatInt(res.CPUQuota, 10)
-	}
-	if res.MemoryLimit > 0 {
-		set["memory/memory.limit_in_bytes"] = strconv.FormatInt(res.MemoryLimit, 10)
-	}
-	if res.PidsLimit > 0 {
-		set["pids/pids.max"] = strconv.FormatInt(res.PidsLimit, 10)
-	}
-	for key, value := range set {
-		controller, file, _ := strings.Cut(key, "/")
-		if err := writeCgroup(filepath.Join(cgroupRoot, controller, path), file, value); err != nil {
+	for _, f := range []struct {
+		controller, file string
+		value            int64
+	}{
+		{"cpu", "cpu.shares", int64(res.CPUShares)},
+		{"cpu", "cpu.cfs_period_us", int64(res.CPUPeriod)}, // before the quota, which is checked against it
+		{"cpu", "cpu.cfs_quota_us", res.CPUQuota},
+		{"memory", "memory.limit_in_bytes", res.MemoryLimit},
+		{"pids", "pids.max", res.PidsLimit},
+	} {
+		if f.value <= 0 {
+			continue
+		}
+		if err := writeCgroup(filepath.Join(cgroupRoot, f.controller, path), f.file, strconv.FormatInt(f.value, 10)); err != nil {
 			return err
 		}
 	}
@@ -90,7 +88,7 @@ func makeCgroup2(path string, res *Resources) error {
 		set["cpu.weight"] = strconv.FormatUint(weightOf(res.CPUShares), 10)
 	}
 	if res.CPUQuota > 0 {
-		set["cpu.max"] = fmt.Sprintf("%d %d", res.CPUQuota, max(res.CPUPeriod, cpuPeriod))
+		set["cpu.max"] = fmt.Sprintf("%d %d", res.CPUQuota, periodOf(*res))
 	}
 	if res.MemoryLimit > 0 {
 		set["memory.max"] = strconv.FormatInt(res.MemoryLimit, 10)
@@ -104,6 +102,13 @@ func makeCgroup2(path string, res *Resources) error {
 		}
 	}
 	return nil
+}
+
+func periodOf(res Resources) uint64 {
+	if res.CPUPeriod == 0 {
+		return cpuPeriod
+	}
+	return res.CPUPeriod
 }
 
 // weightOf converts v1 shares [2, 262144] to a v2 weight [1, 10000] as runc does.

@@ -9,6 +9,7 @@ import (
 	"io"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
@@ -45,12 +46,13 @@ func (r *Runtime) Exec(ctx context.Context, id string, cfg ExecConfig) (exitCode
 	var random [16]byte
 	_, _ = rand.Read(random[:])
 	execID := hex.EncodeToString(random[:])
-	io, err := r.execIO(c, execID, cfg)
+	started := make(chan struct{})
+	io, err := r.execIO(c, execID, cfg, started)
 	if err != nil {
 		return 0, fmt.Errorf("failed to exec in container: %w", err)
 	}
 	defer io.Close()
-	return r.runExec(ctx, c, execID, cfg, spec, io)
+	return r.runExec(ctx, c, execID, cfg, spec, io, started)
 }
 
 func (s State) String() string {
@@ -79,13 +81,49 @@ func (r *Runtime) execSpec(ctx context.Context, id string, cfg ExecConfig) (*any
 	return typeurl.MarshalProto(a), nil
 }
 
-func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig) (cio.IO, error) {
+func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig, started <-chan struct{}) (cio.IO, error) {
 	dir := filepath.Join(r.sandboxDir(c.meta.Pod.UID), "io")
-	opts := []cio.Opt{cio.WithStreams(cfg.Stdin, orDiscard(cfg.Stdout), orDiscard(cfg.Stderr)), cio.WithFIFODir(dir)}
+	stdin := cfg.Stdin
+	if stdin != nil {
+		stdin = &endingReader{Reader: stdin, atEnd: func() {
+			select { // the shim has no input to close before
+			case <-started:
+				r.closeStdin(c.id, execID)
+			case <-time.After(time.Minute):
+			}
+		}}
+	}
+	opts := []cio.Opt{cio.WithStreams(stdin, orDiscard(cfg.Stdout), orDiscard(cfg.Stderr)), cio.WithFIFODir(dir)}
 	if cfg.TTY {
 		opts = append(opts, cio.WithTerminal)
 	}
 	return cio.NewCreator(opts...)(execID)
+}
+
+// endingReader calls atEnd once its source has ended: the shim holds the process's standard input open until it is
+// told that there is no more.
+type endingReader struct {
+	io.Reader
+	atEnd func()
+	once  sync.Once
+}
+
+func (r *endingReader) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	if err != nil {
+		r.once.Do(func() { go r.atEnd() })
+	}
+	return n, err
+}
+
+// closeStdin tells the shim that no more input comes to a process that was started.
+func (r *Runtime) closeStdin(id, execID string) {
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	_, err := r.tasks.CloseIO(ctx, &tasks.CloseIORequest{ContainerID: id, ExecID: execID, Stdin: true})
+	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		r.log.Debug("standard input not closed", "container", id, "error", err)
+	}
 }
 
 func orDiscard(w io.Writer) io.Writer {
@@ -95,7 +133,7 @@ func orDiscard(w io.Writer) io.Writer {
 	return w
 }
 
-func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg ExecConfig, spec *anypb.Any, streams cio.IO) (int, error) {
+func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg ExecConfig, spec *anypb.Any, streams cio.IO, started chan<- struct{}) (int, error) {
 	conf := streams.Config()
 	_, err := r.tasks.Exec(ctx, &tasks.ExecProcessRequest{
 		ContainerID: c.id, ExecID: execID, Stdin: conf.Stdin, Stdout: conf.Stdout, Stderr: conf.Stderr, Terminal: cfg.TTY, Spec: spec,
@@ -110,9 +148,12 @@ func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg 
 		streams.Cancel()
 		return 0, fmt.Errorf("failed to exec in container: failed to start exec %q: %w", execID, errgrpc.ToNative(err))
 	}
+	close(started)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go r.resizes(ctx, c.id, execID, cfg.Resize)
+	if cfg.Resize != nil {
+		go r.resizes(ctx, c.id, execID, cfg.Resize)
+	}
 	code, err := r.waitExec(ctx, c.id, execID, cfg.Timeout)
 	done := make(chan struct{})
 	go func() { streams.Wait(); close(done) }()
@@ -124,10 +165,8 @@ func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg 
 	return code, err
 }
 
+// resizes sets the size of a process's terminal as it changes; execID is empty for the container's own.
 func (r *Runtime) resizes(ctx context.Context, id, execID string, sizes <-chan TerminalSize) {
-	if sizes == nil {
-		return
-	}
 	for {
 		select {
 		case <-ctx.Done():

@@ -284,3 +284,56 @@ func TestExecTTYStdinTimeoutAndMissing(t *testing.T) {
 		t.Errorf("timeout: %v after %v", err, time.Since(began))
 	}
 }
+
+func TestExecGivesInputToItsEnd(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "input", runtime.SandboxConfig{})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1})
+	big := strings.Repeat("0123456789abcdef", 200_000) // more than all pipes hold
+	var out strings.Builder
+	code, err := e.Runtime.Exec(e.Ctx, id, runtime.ExecConfig{Command: []string{"cat"}, Stdin: strings.NewReader(big), Stdout: &out})
+	if code != 0 || err != nil || out.String() != big {
+		t.Errorf("cat: %d %v, %d bytes of %d", code, err, out.Len(), len(big))
+	}
+	out.Reset()
+	code, err = e.Runtime.Exec(e.Ctx, id, runtime.ExecConfig{Command: []string{"cat"}, Stdin: strings.NewReader(""), Stdout: &out})
+	if code != 0 || err != nil || out.String() != "" {
+		t.Errorf("no input: %d %v %q", code, err, out.String())
+	}
+}
+
+func TestAttach(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "attach", runtime.SandboxConfig{})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, Command: []string{"sh"}, Stdin: true, StdinOnce: true})
+	var out strings.Builder
+	if err := e.Runtime.Attach(e.Ctx, id, runtime.AttachConfig{Stdin: strings.NewReader("echo one\necho two\n"), Stdout: &out}); err != nil {
+		t.Fatal(err)
+	}
+	if c := ended(t, e, e.Runtime, id); c.ExitCode != 0 || out.String() != "one\ntwo\n" {
+		t.Errorf("%+v %q", c, out.String())
+	}
+}
+
+func TestUsageAndUpdate(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "usage", runtime.SandboxConfig{Resources: &runtime.Resources{CPUShares: 512, CPUQuota: 50000, CPUPeriod: 100000, MemoryLimit: 256 << 20, PidsLimit: 500}})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, Command: []string{"stress", "-m", "30"}, Resources: runtime.Resources{CPUShares: 102, MemoryLimit: 100 << 20}})
+	eventually(t, "memory is used", func() bool { return e.Runtime.Usage(id).WorkingSet > 30<<20 })
+	if u := e.Runtime.PodUsage(p.UID); u.WorkingSet < 30<<20 || u.CPU <= 0 || u.Pids < 1 {
+		t.Errorf("pod: %+v", u)
+	}
+	if err := e.Runtime.Update(e.Ctx, id, runtime.Resources{CPUShares: 204, MemoryLimit: 80 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	out, _ := execOut(t, e, id, "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max")
+	if !strings.Contains(out, "83886080") {
+		t.Errorf("limit: %q", out)
+	}
+}

@@ -266,10 +266,7 @@ func resources(in specInput) *specs.LinuxResources {
 		out.CPU.Shares = &res.CPUShares
 	}
 	if res.CPUQuota > 0 {
-		period := max(res.CPUPeriod, 1000)
-		if res.CPUPeriod == 0 {
-			period = cpuPeriod
-		}
+		period := periodOf(res)
 		out.CPU.Quota, out.CPU.Period = &res.CPUQuota, &period
 	}
 	if res.MemoryLimit > 0 {
