@@ -39,7 +39,7 @@ func (w *worker) perform(ctx context.Context, pod *v1.Pod, act lifecycle.Action)
 	case lifecycle.StopContainer:
 		return nil, w.stopContainer(ctx, pod, act)
 	case lifecycle.RemoveContainer:
-		return nil, w.a.cfg.Containers.Remove(ctx, act.ID)
+		return nil, w.removeContainer(ctx, act)
 	case lifecycle.Reclaim:
 		return w.reclaim(ctx, act)
 	case lifecycle.DeletePod:
@@ -123,8 +123,12 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 		}
 	}
 	sandbox, err := w.a.cfg.Sandboxes.RunSandbox(ctx, cfg)
-	if err != nil || pod.Spec.HostNetwork {
-		return sandbox, nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	w.a.weighQOS()
+	if pod.Spec.HostNetwork {
+		return sandbox, nil, nil
 	}
 	addrs, err := w.a.cfg.Network.Setup(ctx, w.ref, sandbox.NetNS)
 	if err != nil {
@@ -183,6 +187,17 @@ func (w *worker) stopContainer(ctx context.Context, pod *v1.Pod, act lifecycle.A
 		return err
 	}
 	return w.a.cfg.Containers.Stop(ctx, act.ID, left)
+}
+
+// removeContainer removes a dead instance, with its last words.
+func (w *worker) removeContainer(ctx context.Context, act lifecycle.Action) error {
+	if err := w.a.cfg.Containers.Remove(ctx, act.ID); err != nil {
+		return err
+	}
+	if err := os.Remove(w.messagePath(act.Container, act.Attempt)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // reclaim gives everything of the pod back; with Purge nothing of it stays.

@@ -46,6 +46,7 @@ type Agent struct {
 	facts    node.Facts
 	dns      podspec.DNS
 	hostname string
+	qos      qosGroups
 	pulls    chan struct{} // one element for each pull under way
 
 	node      atomic.Pointer[v1.Node]
@@ -88,6 +89,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
 	}
+	a.qos.written = map[string]uint64{}
 	a.facts.Info.KubeletVersion = KubeletVersion()
 	a.facts.Info.ContainerRuntimeVersion = cfg.RuntimeVersion
 	a.hostname = a.facts.Host
@@ -152,6 +154,7 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	a.wg.Go(func() { pods.RunWithContext(ctx) })
 	a.wg.Go(func() { a.follow(ctx, events) })
+	a.wg.Go(func() { a.watchUsage(ctx) })
 	if a.cfg.Serve != nil {
 		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
 	}

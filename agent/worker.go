@@ -64,8 +64,10 @@ func (w *worker) adopt() {
 		}
 	}
 	for _, c := range found.Containers {
-		// Its postStart hook ran, or was lost with the agent that was to run it.
-		w.state.Hooks[c.ID] = lifecycle.Hook{}
+		if c.State != runtime.StateCreated {
+			// Its postStart hook ran, or was lost with the agent that was to run it.
+			w.state.Hooks[c.ID] = lifecycle.Hook{}
+		}
 	}
 	w.a.objects.Hold(w.ref.UID, volumeKeys(pod), w.volumesChanged)
 }
@@ -235,12 +237,20 @@ func (w *worker) observe() {
 		s.Sandbox = &lifecycle.Sandbox{CreatedAt: found.Sandbox.CreatedAt}
 	}
 	s.Containers = s.Containers[:0]
+	present := map[string]bool{}
 	for _, rc := range found.Containers {
+		present[rc.ID] = true
 		c := podspec.Observed(rc)
 		if c.State == lifecycle.Exited {
 			c.Message = w.terminationMessage(rc)
 		}
 		s.Containers = append(s.Containers, c)
+	}
+	for id := range w.messages {
+		if !present[id] {
+			delete(w.messages, id)
+			delete(s.Hooks, id)
+		}
 	}
 	if s.VolumesReady && !w.mounted.Refresh.IsZero() && !s.Now.Before(w.mounted.Refresh) {
 		s.VolumesStale = true

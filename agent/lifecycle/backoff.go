@@ -33,7 +33,7 @@ func nextBackoff(delay time.Duration) time.Duration {
 func retryAt(k Kind, f Failure) time.Time {
 	first, limit := 500*time.Millisecond, 10*time.Second
 	switch {
-	case k == PullImage && f.Reason != ReasonImageNeverPull && f.Reason != ReasonInvalidImage,
+	case k == PullImage && f.Reason == ReasonErrImagePull,
 		k == StartContainer && f.Reason == ReasonRunContainer:
 		first, limit = firstBackoff, maxBackoff
 	case k == StopContainer || k == RemoveContainer || k == Reclaim || k == DeletePod:

@@ -59,6 +59,11 @@ func unsupportedContainer(c *v1.Container) *Refusal {
 			return refuse("container %s: restart rule action %s is not supported on this node", c.Name, rule.Action)
 		}
 	}
+	for _, p := range c.Ports {
+		if p.HostPort > 0 && p.HostIP != "" && p.HostIP != "0.0.0.0" && p.HostIP != "::" {
+			return refuse("container %s: hostIP %s of port %d is not supported on this node", c.Name, p.HostIP, p.ContainerPort)
+		}
+	}
 	if len(c.VolumeDevices) > 0 {
 		return refuse("container %s: volumeDevices are not supported on this node", c.Name)
 	}

@@ -184,9 +184,19 @@ func (m *Manager) ContainerMounts(pod *v1.Pod, c *v1.Container, mounted Mounted,
 		if !filepath.IsAbs(dest) {
 			dest = filepath.Join("/", dest)
 		}
-		out = append(out, Mount{Source: source, Destination: dest, ReadOnly: vm.ReadOnly, Propagation: propagation(vm.MountPropagation)})
+		out = append(out, Mount{Source: source, Destination: dest, ReadOnly: vm.ReadOnly || madeOfObjects(pod, vm.Name), Propagation: propagation(vm.MountPropagation)})
 	}
 	return out, nil
+}
+
+// madeOfObjects: what is written into such a volume would be lost with the next update, so nothing can be.
+func madeOfObjects(pod *v1.Pod, name string) bool {
+	for i := range pod.Spec.Volumes {
+		if v := &pod.Spec.Volumes[i]; v.Name == name {
+			return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
+		}
+	}
+	return false
 }
 
 func propagation(p *v1.MountPropagationMode) string {

@@ -1,0 +1,183 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/tools/record"
+
+	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+	"github.com/coracle-dev/coracle/internal/client"
+)
+
+func healthy() Input {
+	return Input{
+		Facts: Facts{CPUs: 2, Memory: 4 << 30, Storage: 100 << 30}, Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, MaxPods: 110,
+		Usage: Usage{MemoryAvailable: 1 << 30, DiskAvailable: 50 << 30, DiskTotal: 100 << 30, InodesAvailable: 50, Inodes: 100, Processes: 10, ProcessesLimits: 1000},
+		Now:   time.Unix(1000, 0),
+	}
+}
+
+func condition(st v1.NodeStatus, t v1.NodeConditionType) string {
+	for _, c := range st.Conditions {
+		if c.Type == t {
+			return string(c.Status) + " " + c.Reason + ": " + c.Message
+		}
+	}
+	return ""
+}
+
+func TestConditions(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*Input)
+		kind   v1.NodeConditionType
+		want   string
+	}{
+		"ready":  {func(*Input) {}, v1.NodeReady, "True KubeletReady: kubelet is posting ready status"},
+		"memory": {func(in *Input) { in.Usage.MemoryAvailable = 50 << 20 }, v1.NodeMemoryPressure, "True KubeletHasInsufficientMemory: kubelet has insufficient memory available"},
+		"disk":   {func(in *Input) { in.Usage.DiskAvailable = 9 << 30 }, v1.NodeDiskPressure, "True KubeletHasDiskPressure: kubelet has disk pressure"},
+		"inodes": {func(in *Input) { in.Usage.InodesAvailable, in.Usage.Inodes = 4000, 100000 }, v1.NodeDiskPressure, "True KubeletHasDiskPressure: kubelet has disk pressure"},
+		"calm":   {func(*Input) {}, v1.NodeDiskPressure, "False KubeletHasNoDiskPressure: kubelet has no disk pressure"},
+		"pids":   {func(in *Input) { in.Usage.Processes = 990 }, v1.NodePIDPressure, "True KubeletHasInsufficientPID: kubelet has insufficient PID available"},
+		"down":   {func(in *Input) { in.NotReady = []string{"a", "b"} }, v1.NodeReady, "False KubeletNotReady: a, b"},
+	} {
+		in := healthy()
+		c.change(&in)
+		if got := condition(Status(in, &v1.NodeStatus{}), c.kind); got != c.want {
+			t.Errorf("%s: got %q, want %q", name, got, c.want)
+		}
+	}
+}
+
+func TestStatusKeepsWhatIsNotItsOwn(t *testing.T) {
+	in := healthy()
+	old := Status(in, &v1.NodeStatus{})
+	old.Conditions = append(old.Conditions, v1.NodeCondition{Type: "NetworkUnavailable", Status: v1.ConditionFalse})
+	in.Now = in.Now.Add(time.Hour)
+	now := Status(in, &old)
+	if !same(&old, &now) {
+		t.Error("a heartbeat alone makes a difference")
+	}
+	if condition(now, "NetworkUnavailable") == "" {
+		t.Error("a foreign condition is lost")
+	}
+	for _, c := range now.Conditions {
+		if c.Type == v1.NodeReady && (c.LastTransitionTime.Unix() != 1000 || c.LastHeartbeatTime.Unix() != 4600) {
+			t.Errorf("times %+v", c)
+		}
+	}
+	if q := now.Allocatable[v1.ResourceMemory]; q.Value() != 4<<30-100<<20 {
+		t.Errorf("allocatable memory %s", q.String())
+	}
+}
+
+func TestImages(t *testing.T) {
+	var list []runtime.Image
+	for i := range 60 {
+		list = append(list, runtime.Image{ID: string(rune('a' + i)), Names: []string{"x"}, Size: int64(i)})
+	}
+	list = append(list, runtime.Image{Size: 99})
+	if got := imageList(list); len(got) != 49 || got[0].SizeBytes != 59 {
+		t.Errorf("%d images, first of %d bytes", len(got), got[0].SizeBytes)
+	}
+}
+
+func TestReadFacts(t *testing.T) {
+	root := t.TempDir()
+	for path, text := range map[string]string{
+		"proc/meminfo": "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Total:       0\n", "etc/machine-id": "abc\n",
+		"proc/sys/kernel/random/boot_id": "boot\n", "proc/sys/kernel/osrelease": "6.18\n", "etc/os-release": "NAME=x\nPRETTY_NAME=\"Some Linux 1\"\n",
+		"proc/loadavg": "0.1 0.2 0.3 2/321 999\n", "proc/sys/kernel/pid_max": "4194304\n",
+	} {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, path), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f, err := ReadFacts(root, root)
+	if err != nil || f.Memory != 2<<20 || f.Info.MachineID != "abc" || f.Info.SystemUUID != "abc" || f.Info.BootID != "boot" ||
+		f.Info.OSImage != "Some Linux 1" || f.Info.KernelVersion != "6.18" || f.Storage == 0 {
+		t.Errorf("%+v, %v", f, err)
+	}
+	u, err := ReadUsage(root, filepath.Join(root, "not", "there"))
+	if err != nil || u.MemoryAvailable != 1<<20 || u.Processes != 321 || u.ProcessesLimits != 4194304 || u.DiskTotal == 0 {
+		t.Errorf("%+v, %v", u, err)
+	}
+}
+
+// TestReporter runs against a real API server: registration, readiness, lease, and a node that is deleted.
+func TestReporter(t *testing.T) {
+	c, err := client.Config{RestConfig: apiservertest.Start(t), Component: "test"}.Clientset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = c.CoreV1().Namespaces().Create(t.Context(), &v1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: v1.NamespaceNodeLease}}, metav1.CreateOptions{})
+	if err != nil && !apierrors.IsAlreadyExists(err) {
+		t.Fatal(err)
+	}
+	recorder := record.NewFakeRecorder(100)
+	var tired atomic.Bool
+	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Data: "/", Facts: healthy().Facts, ControlPlane: true,
+		Images: func(context.Context) ([]runtime.Image, error) { return nil, nil },
+		NotReady: func(context.Context) []string {
+			if tired.Load() {
+				return []string{"tired"}
+			}
+			return nil
+		}, Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- r.Run(ctx) }()
+	defer func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	}()
+	node := func() *v1.Node {
+		n, err := c.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		if err != nil {
+			return &v1.Node{}
+		}
+		return n
+	}
+	await(t, "ready", func() bool { return strings.HasPrefix(condition(node().Status, v1.NodeReady), "True") })
+	n := node()
+	if _, ok := n.Labels[RoleLabel]; !ok || n.Labels[v1.LabelHostname] != "n1" || len(n.Status.Addresses) != 2 {
+		t.Errorf("node %+v", n)
+	}
+	await(t, "lease", func() bool {
+		l, err := c.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(t.Context(), "n1", metav1.GetOptions{})
+		return err == nil && *l.Spec.HolderIdentity == "n1" && *l.Spec.LeaseDurationSeconds == 40 &&
+			slices.ContainsFunc(l.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == n.UID })
+	})
+	if err := c.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	tired.Store(true)
+	r.Poke()
+	await(t, "registered again", func() bool { return strings.HasPrefix(condition(node().Status, v1.NodeReady), "False") })
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not %s within 10 s", what)
+		}
+	}
+}
