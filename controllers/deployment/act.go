@@ -50,9 +50,10 @@ func (c *Controller) act(ctx context.Context, key string, d *appsv1.Deployment, 
 // create makes the newest set. Not done means that the plan's rest no longer holds.
 func (c *Controller) create(ctx context.Context, d *appsv1.Deployment, p plan) (done bool, err error) {
 	sets := c.client.AppsV1().ReplicaSets(d.Namespace)
-	_, err = sets.Create(ctx, p.create, metav1.CreateOptions{})
+	made, err := sets.Create(ctx, p.create, metav1.CreateOptions{})
 	switch {
 	case err == nil:
+		c.setLag.Wrote(d.Namespace+"/"+d.Name, made.ResourceVersion)
 		c.eventScaled(d, p.create.Name, 0, size(p.create))
 		return true, nil
 	case apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause):
@@ -95,12 +96,29 @@ func (c *Controller) reportCreateFailure(ctx context.Context, d *appsv1.Deployme
 	return failure
 }
 
+// update writes a changed set. Its status is written by another controller all the time, so when only that has changed since the
+// decision, the decision stands.
 func (c *Controller) update(ctx context.Context, d *appsv1.Deployment, u update) error {
-	if _, err := c.client.AppsV1().ReplicaSets(u.is.Namespace).Update(ctx, u.is, metav1.UpdateOptions{}); err != nil {
-		return err
+	sets := c.client.AppsV1().ReplicaSets(u.is.Namespace)
+	next := u.is
+	for try := 0; ; try++ {
+		updated, err := sets.Update(ctx, next, metav1.UpdateOptions{})
+		if err == nil {
+			c.setLag.Wrote(d.Namespace+"/"+d.Name, updated.ResourceVersion)
+			c.eventScaled(d, u.is.Name, size(u.was), size(u.is))
+			return nil
+		}
+		if !apierrors.IsConflict(err) || try == 3 {
+			return err
+		}
+		live, getErr := sets.Get(ctx, u.is.Name, metav1.GetOptions{})
+		if getErr != nil || live.UID != u.was.UID || live.Generation != u.was.Generation || !apiequality.Semantic.DeepEqual(live.ObjectMeta.Annotations, u.was.Annotations) {
+			return err
+		}
+		next = u.is.DeepCopy()
+		next.ResourceVersion, next.Status = live.ResourceVersion, live.Status
+		next.Labels, next.OwnerReferences, next.Finalizers = live.Labels, live.OwnerReferences, live.Finalizers
 	}
-	c.eventScaled(d, u.is.Name, size(u.was), size(u.is))
-	return nil
 }
 
 func (c *Controller) eventScaled(d *appsv1.Deployment, set string, from, to int32) {
@@ -126,6 +144,7 @@ func (c *Controller) annotate(ctx context.Context, d *appsv1.Deployment, revisio
 	if err != nil {
 		return "", err
 	}
+	c.lag.Wrote(d.Namespace+"/"+d.Name, updated.ResourceVersion)
 	return updated.ResourceVersion, nil
 }
 
@@ -135,7 +154,10 @@ func (c *Controller) updateStatus(ctx context.Context, d *appsv1.Deployment, ver
 	}
 	updated := *d // a shallow copy: only version and status are replaced
 	updated.ResourceVersion, updated.Status = version, status
-	_, err := c.client.AppsV1().Deployments(d.Namespace).UpdateStatus(ctx, &updated, metav1.UpdateOptions{})
+	written, err := c.client.AppsV1().Deployments(d.Namespace).UpdateStatus(ctx, &updated, metav1.UpdateOptions{})
+	if err == nil {
+		c.lag.Wrote(d.Namespace+"/"+d.Name, written.ResourceVersion)
+	}
 	return err
 }
 

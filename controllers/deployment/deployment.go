@@ -36,6 +36,8 @@ type Controller struct {
 	pods        cache.Indexer
 	events      record.EventRecorder
 	clock       clock.Clock
+	// lag is about deployments, setLag about their sets.
+	lag, setLag *loop.Lag
 	loop        *loop.Loop
 }
 
@@ -47,13 +49,14 @@ func New(e env.Env) (*Controller, error) {
 	}
 	c := &Controller{
 		client: e.Client, deployments: deployments.Lister(), sets: sets.Lister(), pods: podInformer.GetIndexer(),
-		events: e.Recorder("deployment-controller"), clock: e.Clock,
+		events: e.Recorder("deployment-controller"), clock: e.Clock, lag: loop.NewLag(e.Clock), setLag: loop.NewLag(e.Clock),
 	}
 	c.loop = e.Loop(loop.Config{Name: "deployment", Sync: c.sync})
 	loop.On(c.loop, deployments.Informer(), func(old, cur *appsv1.Deployment) {
 		if cur == nil {
 			cur = old
 		}
+		c.lag.Saw(cur.ResourceVersion)
 		c.loop.AddObject(cur)
 	})
 	loop.On(c.loop, sets.Informer(), c.setChanged)
@@ -65,6 +68,11 @@ func New(e env.Env) (*Controller, error) {
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
 func (c *Controller) setChanged(old, cur *appsv1.ReplicaSet) {
+	for _, set := range []*appsv1.ReplicaSet{old, cur} {
+		if set != nil {
+			c.setLag.Saw(set.ResourceVersion)
+		}
+	}
 	var before *metav1.OwnerReference
 	if old != nil {
 		before = metav1.GetControllerOfNoCopy(old)
@@ -141,10 +149,16 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	d, err := c.deployments.Deployments(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
+		c.lag.Forget(key)
+		c.setLag.Forget(key)
 		return nil
 	}
 	if err != nil {
 		return err
+	}
+	if wait := max(c.lag.Behind(key), c.setLag.Behind(key)); wait > 0 {
+		c.loop.AddAfter(key, wait) // the informer's next event comes long before
+		return nil
 	}
 	selector, ok := selectorOf(d)
 	if !ok {

@@ -173,14 +173,9 @@ func (c *Controller) lose(ctx context.Context, node *corev1.Node) (*corev1.Node,
 	fresh.Status.Conditions = conditions
 	updated, err := c.client.CoreV1().Nodes().UpdateStatus(ctx, &fresh, metav1.UpdateOptions{})
 	if err == nil && wasReady {
-		c.events.Eventf(reference(node), corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
+		c.events.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	}
 	return updated, err
-}
-
-// reference names a node to the event recorder as agents do, by its name for UID.
-func reference(node *corev1.Node) *corev1.ObjectReference {
-	return &corev1.ObjectReference{APIVersion: "v1", Kind: "Node", Name: node.Name, UID: types.UID(node.Name)}
 }
 
 // taint brings the node's taints in step with its conditions.

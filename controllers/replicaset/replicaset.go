@@ -8,6 +8,7 @@ package replicaset
 import (
 	"context"
 	"errors"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -34,9 +35,13 @@ type Controller struct {
 	pods   cache.Indexer
 	events record.EventRecorder
 	clock  clock.Clock
-	lag    *loop.Lag
-	loop   *loop.Loop
+	// lag is about pods, statusLag about the sets themselves.
+	lag, statusLag *loop.Lag
+	loop           *loop.Loop
 }
+
+// settle is how long a pod's change waits for others of the same set, so that a burst makes one status write.
+const settle = 10 * time.Millisecond
 
 // New makes the controller of ReplicaSets.
 func New(e env.Env) (*Controller, error) {
@@ -45,7 +50,7 @@ func New(e env.Env) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	loop.On(c.loop, informer.Informer(), func(old, cur *appsv1.ReplicaSet) { c.loop.AddObject(either(cur, old)) })
+	loop.On(c.loop, informer.Informer(), func(old, cur *appsv1.ReplicaSet) { c.setChanged(either(cur, old)) })
 	return c, nil
 }
 
@@ -56,7 +61,7 @@ func NewForReplicationControllers(e env.Env) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	loop.On(c.loop, informer.Informer(), func(old, cur *corev1.ReplicationController) { c.loop.AddObject(either(cur, old)) })
+	loop.On(c.loop, informer.Informer(), func(old, cur *corev1.ReplicationController) { c.setChanged(either(cur, old)) })
 	return c, nil
 }
 
@@ -74,7 +79,8 @@ func build(e env.Env, name string, s source) (*Controller, error) {
 		return nil, err
 	}
 	component := name + "-controller"
-	c := &Controller{source: s, client: e.Client, pods: informer.GetIndexer(), events: e.Recorder(component), clock: e.Clock, lag: loop.NewLag(e.Clock)}
+	c := &Controller{source: s, client: e.Client, pods: informer.GetIndexer(), events: e.Recorder(component), clock: e.Clock,
+		lag: loop.NewLag(e.Clock), statusLag: loop.NewLag(e.Clock)}
 	c.loop = e.Loop(loop.Config{Name: name, Sync: c.sync})
 	loop.On(c.loop, informer, c.podChanged)
 	return c, nil
@@ -82,6 +88,11 @@ func build(e env.Env, name string, s source) (*Controller, error) {
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func (c *Controller) setChanged(set metav1.Object) {
+	c.statusLag.Saw(set.GetResourceVersion())
+	c.loop.AddObject(set)
+}
 
 // podChanged wakes the sets that a pod's change concerns: its controller's before and now, or those that may adopt it.
 func (c *Controller) podChanged(old, cur *corev1.Pod) {
@@ -111,7 +122,7 @@ func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
 		return
 	}
 	if set, err := c.source.get(namespace, ref.Name); err == nil && set.UID == ref.UID {
-		c.loop.Add(namespace + "/" + ref.Name)
+		c.loop.AddAfter(namespace+"/"+ref.Name, settle)
 	}
 }
 
@@ -149,6 +160,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	set, err := c.source.get(namespace, name)
 	if apierrors.IsNotFound(err) {
 		c.lag.Forget(key)
+		c.statusLag.Forget(key)
 		return nil
 	}
 	if err != nil {
@@ -243,17 +255,25 @@ func (c *Controller) manage(ctx context.Context, key string, s snapshot) (reason
 	return "FailedDelete", c.delete(ctx, key, s.set, p.delete)
 }
 
+// finish writes the status if it has changed. While the informer trails behind the last write, the status is not known and waits for its event.
 func (c *Controller) finish(ctx context.Context, key string, s snapshot, reason string, failure error) error {
+	if wait := nextAvailable(s); wait > 0 {
+		c.loop.AddAfter(key, wait)
+	}
+	if wait := c.statusLag.Behind(key); wait > 0 {
+		c.loop.AddAfter(key, wait)
+		return failure
+	}
 	status := decideStatus(s, reason, failure)
 	if c.source.kind().Kind == "ReplicationController" {
 		status.TerminatingReplicas = nil // that kind has no such field
 	}
-	var err error
-	if !sameStatus(s.set.Status, status) {
-		err = c.source.updateStatus(ctx, s.set, status)
+	if sameStatus(s.set.Status, status) {
+		return failure
 	}
-	if wait := nextAvailable(s); wait > 0 {
-		c.loop.AddAfter(key, wait)
+	version, err := c.source.updateStatus(ctx, s.set, status)
+	if err == nil {
+		c.statusLag.Wrote(key, version)
 	}
 	return errors.Join(failure, err)
 }

@@ -20,7 +20,8 @@ type source interface {
 	get(namespace, name string) (*appsv1.ReplicaSet, error)
 	list(namespace string) ([]*appsv1.ReplicaSet, error)
 	live(ctx context.Context, namespace, name string) (metav1.Object, error)
-	updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error
+	// updateStatus gives the version it wrote.
+	updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) (string, error)
 }
 
 type replicaSets struct {
@@ -44,11 +45,14 @@ func (s replicaSets) live(ctx context.Context, namespace, name string) (metav1.O
 	return s.client.AppsV1().ReplicaSets(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
-func (s replicaSets) updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {
+func (s replicaSets) updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) (string, error) {
 	update := *set // a shallow copy: only status is replaced
 	update.Status = status
-	_, err := s.client.AppsV1().ReplicaSets(set.Namespace).UpdateStatus(ctx, &update, metav1.UpdateOptions{})
-	return err
+	updated, err := s.client.AppsV1().ReplicaSets(set.Namespace).UpdateStatus(ctx, &update, metav1.UpdateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return updated.ResourceVersion, nil
 }
 
 type replicationControllers struct {
@@ -81,10 +85,10 @@ func (s replicationControllers) live(ctx context.Context, namespace, name string
 	return s.client.CoreV1().ReplicationControllers(namespace).Get(ctx, name, metav1.GetOptions{})
 }
 
-func (s replicationControllers) updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) error {
+func (s replicationControllers) updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) (string, error) {
 	rc, err := s.lister.ReplicationControllers(set.Namespace).Get(set.Name)
 	if err != nil {
-		return err
+		return "", err
 	}
 	update := *rc
 	update.ResourceVersion = set.ResourceVersion // what the status was computed from
@@ -98,8 +102,11 @@ func (s replicationControllers) updateStatus(ctx context.Context, set *appsv1.Re
 			Reason: c.Reason, Message: c.Message,
 		})
 	}
-	_, err = s.client.CoreV1().ReplicationControllers(set.Namespace).UpdateStatus(ctx, &update, metav1.UpdateOptions{})
-	return err
+	updated, err := s.client.CoreV1().ReplicationControllers(set.Namespace).UpdateStatus(ctx, &update, metav1.UpdateOptions{})
+	if err != nil {
+		return "", err
+	}
+	return updated.ResourceVersion, nil
 }
 
 // fromController shows a ReplicationController as a ReplicaSet. The two share what is below their first level, so

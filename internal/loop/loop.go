@@ -28,7 +28,7 @@ const (
 
 // quietFailures is how many times in a row a key may fail before it is worth a warning: conflicts with other
 // writers are the daily bread of a level-triggered loop.
-const quietFailures = 4
+const quietFailures = 8
 
 // Config says what a loop does.
 type Config struct {
