@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -127,12 +126,12 @@ func (e *realEnv) run(p *v1.Pod, container string, command ...string) string {
 	e.t.Helper()
 	for _, c := range e.rt.Runtime.Pod(string(p.UID)).Containers {
 		if c.Name == container && c.State == runtime.StateRunning {
-			out := &bytes.Buffer{}
+			out := &gather{} // standard output and error come side by side
 			code, err := e.rt.Runtime.Exec(e.t.Context(), c.ID, runtime.ExecConfig{Command: command, Stdout: out, Stderr: out})
 			if err != nil || code != 0 {
-				e.t.Errorf("%v: exit %d, %v: %s", command, code, err, out)
+				e.t.Errorf("%v: exit %d, %v: %s", command, code, err, out.buf.String())
 			}
-			return out.String()
+			return out.buf.String()
 		}
 	}
 	e.t.Errorf("%s/%s does not run", p.Name, container)
