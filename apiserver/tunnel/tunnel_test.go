@@ -378,7 +378,8 @@ func TestIdentity(t *testing.T) {
 	id := pki.Node("n1")
 	foreign := other.tls(&id)
 	foreign.RootCAs = c.pki.CAPool()
-	if err := listen(foreign); status.Code(err) != codes.Unauthenticated {
+	// A client may keep a certificate back that the server's list of CAs does not fit: then it is nobody.
+	if err := listen(foreign); status.Code(err) != codes.Unauthenticated && status.Code(err) != codes.PermissionDenied {
 		t.Error("a certificate of another CA:", err)
 	}
 }
