@@ -12,7 +12,7 @@ LDFLAGS := -s -w \
 	-X k8s.io/component-base/version.gitVersion=$(KUBE) \
 	-X k8s.io/client-go/pkg/version.gitVersion=$(KUBE)
 SOURCES := $(shell find agent apiserver cmd controllers internal proto proxy scheduler -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod go.sum
-DATA    := $(shell find apiserver/openapi -name '*.gz' 2>/dev/null)
+DATA    := $(shell find apiserver/openapi -name "*.gz" 2>/dev/null)
 
 .PHONY: all build up down test test-unit test-race test-integration lint bench generate deps clean
 all: build
@@ -28,7 +28,7 @@ $(ASSETS): $(shell find cmd/containerd-shim-runc-v2 cmd/demo cmd/supervise inter
 bin/coracle: $(SOURCES) $(DATA) $(ASSETS)
 	@echo "== bin/coracle"
 	@mkdir -p bin
-	go build -trimpath -ldflags '$(LDFLAGS)' -o $@ ./cmd/coracle
+	go build -ldflags '$(LDFLAGS)' -o $@ ./cmd/coracle
 
 deps: ## what the machine must have besides Go: runc
 	@command -v runc >/dev/null || command -v crun >/dev/null || ./scripts/install-deps runc
