@@ -15,6 +15,7 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -193,11 +194,18 @@ func (s *Server) authenticate(req *http.Request) (user.Info, error) {
 }
 
 func attributes(u user.Info, info *request.RequestInfo) authorizer.AttributesRecord {
-	return authorizer.AttributesRecord{
+	a := authorizer.AttributesRecord{
 		User: u, Verb: info.Verb, Namespace: info.Namespace, APIGroup: info.APIGroup, APIVersion: info.APIVersion,
 		Resource: info.Resource, Subresource: info.Subresource, Name: info.Name, Path: info.Path,
 		ResourceRequest: info.IsResourceRequest,
 	}
+	if info.FieldSelector != "" { // a node may list the pods that are bound to it, and no others
+		selector, err := fields.ParseSelector(info.FieldSelector)
+		if a.FieldSelectorParsingErr = err; err == nil {
+			a.FieldSelectorRequirements = selector.Requirements()
+		}
+	}
+	return a
 }
 
 // forbidden words a refusal as upstream does; client tools show it as it is.
