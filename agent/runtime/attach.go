@@ -53,7 +53,7 @@ func (r *Runtime) Attach(ctx context.Context, id string, cfg AttachConfig) error
 		go func() {
 			_, _ = io.Copy(in, cfg.Stdin)
 			in.Close()
-			if c.meta.StdinOnce {
+			if c.meta.StdinOnce && !c.meta.TTY {
 				r.closeStdin(id, "")
 			}
 		}()

@@ -84,7 +84,7 @@ func (r *Runtime) execSpec(ctx context.Context, id string, cfg ExecConfig) (*any
 func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig, started <-chan struct{}) (cio.IO, error) {
 	dir := filepath.Join(r.sandboxDir(c.meta.Pod.UID), "io")
 	stdin := cfg.Stdin
-	if stdin != nil {
+	if stdin != nil && !cfg.TTY { // closing a terminal would hang the process up
 		stdin = &endingReader{Reader: stdin, atEnd: func() {
 			select { // the shim has no input to close before
 			case <-started:
