@@ -5,8 +5,10 @@ import (
 	"testing"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
@@ -92,6 +94,37 @@ func TestAuthorizer(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+func TestNodeLosesWhatItsPodsNoLongerReferTo(t *testing.T) {
+	w := world()
+	z := NewAuthorizer(w)
+	node := person("system:node:n1", "system:nodes")
+	allowed := func(question string) bool {
+		d, _, err := z.Authorize(t.Context(), ask(t, node, question))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d == authorizer.DecisionAllow
+	}
+	for range 2 {
+		if !allowed("get :secrets ns=ns name=env") {
+			t.Fatal("refused")
+		}
+	}
+	pod := w["pods"][0].(*corev1.Pod)
+	moved := pod.DeepCopy()
+	moved.Spec.NodeName = "n2"
+	other := pod.DeepCopy()
+	other.Name = "web-2"
+	w["pods"] = []runtime.Object{moved, other}
+	if !allowed("get :secrets ns=ns name=env") {
+		t.Error("another pod refers to it")
+	}
+	w["pods"] = []runtime.Object{moved}
+	if allowed("get :secrets ns=ns name=env") {
+		t.Error("no pod of the node refers to it any more")
 	}
 }
 

@@ -45,6 +45,9 @@ func (b *bearer) AuthenticateRequest(req *http.Request) (*authenticator.Response
 }
 
 func (b *bearer) check(req *http.Request, token string) (*authenticator.Response, error) {
+	if b.tokens == nil {
+		return nil, errInvalidToken
+	}
 	resp, ok, err := b.tokens.AuthenticateToken(req.Context(), token)
 	if err != nil {
 		return nil, err

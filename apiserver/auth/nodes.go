@@ -108,7 +108,7 @@ func (n nodeRules) referenced(ctx context.Context, node string, a authorizer.Att
 	if name == "" || a.GetNamespace() == "" {
 		return authorizer.DecisionNoOpinion, "No Object name found", nil
 	}
-	known, err := n.pods.refers(ctx, node, a.GetNamespace(), func(pod *corev1.Pod) bool { return refers(pod, name) })
+	known, err := n.pods.refers(ctx, reference{node, a.GetNamespace(), a.GetResource(), name}, refers)
 	if err != nil {
 		return authorizer.DecisionNoOpinion, "", err
 	}

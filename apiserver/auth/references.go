@@ -3,35 +3,63 @@ package auth
 import (
 	"context"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 )
 
-// podIndex answers the node rules' questions from the live pods.
-type podIndex struct{ reader Reader }
+// podIndex answers the node rules' questions from the live pods. Looking through a namespace is for the first time a
+// node asks for an object; the pod that justified it is remembered, and only that one is looked at from then on.
+type podIndex struct {
+	reader Reader
+	known  *lru.Cache[reference, string] // to the name of a pod
+}
 
-func newPodIndex(r Reader) podIndex { return podIndex{reader: r} }
+// reference is one object a node has asked for.
+type reference struct{ node, namespace, resource, name string }
+
+func newPodIndex(r Reader) podIndex {
+	cache, err := lru.New[reference, string](16384)
+	if err != nil {
+		panic(err) // only for a size that is not positive
+	}
+	return podIndex{reader: r, known: cache}
+}
 
 func (p podIndex) onNode(ctx context.Context, node, namespace, name string) (bool, error) {
+	pod, err := p.pod(ctx, namespace, name)
+	return pod != nil && pod.Spec.NodeName == node, err
+}
+
+// pod returns nil where there is none.
+func (p podIndex) pod(ctx context.Context, namespace, name string) (*corev1.Pod, error) {
 	if name == "" {
-		return false, nil
+		return nil, nil
 	}
 	pod, err := find[*corev1.Pod](ctx, p.reader, "pods", namespace, name)
 	if apierrors.IsNotFound(err) {
-		return false, nil
+		return nil, nil
 	}
-	return err == nil && pod.Spec.NodeName == node, err
+	return pod, err
 }
 
-// refers tells whether a pod of the namespace that is bound to the node satisfies match.
-func (p podIndex) refers(ctx context.Context, node, namespace string, match func(*corev1.Pod) bool) (bool, error) {
-	pods, _, err := p.reader.List(ctx, schema.GroupResource{Resource: "pods"}, namespace)
+// refers tells whether a pod that is bound to the node refers to the object in the way that match looks for.
+func (p podIndex) refers(ctx context.Context, r reference, match func(*corev1.Pod, string) bool) (bool, error) {
+	if name, ok := p.known.Get(r); ok {
+		pod, err := p.pod(ctx, r.namespace, name)
+		if err != nil || pod != nil && pod.Spec.NodeName == r.node && match(pod, r.name) {
+			return err == nil, err
+		}
+		p.known.Remove(r)
+	}
+	pods, _, err := p.reader.List(ctx, schema.GroupResource{Resource: "pods"}, r.namespace)
 	if err != nil {
 		return false, err
 	}
 	for _, obj := range pods {
-		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName == node && match(pod) {
+		if pod, ok := obj.(*corev1.Pod); ok && pod.Spec.NodeName == r.node && match(pod, r.name) {
+			p.known.Add(r, pod.Name)
 			return true, nil
 		}
 	}
