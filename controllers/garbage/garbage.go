@@ -97,11 +97,12 @@ func (c *Controller) wake(list []types.UID) {
 
 func (c *Controller) reportStray(s stray) {
 	ref := &corev1.ObjectReference{APIVersion: s.resource.kind.GroupVersion().String(), Kind: s.resource.kind.Kind, Namespace: s.namespace, Name: s.name, UID: s.uid}
-	c.events.Eventf(ref, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q", show(s.owner), s.namespace)
+	c.events.Eventf(ref, corev1.EventTypeWarning, "OwnerRefInvalidNamespace", "ownerRef %s does not exist in namespace %q", show(s.owner, s.namespace), s.namespace)
 }
 
-func show(ref metav1.OwnerReference) string {
-	return fmt.Sprintf("[%s/%s, name: %s, uid: %s]", ref.APIVersion, ref.Kind, ref.Name, ref.UID)
+// show is upstream's way to write an owner, with the namespace in which it was looked for.
+func show(ref metav1.OwnerReference, namespace string) string {
+	return fmt.Sprintf("[%s/%s, namespace: %s, name: %s, uid: %s]", ref.APIVersion, ref.Kind, namespace, ref.Name, ref.UID)
 }
 
 // sync looks at one object, by UID.

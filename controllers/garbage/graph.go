@@ -87,7 +87,11 @@ func (g *graph) observe(r *resource, obj metav1.Object) (wake []types.UID, stray
 	if first && len(n.dependents) > 0 {
 		strays = g.strays(n, n.dependents)
 	}
-	return wake, append(strays, g.strayRefs(n, before.owners)...)
+	strays = append(strays, g.strayRefs(n, before.owners)...)
+	for _, s := range strays {
+		wake = append(wake, s.uid) // where it looks for its owner there is none
+	}
+	return wake, strays
 }
 
 // relink makes the graph follow n's owner references. It wakes owners not seen yet, so that they are looked for, owners that n no
