@@ -21,9 +21,11 @@ const maxUserFile = 1 << 20
 // usersOf reads the user files of an unpacked image once. The root file system is mounted read-only for that,
 // and os.Root keeps the image's links from leading out of it.
 func (s *Store) usersOf(ctx context.Context, chainID digest.Digest) (Users, error) {
-	s.mu.Lock()
-	u, ok := s.users[chainID]
-	s.mu.Unlock()
+	if u, ok := s.knownUsers(chainID); ok {
+		return u, nil
+	}
+	defer s.lock(chainID.String())() // many pods start at once, and one look is enough
+	u, ok := s.knownUsers(chainID)
 	if ok {
 		return u, nil
 	}
@@ -57,6 +59,13 @@ func (s *Store) usersOf(ctx context.Context, chainID digest.Digest) (Users, erro
 	s.users[chainID] = u
 	s.mu.Unlock()
 	return u, nil
+}
+
+func (s *Store) knownUsers(chainID digest.Digest) (Users, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, ok := s.users[chainID]
+	return u, ok
 }
 
 func readFile(root *os.Root, name string) ([]byte, error) {

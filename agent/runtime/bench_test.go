@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/agent/runtime/runtimetest"
 )
@@ -70,5 +72,41 @@ func reportMemory(b *testing.B, e *runtimetest.Env) {
 			}
 		}
 		b.Logf("%-40.40s rss %d KiB, private %d KiB", name, rss, private)
+	}
+}
+
+// BenchmarkPodsAtOnce starts 40 pods side by side and reports how long it took until all run.
+func BenchmarkPodsAtOnce(b *testing.B) {
+	e := runtimetest.Start(b)
+	v1, _ := e.Demo()
+	const pods = 40
+	n := 0
+	for b.Loop() {
+		n++
+		g, _ := errgroup.WithContext(e.Ctx)
+		for i := range pods {
+			g.Go(func() error {
+				p := runtime.PodRef{UID: fmt.Sprintf("uid-%d-%d", n, i), Namespace: "default", Name: fmt.Sprint("pod", i)}
+				if _, err := e.Runtime.RunSandbox(e.Ctx, runtime.SandboxConfig{Pod: p, Hostname: p.Name, CgroupParent: e.CgroupRoot + "/" + p.UID}); err != nil {
+					return err
+				}
+				id, err := e.Runtime.Create(e.Ctx, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, LogPath: logPath(e, p, "c")})
+				if err != nil {
+					return err
+				}
+				return e.Runtime.Start(e.Ctx, id)
+			})
+		}
+		if err := g.Wait(); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if n == 1 {
+			reportMemory(b, e)
+		}
+		if err := runtimetest.Purge(e.Ctx, e.Runtime); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
 	}
 }
