@@ -175,9 +175,9 @@ func (o *options) dialContainerd(ctx context.Context) (*containerdclient.Client,
 	}
 	for {
 		attempt, cancel := context.WithTimeout(ctx, time.Second)
-		serving, err := conn.IsServing(attempt)
+		_, err := conn.Version(attempt)
 		cancel()
-		if serving {
+		if err == nil {
 			return conn, nil
 		}
 		select {
