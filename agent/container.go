@@ -14,6 +14,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
 
+	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/lifecycle"
 	"github.com/coracle-dev/coracle/agent/podspec"
 	"github.com/coracle-dev/coracle/agent/podspec/fields"
@@ -73,7 +74,11 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Contain
 	if pod.Spec.HostNetwork {
 		hostname = w.a.hostname
 	}
-	in := podspec.Input{Pod: pod, Container: c, Attempt: act.Attempt, Backoff: act.Backoff, Image: img, Sources: src, Facts: facts,
+	name, err := images.Normalize(c.Image)
+	if err != nil {
+		return cfg, err
+	}
+	in := podspec.Input{Pod: pod, Container: c, Attempt: act.Attempt, Backoff: act.Backoff, Image: img, ImageName: name, Sources: src, Facts: facts,
 		Capacity: w.a.memory(), Hostname: hostname, LogPath: podspec.LogPath(w.a.cfg.Layout.PodLogs(), pod, c.Name, act.Attempt),
 		Seccomp: w.a.seccompProfile}
 	cfg, warnings, err := podspec.Container(in)

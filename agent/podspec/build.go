@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"strconv"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -22,6 +23,9 @@ const (
 	LabelBackoff = "coracle.dev/backoff"
 	LabelGrace   = "coracle.dev/termination-grace"
 	LabelMessage = "coracle.dev/termination-message"
+	// What the status shows of the image: its full name, and the digest it was pulled by.
+	LabelImageName = "coracle.dev/image-name"
+	LabelImageID   = "coracle.dev/image-id"
 )
 
 // Input is all that one container is built from.
@@ -31,6 +35,8 @@ type Input struct {
 	Attempt   int
 	Backoff   time.Duration
 	Image     runtime.Image
+	// ImageName is the image's full name: registry, repository and tag.
+	ImageName string
 	Sources   Sources
 	Facts     fields.Facts
 	// Capacity is the node's memory in bytes.
@@ -69,7 +75,8 @@ func Container(in Input) (cfg runtime.ContainerConfig, warnings []string, err er
 		TTY:        c.TTY, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
 		LogPath: in.LogPath,
 		Labels: map[string]string{LabelImage: c.Image, LabelBackoff: in.Backoff.String(),
-			LabelGrace: strconv.FormatInt(gracePeriod(pod), 10), LabelMessage: MessagePath(c)},
+			LabelGrace: strconv.FormatInt(gracePeriod(pod), 10), LabelMessage: MessagePath(c),
+			LabelImageName: in.ImageName, LabelImageID: imageID(in.Image, in.ImageName)},
 	}
 	if _, ok := e.values["HOSTNAME"]; !ok && in.Hostname != "" {
 		cfg.Env = append([]string{"HOSTNAME=" + in.Hostname}, cfg.Env...)
@@ -78,6 +85,23 @@ func Container(in Input) (cfg runtime.ContainerConfig, warnings []string, err er
 		cfg.StopSignal = string(*c.Lifecycle.StopSignal)
 	}
 	return cfg, warnings, nil
+}
+
+// imageID is the digest of the image in the repository it is named by, else in any, else of its configuration.
+func imageID(img runtime.Image, name string) string {
+	repo, _, _ := strings.Cut(name, "@")
+	if i := strings.LastIndexByte(repo, ':'); i > strings.LastIndexByte(repo, '/') {
+		repo = repo[:i]
+	}
+	for _, d := range img.Digests {
+		if strings.HasPrefix(d, repo+"@") {
+			return d
+		}
+	}
+	if len(img.Digests) > 0 {
+		return img.Digests[0]
+	}
+	return img.ID
 }
 
 // Ref names the pod to the runtime.
@@ -115,6 +139,12 @@ func Observed(c runtime.Container) lifecycle.Container {
 	out := lifecycle.Container{ID: c.ID, Name: c.Name, Attempt: c.Attempt, State: lifecycle.ContainerState(c.State), CreatedAt: c.CreatedAt,
 		StartedAt: c.StartedAt, FinishedAt: c.FinishedAt, ExitCode: c.ExitCode, Reason: c.Reason, Message: c.Message,
 		SpecImage: c.Labels[LabelImage], Image: c.ImageRef, ImageID: c.ImageID, Grace: -1}
+	if name := c.Labels[LabelImageName]; name != "" {
+		out.Image = name
+	}
+	if id := c.Labels[LabelImageID]; id != "" {
+		out.ImageID = id
+	}
 	if d, err := time.ParseDuration(c.Labels[LabelBackoff]); err == nil {
 		out.Backoff = d
 	}
