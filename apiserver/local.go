@@ -165,12 +165,24 @@ func (b *localBody) write(p []byte) (int, error) {
 	case b.err != nil:
 		return 0, b.err
 	}
-	if b.off == len(b.buf) {
-		b.buf, b.off = b.buf[:0], 0
-	}
+	b.compact()
 	b.buf = append(b.buf, p...)
 	b.cond.Broadcast()
 	return len(p), nil
+}
+
+// idleBuffer is how large a buffer, in bytes, is kept while nothing is in it: most bodies are watches, and most
+// watches are quiet.
+const idleBuffer = 16 << 10
+
+// compact keeps the buffer from growing by what has been read.
+func (b *localBody) compact() {
+	switch {
+	case b.off == len(b.buf):
+		b.buf, b.off = b.buf[:0], 0
+	case b.off > len(b.buf)/2:
+		b.buf, b.off = b.buf[:copy(b.buf, b.buf[b.off:])], 0
+	}
 }
 
 // fail ends the body with err once what is buffered is read.
@@ -198,6 +210,9 @@ func (b *localBody) Read(p []byte) (int, error) {
 	}
 	n := copy(p, b.buf[b.off:])
 	b.off += n
+	if b.off == len(b.buf) && cap(b.buf) > idleBuffer {
+		b.buf, b.off = nil, 0
+	}
 	b.cond.Broadcast()
 	return n, nil
 }

@@ -70,24 +70,34 @@ func (d decoding) decodeInto(body []byte, want schema.GroupVersionKind, obj runt
 			return nil, &typeError{cause: err}
 		}
 	}
-	met, err := interpretType(body)
-	if err != nil {
-		return nil, &typeError{cause: err}
-	}
-	met = withDefaults(met, want)
-	if err := d.checkKind(met, want); err != nil {
-		return nil, &typeError{met: met, cause: err}
-	}
 	if d.strict {
 		strict, err = unmarshalStrict(d.mediaType, original, body, obj)
 	} else {
 		err = kjson.UnmarshalCaseSensitivePreserveInts(body, obj)
 	}
-	if err != nil {
-		return nil, &typeError{met: met, cause: err}
+	met := withDefaults(obj.GetObjectKind().GroupVersionKind(), want)
+	if err != nil || met != want {
+		return nil, d.explain(body, want, err)
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
 	return strict, nil
+}
+
+// explain finds out why a body is not of the wanted kind, or did not decode with err. That the body is of another
+// kind says more than that a field does not fit.
+func (d decoding) explain(body []byte, want schema.GroupVersionKind, err error) error {
+	met, terr := interpretType(body)
+	if terr != nil {
+		return &typeError{cause: terr}
+	}
+	met = withDefaults(met, want)
+	if kerr := d.checkKind(met, want); kerr != nil {
+		return &typeError{met: met, cause: kerr}
+	}
+	if err == nil {
+		err = fmt.Errorf("kind and apiVersion are not spelled as they should be")
+	}
+	return &typeError{met: met, cause: err}
 }
 
 func unmarshalStrict(mediaType string, original, body []byte, obj runtime.Object) ([]error, error) {

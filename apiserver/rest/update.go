@@ -47,7 +47,7 @@ func (c *call) mainChange() change {
 // statusChange is the path of the status subresource.
 func (c *call) statusChange() change {
 	s := c.r.Kind.Status
-	return change{prepare: s.PrepareUpdate, validate: s.ValidateUpdate, unconditional: c.r.UnconditionalUpdate}
+	return change{prepare: s.PrepareUpdate, validate: s.ValidateUpdate, unconditional: c.r.UnconditionalUpdate, silent: true}
 }
 
 // update answers a PUT of the main resource.
