@@ -105,7 +105,7 @@ func (c *cluster) runPod(pod *corev1.Pod, ip string) {
 func (c *cluster) node(name string) *corev1.Node {
 	c.Helper()
 	node := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: name}}
-	node, err := c.client.CoreV1().Nodes().Create(c.ctx, node, metav1.CreateOptions{})
+	_, err := c.client.CoreV1().Nodes().Create(c.ctx, node, metav1.CreateOptions{})
 	c.must(err)
 	return c.report(name)
 }

@@ -72,8 +72,7 @@ func TestUnknownController(t *testing.T) {
 }
 
 func TestOnlyTheLeaderWorks(t *testing.T) {
-	var c *cluster
-	c = start(t, func(cfg *controllers.Config) { cfg.LeaderElect = true })
+	c := start(t, func(cfg *controllers.Config) { cfg.LeaderElect = true })
 	c.eventually("a leader", func() error {
 		lease, err := c.client.CoordinationV1().Leases("kube-system").Get(c.ctx, "coracle-controllers", metav1.GetOptions{})
 		if err == nil && ptr.Deref(lease.Spec.HolderIdentity, "") == "" {

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/types"
 )
 
@@ -232,11 +231,4 @@ func condition(status *appsv1.DeploymentStatus, t appsv1.DeploymentConditionType
 		}
 	}
 	return nil
-}
-
-func boolCondition(is bool) corev1.ConditionStatus {
-	if is {
-		return corev1.ConditionTrue
-	}
-	return corev1.ConditionFalse
 }

@@ -4,6 +4,8 @@
 // its service, as upstream does.
 package endpoints
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and served for as long as the API has them.
+
 import (
 	"context"
 	"time"

@@ -1,5 +1,7 @@
 package endpoints
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and served for as long as the API has them.
+
 import (
 	"cmp"
 	"fmt"

@@ -4,6 +4,8 @@
 // Invariant: only slices marked as managed by this controller are written; they follow their Endpoints object exactly.
 package endpointslicemirror
 
+//lint:file-ignore SA1019 Endpoints are deprecated, and served for as long as the API has them.
+
 import (
 	"context"
 	"maps"
