@@ -161,19 +161,27 @@ func (s *Server) identify(req *http.Request, info *request.RequestInfo) (*http.R
 		return req, apierrors.NewUnauthorized("Unauthorized")
 	}
 	req.Header.Del("Authorization")
+	allow := func(a authorizer.AttributesRecord) error { return s.allow(req.Context(), a) }
+	if u, err = auth.Impersonate(req, u, allow); err != nil {
+		return req, err
+	}
 	req = req.WithContext(request.WithUser(req.Context(), u))
+	return req, allow(attributes(u, info))
+}
+
+// allow asks the authorizer; a refusal is an API status error.
+func (s *Server) allow(ctx context.Context, a authorizer.AttributesRecord) error {
 	if s.cfg.Authorizer == nil {
-		return req, nil
+		return nil
 	}
-	a := attributes(u, info)
-	decision, reason, err := s.cfg.Authorizer.Authorize(req.Context(), a)
-	if decision == authorizer.DecisionAllow {
-		return req, nil
+	decision, reason, err := s.cfg.Authorizer.Authorize(ctx, a)
+	switch {
+	case decision == authorizer.DecisionAllow:
+		return nil
+	case err != nil:
+		return apierrors.NewInternalError(err)
 	}
-	if err != nil {
-		return req, apierrors.NewInternalError(err)
-	}
-	return req, forbidden(a, reason)
+	return forbidden(a, reason)
 }
 
 func (s *Server) authenticate(req *http.Request) (user.Info, error) {
