@@ -9,9 +9,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"math/big"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -433,6 +435,45 @@ func TestCertificateExpiryIsSeenThoughRemembered(t *testing.T) {
 	}
 	if _, ok := c.verified.Get(sha256.Sum256(der)); ok {
 		t.Error("a refused certificate was remembered")
+	}
+}
+
+// Whoever knows only the published keys can check a token.
+func TestDiscovery(t *testing.T) {
+	f := newFixture(t)
+	h, err := f.Discovery("https://192.0.2.1:6443")
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := func(path string, into any) {
+		t.Helper()
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+		if err := json.Unmarshal(w.Body.Bytes(), into); err != nil {
+			t.Fatal(path, w.Code, err)
+		}
+	}
+	var config struct {
+		Issuer  string
+		JWKSURI string `json:"jwks_uri"`
+	}
+	get(OpenIDConfigurationPath, &config)
+	if config.Issuer != f.issuer || config.JWKSURI != "https://192.0.2.1:6443/openid/v1/jwks" {
+		t.Errorf("%+v", config)
+	}
+	var keys jose.JSONWebKeySet
+	get(JWKSPath, &keys)
+	parsed, err := jwt.ParseSigned(f.issue(t, authenticationv1.TokenRequestSpec{}), []jose.SignatureAlgorithm{jose.ES256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := keys.Key(parsed.Headers[0].KeyID)
+	if len(found) != 1 || !found[0].IsPublic() {
+		t.Fatalf("%+v", keys)
+	}
+	var claims jwt.Claims
+	if err := parsed.Claims(found[0].Key, &claims); err != nil || claims.Issuer != config.Issuer {
+		t.Error(claims, err)
 	}
 }
 

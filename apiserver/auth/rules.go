@@ -2,6 +2,7 @@ package auth
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
@@ -75,6 +76,10 @@ var groupRules = map[string][]rbacv1.PolicyRule{
 		at([]string{"get"}, health...),
 		on([]string{"create"}, "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
 		on([]string{"create"}, "authentication.k8s.io", "selfsubjectreviews"),
+	},
+
+	serviceaccount.AllServiceAccountsGroup: {
+		at([]string{"get"}, OpenIDConfigurationPath, JWKSPath),
 	},
 
 	user.AllUnauthenticated: {
