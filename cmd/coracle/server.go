@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"strconv"
@@ -164,6 +165,10 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 	nodes := tunnel.New()
 	_, port, _ := net.SplitHostPort(s.o.listen)
 	number, _ := strconv.Atoi(port)
+	issuer, err := tokens.Discovery("https://" + net.JoinHostPort(advertise.String(), port))
+	if err != nil {
+		return err
+	}
 	s.api, err = apiserver.New(ctx, apiserver.Config{
 		Store: s.engine, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
 		Authenticator: auth.NewAuthenticator(s.pki.CAPool(), tokens),
@@ -177,6 +182,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Nodes:     nodes,
 		GRPC:      nodes,
 		OpenAPI:   spec,
+		Paths:     map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
 		ServiceIP: s.cluster.api.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
 	return err
