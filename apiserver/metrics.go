@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/request"
 )
 
@@ -19,6 +20,8 @@ type metrics struct {
 	duration *prometheus.HistogramVec
 	inflight *prometheus.GaugeVec
 	endless  *prometheus.GaugeVec
+	// served tells the resources that get labels of their own; others are told apart by nothing.
+	served func(schema.GroupVersionResource) bool
 }
 
 func newMetrics() *metrics {
@@ -54,7 +57,7 @@ type observation struct {
 }
 
 func (m *metrics) begin(info *request.RequestInfo, endless bool) *observation {
-	o := &observation{m: m, labels: labelsOf(info), start: time.Now(), endless: endless}
+	o := &observation{m: m, labels: m.labelsOf(info), start: time.Now(), endless: endless}
 	switch {
 	case endless:
 		o.gauge = m.endless.WithLabelValues(o.labels...)
@@ -76,8 +79,9 @@ func (o *observation) end(w *response) {
 }
 
 // labelsOf keeps what clients can choose freely out of the labels.
-func labelsOf(info *request.RequestInfo) []string {
-	if !info.IsResourceRequest {
+func (m *metrics) labelsOf(info *request.RequestInfo) []string {
+	gvr := schema.GroupVersionResource{Group: info.APIGroup, Version: info.APIVersion, Resource: info.Resource}
+	if !info.IsResourceRequest || !m.served(gvr) {
 		return append(make([]string, 0, 8), strings.ToUpper(knownVerb(info.Verb)), "", "", "", "", "", "apiserver")
 	}
 	scope := "cluster"
@@ -88,7 +92,15 @@ func labelsOf(info *request.RequestInfo) []string {
 		scope = "namespace"
 	}
 	return append(make([]string, 0, 8),
-		strings.ToUpper(knownVerb(info.Verb)), info.APIGroup, info.APIVersion, info.Resource, info.Subresource, scope, "apiserver")
+		strings.ToUpper(knownVerb(info.Verb)), info.APIGroup, info.APIVersion, info.Resource, knownSubresource(info.Subresource), scope, "apiserver")
+}
+
+func knownSubresource(sub string) string {
+	switch sub {
+	case "", "status", "scale", "binding", "eviction", "finalize", "token", "log", "exec", "attach", "portforward":
+		return sub
+	}
+	return "other"
 }
 
 func knownVerb(verb string) string {

@@ -107,6 +107,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
 		Authorizer: cfg.Authorizer, Hooks: cfg.Hooks, Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
 	})
+	s.metrics.served = s.rest.Serves
 	var err error
 	if s.discovery, err = discovery.New(table); err != nil {
 		return nil, err

@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/coracle-dev/coracle/apiserver/cache"
 	"github.com/coracle-dev/coracle/apiserver/store"
@@ -118,4 +119,28 @@ func writeError(gr schema.GroupResource, name string, err error) error {
 		return apierrors.NewServerTimeout(gr, "write", 2)
 	}
 	return err
+}
+
+// Forbidden words a refusal of the authorizer as upstream does; client tools show it as it is.
+func Forbidden(a authorizer.AttributesRecord, reason string) error {
+	text := fmt.Sprintf("User %q cannot %s", a.User.GetName(), describe(a))
+	if reason != "" {
+		text += ": " + reason
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(text))
+}
+
+func describe(a authorizer.AttributesRecord) string {
+	if !a.ResourceRequest {
+		return fmt.Sprintf("%s path %q", a.Verb, a.Path)
+	}
+	resource := a.Resource
+	if a.Subresource != "" {
+		resource += "/" + a.Subresource
+	}
+	text := fmt.Sprintf("%s resource %q in API group %q", a.Verb, resource, a.APIGroup)
+	if a.Namespace != "" {
+		return fmt.Sprintf("%s in the namespace %q", text, a.Namespace)
+	}
+	return text + " at the cluster scope"
 }

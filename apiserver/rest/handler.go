@@ -101,6 +101,9 @@ func New(cfg Config) *Handler {
 	return h
 }
 
+// Serves tells whether a resource is one of the table's.
+func (h *Handler) Serves(gvr schema.GroupVersionResource) bool { return h.resources[gvr] != nil }
+
 // EndWatches ends every watch and other endless request that is being served, and those to come, at shutdown.
 func (h *Handler) EndWatches() { h.watches.close() }
 

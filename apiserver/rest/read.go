@@ -48,6 +48,9 @@ func (c *call) get() error {
 func (c *call) lookup() (*cache.Object, error) {
 	minRevision := cache.Newest
 	if c.req.URL.RawQuery != "" {
+		if q := (&query{values: c.query()}); deref(q.bool("export")) {
+			return nil, apierrors.NewBadRequest("the export parameter, deprecated since v1.14, is no longer supported")
+		}
 		if text := c.query().Get("resourceVersion"); text != "" {
 			var err error
 			if minRevision, err = parseRevision(text); err != nil {

@@ -149,13 +149,13 @@ func (c *call) mayCreate() error {
 		Namespace: c.info.Namespace, Name: c.info.Name,
 	}
 	decision, reason, err := c.Authorizer.Authorize(c.ctx(), a)
-	if decision == authorizer.DecisionAllow {
+	switch {
+	case decision == authorizer.DecisionAllow:
 		return nil
+	case err != nil:
+		return apierrors.NewInternalError(err)
 	}
-	if err != nil {
-		reason = err.Error()
-	}
-	return apierrors.NewForbidden(c.r.gr, c.info.Name, errors.New(reason))
+	return Forbidden(a, reason)
 }
 
 // apply carries out a change and returns the object as it is then, in the stored version.
