@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
@@ -133,7 +134,7 @@ func (c Config) work(ctx context.Context) error {
 	events := record.NewBroadcaster(record.WithContext(ctx))
 	defer events.Shutdown()
 	events.StartRecordingToSink(sink(c.Client))
-	e := env.Env{Client: c.Client, Informers: client.Informers(c.Client), Events: events, Log: c.Log, Clock: c.Clock}
+	e := env.Env{Client: c.Client, Informers: client.Informers(c.Client, informers.WithTransform(trim)), Events: events, Log: c.Log, Clock: c.Clock}
 	var fns []func(context.Context) error
 	for _, entry := range table {
 		if !c.enabled(entry.name) {

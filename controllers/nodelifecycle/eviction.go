@@ -228,13 +228,12 @@ func toleration(pod *corev1.Pod, taint *corev1.Taint) (seconds int64, forever, t
 
 func (c *Eviction) evict(ctx context.Context, key string, pod *corev1.Pod) error {
 	c.events.Eventf(podReference(pod), corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
-	fresh := pod.DeepCopy()
-	if pods.Condition(fresh, corev1.DisruptionTarget) == nil {
-		fresh.Status.Conditions = append(fresh.Status.Conditions, corev1.PodCondition{
+	if pods.Condition(pod, corev1.DisruptionTarget) == nil {
+		err := pods.PatchStatus(ctx, c.client, pod, "", corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
-			LastTransitionTime: metav1.NewTime(c.clock.Now()), ObservedGeneration: fresh.Generation,
+			LastTransitionTime: metav1.NewTime(c.clock.Now()),
 		})
-		if _, err := c.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, fresh, metav1.UpdateOptions{}); err != nil && !apierrors.IsNotFound(err) {
+		if err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}
 	}

@@ -169,9 +169,13 @@ func (c *Controller) lose(ctx context.Context, node *corev1.Node) (*corev1.Node,
 		return node, nil
 	}
 	wasReady := readiness(node) == corev1.ConditionTrue
-	fresh := *node // a shallow copy: only the conditions are replaced
-	fresh.Status.Conditions = conditions
-	updated, err := c.client.CoreV1().Nodes().UpdateStatus(ctx, &fresh, metav1.UpdateOptions{})
+	patch, err := json.Marshal(map[string]any{
+		"metadata": map[string]any{"uid": node.UID, "resourceVersion": node.ResourceVersion}, "status": map[string]any{"conditions": conditions},
+	})
+	if err != nil {
+		return nil, err
+	}
+	updated, err := c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
 	if err == nil && wasReady {
 		c.events.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	}
@@ -269,10 +273,10 @@ func (c *Controller) markPods(ctx context.Context, node *corev1.Node) error {
 		if !pods.Ready(pod) {
 			continue
 		}
-		fresh := pod.DeepCopy()
-		ready := pods.Condition(fresh, corev1.PodReady)
-		ready.Status, ready.LastTransitionTime, ready.ObservedGeneration = corev1.ConditionFalse, metav1.NewTime(c.clock.Now()), fresh.Generation
-		_, err := c.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, fresh, metav1.UpdateOptions{})
+		was := pods.Condition(pod, corev1.PodReady)
+		err := pods.PatchStatus(ctx, c.client, pod, "", corev1.PodCondition{
+			Type: corev1.PodReady, Status: corev1.ConditionFalse, LastTransitionTime: metav1.NewTime(c.clock.Now()), Reason: was.Reason, Message: was.Message,
+		})
 		if err != nil && !apierrors.IsNotFound(err) {
 			return err
 		}

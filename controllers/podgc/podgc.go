@@ -182,21 +182,9 @@ func (c *Controller) remove(ctx context.Context, r removal) error {
 
 // fail marks a pod as failed before it is removed, so that whoever counts on it learns that it was disrupted.
 func (c *Controller) fail(ctx context.Context, r removal) error {
-	pod := r.pod.DeepCopy()
-	pod.Status.Phase = corev1.PodFailed
-	cond := corev1.PodCondition{
+	err := pods.PatchStatus(ctx, c.client, r.pod, corev1.PodFailed, corev1.PodCondition{
 		Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByPodGC", Message: r.message, LastTransitionTime: metav1.NewTime(c.clock.Now()),
-		ObservedGeneration: pod.Generation,
-	}
-	if have := pods.Condition(pod, cond.Type); have != nil {
-		if have.Status == cond.Status {
-			cond.LastTransitionTime = have.LastTransitionTime
-		}
-		*have = cond
-	} else {
-		pod.Status.Conditions = append(pod.Status.Conditions, cond)
-	}
-	_, err := c.client.CoreV1().Pods(pod.Namespace).UpdateStatus(ctx, pod, metav1.UpdateOptions{})
+	})
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

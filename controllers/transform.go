@@ -1,0 +1,53 @@
+package controllers
+
+import (
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/coracle-dev/coracle/internal/client"
+)
+
+// trim is the informers' transform: of pods and nodes, the most numerous and the largest objects, only what controllers read is kept. Both are
+// therefore only ever patched, never written whole. What it is given may be shared, so it is never changed.
+func trim(obj any) (any, error) {
+	switch o := obj.(type) {
+	case *corev1.Pod:
+		return trimPod(o), nil
+	case *corev1.Node:
+		node := *o
+		node.ManagedFields, node.Annotations = nil, nil
+		node.Status.Images, node.Status.VolumesInUse, node.Status.VolumesAttached = nil, nil, nil
+		return &node, nil
+	}
+	return client.DropManagedFields(obj)
+}
+
+func trimPod(o *corev1.Pod) *corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: o.ObjectMeta, Status: o.Status}
+	pod.ManagedFields, pod.Annotations = nil, nil
+	if cost, ok := o.Annotations[corev1.PodDeletionCost]; ok {
+		pod.Annotations = map[string]string{corev1.PodDeletionCost: cost}
+	}
+	pod.Spec = corev1.PodSpec{
+		NodeName: o.Spec.NodeName, Hostname: o.Spec.Hostname, Subdomain: o.Spec.Subdomain, Tolerations: o.Spec.Tolerations,
+		Containers: trimContainers(o.Spec.Containers), InitContainers: trimContainers(o.Spec.InitContainers),
+	}
+	pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses = trimStatuses(o.Status.ContainerStatuses), trimStatuses(o.Status.InitContainerStatuses)
+	pod.Status.EphemeralContainerStatuses = nil
+	return pod
+}
+
+func trimContainers(list []corev1.Container) []corev1.Container {
+	var trimmed []corev1.Container
+	for i := range list {
+		trimmed = append(trimmed, corev1.Container{Name: list[i].Name, Ports: list[i].Ports, RestartPolicy: list[i].RestartPolicy})
+	}
+	return trimmed
+}
+
+func trimStatuses(list []corev1.ContainerStatus) []corev1.ContainerStatus {
+	var trimmed []corev1.ContainerStatus
+	for i := range list {
+		trimmed = append(trimmed, corev1.ContainerStatus{Name: list[i].Name, RestartCount: list[i].RestartCount})
+	}
+	return trimmed
+}
