@@ -7,11 +7,11 @@ import (
 	"flag"
 	"fmt"
 	"log"
-	"net/http"
 	"os"
 	"os/signal"
 	"slices"
 	"strconv"
+	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -26,7 +26,7 @@ type site struct {
 
 type page struct {
 	Version, Hostname string
-	Addr              string `json:",omitempty"`
+	Addr              string // of the client
 	Env               []string
 }
 
@@ -46,9 +46,9 @@ func serve(e env, args []string) int {
 	if port == "" {
 		port = "8080"
 	}
-	server := &http.Server{Addr: ":" + port, Handler: s.handler(), ReadHeaderTimeout: 10 * time.Second}
+	server := &server{handle: s.answer}
 	failed := make(chan error, 1)
-	go func() { failed <- server.ListenAndServe() }()
+	go func() { failed <- server.listenAndServe(":" + port) }()
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
 	s.log.Printf("demo %s listens on :%s", os.Getenv("VERSION"), port)
@@ -63,97 +63,66 @@ func serve(e env, args []string) int {
 	time.Sleep(*lame)
 	ctx, cancel := context.WithTimeout(context.Background(), *drain)
 	defer cancel()
-	if err := server.Shutdown(ctx); err != nil && !errors.Is(err, context.Canceled) {
+	if err := server.shutdown(ctx); err != nil && !errors.Is(err, context.Canceled) {
 		return e.fail("demo", err)
 	}
 	s.log.Print("bye")
 	return 0
 }
 
-func (s *site) handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/{$}", s.text)
-	mux.HandleFunc("/json", s.json)
-	mux.HandleFunc("/healthz", s.health)
-	mux.HandleFunc("/fail", s.fail)
-	mux.HandleFunc("/recover", func(w http.ResponseWriter, _ *http.Request) {
-		s.failUntil.Store(0)
-		fmt.Fprintln(w, "healthy again")
-	})
-	mux.HandleFunc("/log", func(w http.ResponseWriter, r *http.Request) {
-		s.log.Print(r.FormValue("line"))
-		fmt.Fprintln(w, "logged")
-	})
-	mux.HandleFunc("/exit", func(w http.ResponseWriter, r *http.Request) {
-		code, _ := strconv.Atoi(r.FormValue("code"))
-		fmt.Fprintln(w, "exiting with", code)
-		time.AfterFunc(50*time.Millisecond, func() { s.exit <- code })
-	})
-	mux.HandleFunc("/slow", func(w http.ResponseWriter, r *http.Request) {
-		d, _ := time.ParseDuration(r.FormValue("for"))
-		time.Sleep(d)
-		fmt.Fprintln(w, "slept", d)
-	})
-	return s.logged(mux)
+// answer is the server's handler; it logs every request but health checks that succeed.
+func (s *site) answer(r *request) response {
+	start := time.Now()
+	resp := s.route(r)
+	code := max(resp.code, 200)
+	if r.url.Path != "/healthz" || code != 200 {
+		s.log.Printf("%s %s %s %d %v", r.remote, r.method, r.url.RequestURI(), code, time.Since(start).Round(time.Microsecond))
+	}
+	return resp
 }
 
-func (s *site) logged(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		start := time.Now()
-		rec := &statusRecorder{ResponseWriter: w, code: http.StatusOK}
-		next.ServeHTTP(rec, r)
-		if r.URL.Path != "/healthz" || rec.code != http.StatusOK {
-			s.log.Printf("%s %s %s %d %v", r.RemoteAddr, r.Method, r.URL.RequestURI(), rec.code, time.Since(start).Round(time.Microsecond))
+func (s *site) route(r *request) response {
+	form := r.url.Query()
+	switch r.url.Path {
+	case "/":
+		p := describe(r)
+		return response{body: fmt.Sprintf("Hello from demo %s on %s\n\n%s\n", p.Version, p.Hostname, strings.Join(p.Env, "\n"))}
+	case "/json":
+		data, _ := json.Marshal(describe(r))
+		return response{kind: "application/json", body: string(data) + "\n"}
+	case "/healthz":
+		if time.Now().UnixNano() < s.failUntil.Load() {
+			return response{code: 503, body: "failing on request\n"}
 		}
-	})
+		return response{body: "ok\n"}
+	case "/fail": // ?for=10s, an hour without
+		d, err := time.ParseDuration(form.Get("for"))
+		if err != nil {
+			d = time.Hour
+		}
+		s.failUntil.Store(time.Now().Add(d).UnixNano())
+		return response{body: fmt.Sprintf("failing for %v\n", d)}
+	case "/recover":
+		s.failUntil.Store(0)
+		return response{body: "healthy again\n"}
+	case "/log":
+		s.log.Print(form.Get("line"))
+		return response{body: "logged\n"}
+	case "/exit":
+		code, _ := strconv.Atoi(form.Get("code"))
+		time.AfterFunc(50*time.Millisecond, func() { s.exit <- code })
+		return response{body: fmt.Sprintf("exiting with %d\n", code)}
+	case "/slow":
+		d, _ := time.ParseDuration(form.Get("for"))
+		time.Sleep(d)
+		return response{body: fmt.Sprintf("slept %v\n", d)}
+	}
+	return response{code: 404, body: "404 page not found\n"}
 }
 
-type statusRecorder struct {
-	http.ResponseWriter
-	code int
-}
-
-func (r *statusRecorder) WriteHeader(code int) {
-	r.code = code
-	r.ResponseWriter.WriteHeader(code)
-}
-
-func describe() page {
+func describe(r *request) page {
 	name, _ := os.Hostname()
 	vars := os.Environ()
 	slices.Sort(vars)
-	return page{Version: os.Getenv("VERSION"), Hostname: name, Env: vars}
-}
-
-func (s *site) text(w http.ResponseWriter, _ *http.Request) {
-	p := describe()
-	fmt.Fprintf(w, "Hello from demo %s on %s\n\n", p.Version, p.Hostname)
-	for _, v := range p.Env {
-		fmt.Fprintln(w, v)
-	}
-}
-
-func (s *site) json(w http.ResponseWriter, r *http.Request) {
-	p := describe()
-	p.Addr = r.RemoteAddr
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(p)
-}
-
-func (s *site) health(w http.ResponseWriter, _ *http.Request) {
-	if time.Now().UnixNano() < s.failUntil.Load() {
-		http.Error(w, "failing on request", http.StatusServiceUnavailable)
-		return
-	}
-	fmt.Fprintln(w, "ok")
-}
-
-// fail makes /healthz fail for a while: /fail?for=10s (an hour without).
-func (s *site) fail(w http.ResponseWriter, r *http.Request) {
-	d, err := time.ParseDuration(r.FormValue("for"))
-	if err != nil {
-		d = time.Hour
-	}
-	s.failUntil.Store(time.Now().Add(d).UnixNano())
-	fmt.Fprintln(w, "failing for", d)
+	return page{Version: os.Getenv("VERSION"), Hostname: name, Addr: r.remote, Env: vars}
 }

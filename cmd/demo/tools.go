@@ -5,7 +5,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -308,12 +307,11 @@ func wget(e env, args []string) int {
 	if !strings.Contains(url, "://") {
 		url = "http://" + url
 	}
-	client := http.Client{Timeout: time.Duration(*secs * float64(time.Second))}
-	resp, err := client.Get(url)
+	code, body, err := get(url, time.Duration(*secs*float64(time.Second)))
 	if err != nil {
 		return e.fail("wget", err)
 	}
-	defer resp.Body.Close()
+	defer body.Close()
 	w := e.stdout
 	if *out != "-" {
 		f, err := os.Create(*out)
@@ -323,11 +321,11 @@ func wget(e env, args []string) int {
 		defer f.Close()
 		w = f
 	}
-	if _, err := io.Copy(w, resp.Body); err != nil {
+	if _, err := io.Copy(w, body); err != nil {
 		return e.fail("wget", err)
 	}
-	if resp.StatusCode >= 400 {
-		return e.fail("wget", fmt.Errorf("server returned error: %s", resp.Status))
+	if code >= 400 {
+		return e.fail("wget", fmt.Errorf("server returned error: %d %s", code, reasons[code]))
 	}
 	return 0
 }

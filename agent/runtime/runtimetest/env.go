@@ -149,7 +149,7 @@ func (e *Env) unpack() {
 	e.t.Helper()
 	err := assets.Unpack(e.Layout)
 	if errors.Is(err, assets.ErrMissing) {
-		cmd := exec.Command("go", "build", "-o", filepath.Join(e.Layout.Bin(), assets.Shim), "github.com/coracle-dev/coracle/cmd/containerd-shim-runc-v2")
+		cmd := exec.Command("go", "build", "-tags=no_grpc", "-o", filepath.Join(e.Layout.Bin(), assets.Shim), "github.com/coracle-dev/coracle/cmd/containerd-shim-runc-v2")
 		var out []byte
 		if out, err = cmd.CombinedOutput(); err != nil {
 			err = fmt.Errorf("%w: %s", err, out)

@@ -65,10 +65,11 @@ func build(out, arch string) error {
 	return writeGzip(filepath.Join(out, "demo.tar.gz"), archive)
 }
 
-// compile builds a command static, stripped and without paths of this machine.
+// compile builds a command static, stripped and without paths of this machine. The tag leaves the gRPC services, of
+// which the shim uses none, out of containerd's API: it makes the shim half as large.
 func compile(dir, arch, command string) ([]byte, error) {
 	to := filepath.Join(dir, command)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", to, "./cmd/"+command)
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags=no_grpc", "-ldflags=-s -w -buildid=", "-o", to, "./cmd/"+command)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
