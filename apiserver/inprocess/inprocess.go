@@ -206,11 +206,11 @@ func (b *body) Read(p []byte) (int, error) {
 
 // Close implements io.Closer: it ends the handler's context.
 func (b *body) Close() error {
-	b.cancel()
 	b.mu.Lock()
-	defer b.mu.Unlock()
 	b.closed = true
 	b.buf, b.off = nil, 0
 	b.cond.Broadcast()
+	b.mu.Unlock()
+	b.cancel()
 	return nil
 }
