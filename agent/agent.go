@@ -59,6 +59,7 @@ type Agent struct {
 
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
+	seen    map[string]bool    // UIDs that had a worker, until orphans are adopted; nil from then on
 	wg      sync.WaitGroup
 }
 
@@ -84,7 +85,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 			return nil, err
 		}
 	}
-	a := &Agent{cfg: cfg, client: c, workers: map[string]*worker{}, registered: make(chan struct{}),
+	a := &Agent{cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
 		pulls: make(chan struct{}, cfg.ParallelPulls)}
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
@@ -269,10 +270,17 @@ func (a *Agent) syncNetwork(ctx context.Context, cidr netip.Prefix) bool {
 	a.reporter.Poke()
 	held := a.cfg.Network.Pods()
 	a.mu.Lock()
-	defer a.mu.Unlock()
 	for uid, w := range a.workers {
 		_, has := held[uid]
 		w.networkReady(has)
+		delete(held, uid)
+	}
+	adopted := a.seen == nil
+	a.mu.Unlock()
+	for uid := range held {
+		if adopted { // else adoptOrphans comes to them
+			a.startOrphan(ctx, uid, a.cfg.Sandboxes.Pod(uid))
+		}
 	}
 	return true
 }
@@ -321,6 +329,9 @@ func (a *Agent) start(ctx context.Context, w *worker) {
 		return
 	}
 	a.workers[w.ref.UID] = w
+	if a.seen != nil {
+		a.seen[w.ref.UID] = true
+	}
 	a.wg.Go(func() {
 		w.run(ctx)
 		if ctx.Err() == nil {
@@ -340,30 +351,33 @@ func (a *Agent) vanished(_ context.Context, pod *v1.Pod) {
 
 // adoptOrphans ends what runs, or lies about, of pods that were deleted while the agent was away.
 func (a *Agent) adoptOrphans(ctx context.Context) {
-	pods, err := a.cfg.Sandboxes.List(ctx)
+	found, err := a.cfg.Sandboxes.List(ctx)
 	if err != nil {
 		a.cfg.Log.Warn("orphaned pods not looked for", "error", err)
 		return
-	}
-	for uid, found := range pods {
-		if a.worker(uid) == nil {
-			a.startOrphan(ctx, uid, found)
-		}
 	}
 	folders, err := a.volumes.Known()
 	if err != nil {
 		a.cfg.Log.Warn("orphaned volumes not looked for", "error", err)
 	}
 	for _, uid := range folders {
-		if a.worker(string(uid)) == nil {
-			a.startOrphan(ctx, string(uid), runtime.Pod{})
-		}
+		found[string(uid)] = a.cfg.Sandboxes.Pod(string(uid))
 	}
 	for uid := range a.cfg.Network.Pods() {
-		if a.worker(uid) == nil {
-			a.startOrphan(ctx, uid, runtime.Pod{})
+		found[uid] = a.cfg.Sandboxes.Pod(uid)
+	}
+	a.mu.Lock()
+	seen := a.seen
+	a.mu.Unlock()
+	for uid, pod := range found {
+		// One whose worker has come and gone meanwhile is none.
+		if !seen[uid] {
+			a.startOrphan(ctx, uid, pod)
 		}
 	}
+	a.mu.Lock()
+	a.seen = nil
+	a.mu.Unlock()
 }
 
 // startOrphan gives what is left of a pod a worker that ends it.

@@ -192,6 +192,9 @@ func (w *worker) do(ctx context.Context, wg *sync.WaitGroup) (next time.Time, do
 	defer w.mu.Unlock()
 	w.observe()
 	plan := lifecycle.Step(w.state)
+	if r := plan.Rejection; r != nil && w.state.Rejection == nil {
+		w.a.event(w.state.Pod, v1.EventTypeNormal, r.Reason, r.Message)
+	}
 	w.state.Stage, w.state.Since, w.state.Rejection = plan.Stage, plan.Since, plan.Rejection
 	for _, e := range backOffEvents(w.state.Pod, &w.state.Last, &plan.Status) {
 		w.a.event(w.state.Pod, e.kind, e.reason, e.message)
