@@ -16,7 +16,6 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -181,7 +180,7 @@ func (s *Server) allow(ctx context.Context, a authorizer.AttributesRecord) error
 	case err != nil:
 		return apierrors.NewInternalError(err)
 	}
-	return forbidden(a, reason)
+	return rest.Forbidden(a, reason)
 }
 
 func (s *Server) authenticate(req *http.Request) (user.Info, error) {
@@ -214,30 +213,6 @@ func attributes(u user.Info, info *request.RequestInfo) authorizer.AttributesRec
 		}
 	}
 	return a
-}
-
-// forbidden words a refusal as upstream does; client tools show it as it is.
-func forbidden(a authorizer.AttributesRecord, reason string) error {
-	text := fmt.Sprintf("User %q cannot %s", a.User.GetName(), describe(a))
-	if reason != "" {
-		text += ": " + reason
-	}
-	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name, errors.New(text))
-}
-
-func describe(a authorizer.AttributesRecord) string {
-	if !a.ResourceRequest {
-		return fmt.Sprintf("%s path %q", a.Verb, a.Path)
-	}
-	resource := a.Resource
-	if a.Subresource != "" {
-		resource += "/" + a.Subresource
-	}
-	text := fmt.Sprintf("%s resource %q in API group %q", a.Verb, resource, a.APIGroup)
-	if a.Namespace != "" {
-		return fmt.Sprintf("%s in the namespace %q", text, a.Namespace)
-	}
-	return text + " at the cluster scope"
 }
 
 // limiter bounds concurrent requests.
