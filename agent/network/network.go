@@ -1,11 +1,11 @@
-// Package network gives pods their address: a bridge, one veth pair a pod, an address out of the node's
+// Package network gives pods their address: one veth pair and one route a pod, an address out of the node's
 // range, and masquerading for what leaves the cluster. Its invariant: the kernel's links are the only record.
 // Each pod's host-side veth carries the pod's UID and address as its alias, so that an agent that
 // starts anew finds every address taken, and an address is free exactly when its veth is gone.
 //
-// Pods hold a /32 and reach everything through the bridge's address; bridge ports are isolated from
-// each other. So traffic between pods of a node passes the host's IP layer too, where services and policies see both
-// directions of it, without the br_netfilter module.
+// There is no switch between pods: each holds a /32, reaches everything through the gateway's address, and is
+// reached by a route to its own veth. So traffic between pods of a node passes the host's IP layer too, where services and
+// policies see both directions of it, whether or not the br_netfilter module is loaded.
 package network
 
 import (
@@ -27,8 +27,11 @@ import (
 	"github.com/coracle-dev/coracle/internal/sysctl"
 )
 
-// DefaultBridge is the bridge's name.
-const DefaultBridge = "coracle0"
+// gatewayLink holds the address that pods send everything to: a bridge without ports, as every kernel has it.
+const gatewayLink = "coracle0"
+
+// linkPrefix begins the name of every link of a cluster.
+const linkPrefix = "cor"
 
 // podInterface is the interface's name inside a pod.
 const podInterface = "eth0"
@@ -44,7 +47,6 @@ var ErrExhausted = errors.New("network: no free pod address")
 
 // Config is what New needs.
 type Config struct {
-	Bridge string // empty: DefaultBridge
 	// ClusterCIDR holds all pods; traffic to it keeps its source address.
 	ClusterCIDR netip.Prefix
 	Sysctls     *sysctl.Keeper
@@ -54,23 +56,17 @@ type Config struct {
 type Network struct {
 	cfg Config
 
-	mu     sync.Mutex
-	cidr   netip.Prefix // the node's range; zero before Configure
-	bridge *netlink.Bridge
-	mtu    int
-	taken  map[netip.Addr]string // address -> pod UID
-	next   netip.Addr            // where the search for a free address goes on, so that addresses are not reused at once
+	mu    sync.Mutex
+	cidr  netip.Prefix // the node's range; zero before Configure
+	mtu   int
+	taken map[netip.Addr]string // address -> pod UID
+	next  netip.Addr            // where the search for a free address goes on, so that addresses are not reused at once
 }
 
 // New makes a Network; Configure must follow before pods can be set up.
-func New(cfg Config) *Network {
-	if cfg.Bridge == "" {
-		cfg.Bridge = DefaultBridge
-	}
-	return &Network{cfg: cfg}
-}
+func New(cfg Config) *Network { return &Network{cfg: cfg} }
 
-// Configure makes the bridge, the routes and the masquerading for the node's range, and learns which addresses are taken.
+// Configure makes the gateway, the routes and the masquerading for the node's range, and learns which addresses are taken.
 // It can be called again at any time, and repairs what is missing.
 func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	n.mu.Lock()
@@ -82,21 +78,20 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	if n.cidr.IsValid() && n.cidr != cidr && len(n.taken) > 0 {
 		return fmt.Errorf("network: the pod CIDR cannot change from %s to %s while pods hold addresses", n.cidr, cidr)
 	}
-	bridge, err := ensureBridge(n.cfg.Bridge, gateway(cidr), cidr.Bits())
-	if err != nil {
-		return fmt.Errorf("network: bridge %s: %w", n.cfg.Bridge, err)
+	if err := ensureGateway(cidr); err != nil {
+		return fmt.Errorf("network: link %s: %w", gatewayLink, err)
 	}
 	if err := n.setSysctls(); err != nil {
 		return err
 	}
-	if err := applyRules(ruleConfig{bridge: n.cfg.Bridge, node: cidr, cluster: n.cfg.ClusterCIDR}); err != nil {
+	if err := applyRules(ruleConfig{node: cidr, cluster: n.cfg.ClusterCIDR}); err != nil {
 		return fmt.Errorf("network: nftables: %w", err)
 	}
 	taken, err := takenAddresses()
 	if err != nil {
 		return fmt.Errorf("network: list links: %w", err)
 	}
-	n.bridge, n.cidr, n.taken, n.mtu = bridge, cidr, taken, uplinkMTU()
+	n.cidr, n.taken, n.mtu = cidr, taken, uplinkMTU()
 	if !n.next.IsValid() || !cidr.Contains(n.next) {
 		n.next = gateway(cidr).Next()
 	}
@@ -106,9 +101,8 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 func (n *Network) setSysctls() error {
 	for key, value := range map[string]string{
 		"net/ipv4/ip_forward": "1",
-		// Pods of one node reach each other through the host, in and out of the same link.
-		"net/ipv4/conf/" + n.cfg.Bridge + "/send_redirects": "0",
-		"net/ipv4/conf/" + n.cfg.Bridge + "/rp_filter":      "1",
+		// A pod that reaches itself through a service comes and goes by one link; it must not be told of a shorter way.
+		"net/ipv4/conf/all/send_redirects": "0",
 	} {
 		if err := n.cfg.Sysctls.Set(key, value); err != nil {
 			return fmt.Errorf("network: %w", err)
@@ -117,32 +111,50 @@ func (n *Network) setSysctls() error {
 	return nil
 }
 
-// gateway is the first address of the range: the bridge's.
+// setLinkSysctls sets what goes with a pod's link, and with it.
+func setLinkSysctls(link string) error {
+	for key, value := range map[string]string{
+		"rp_filter":      "1", // a pod sends from no address but its own
+		"send_redirects": "0",
+		"route_localnet": "1", // answers to connections that this machine made to its own node ports by loopback
+	} {
+		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+link+"/"+key, []byte(value), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gateway is the first address of the range.
 func gateway(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() }
 
-func ensureBridge(name string, addr netip.Addr, bits int) (*netlink.Bridge, error) {
-	link, err := netlink.LinkByName(name)
+// ensureGateway makes the link with the gateway's address, and keeps packets for addresses that no pod has from leaving.
+func ensureGateway(cidr netip.Prefix) error {
+	link, err := netlink.LinkByName(gatewayLink)
 	var notFound netlink.LinkNotFoundError
 	if errors.As(err, &notFound) {
 		attrs := netlink.NewLinkAttrs()
-		attrs.Name = name
+		attrs.Name = gatewayLink
 		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return nil, err
+			return err
 		}
-		link, err = netlink.LinkByName(name)
+		link, err = netlink.LinkByName(gatewayLink)
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	bridge, ok := link.(*netlink.Bridge)
-	if !ok {
-		return nil, fmt.Errorf("a link of that name is a %s", link.Type())
+	address := &netlink.Addr{IPNet: ipNet(gateway(cidr), 32)}
+	if err := netlink.AddrReplace(link, address); err != nil {
+		return fmt.Errorf("address %s: %w", address, err)
 	}
-	address := &netlink.Addr{IPNet: ipNet(addr, bits)}
-	if err := netlink.AddrReplace(bridge, address); err != nil {
-		return nil, fmt.Errorf("address %s: %w", address, err)
+	if err := netlink.LinkSetUp(link); err != nil {
+		return err
 	}
-	return bridge, netlink.LinkSetUp(bridge)
+	nowhere := &netlink.Route{Dst: ipNet(cidr.Addr(), cidr.Bits()), Type: unix.RTN_UNREACHABLE}
+	if err := netlink.RouteReplace(nowhere); err != nil {
+		return fmt.Errorf("route %s: %w", cidr, err)
+	}
+	return nil
 }
 
 // takenAddresses reads who holds which address from the links' aliases.
@@ -213,7 +225,7 @@ func (n *Network) existing(uid, path string) (netip.Addr, bool) {
 		return netip.Addr{}, false
 	}
 	owner, addr, ok := parseAlias(link.Attrs().Alias)
-	if !ok || owner != uid || !n.cidr.Contains(addr) {
+	if !ok || owner != uid || !n.cidr.Contains(addr) || n.route(link, addr) != nil {
 		return addr, false
 	}
 	inside := false
@@ -273,15 +285,21 @@ func (n *Network) connect(uid, path string, addr netip.Addr) error {
 	}
 	for _, step := range []func() error{
 		func() error { return netlink.LinkSetAlias(host, alias(uid, addr)) },
-		func() error { return netlink.LinkSetMaster(host, n.bridge) },
-		func() error { return netlink.LinkSetIsolated(host, true) },
+		func() error { return setLinkSysctls(attrs.Name) },
 		func() error { return netlink.LinkSetUp(host) },
+		func() error { return n.route(host, addr) },
 	} {
 		if err := step(); err != nil {
 			return fmt.Errorf("link %s: %w", attrs.Name, err)
 		}
 	}
 	return within(path, func(h *netlink.Handle) error { return configureInside(h, addr, gateway(n.cidr)) })
+}
+
+// route leads a pod's address to its link.
+func (n *Network) route(link netlink.Link, addr netip.Addr) error {
+	return netlink.RouteReplace(&netlink.Route{
+		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addr, 32), Src: gateway(n.cidr).AsSlice()})
 }
 
 // configureInside sets up the pod's own end: loopback, the address, and the way out.
@@ -375,11 +393,8 @@ func (n *Network) Pods() map[string]netip.Addr {
 	return pods
 }
 
-// Cleanup removes every link and rule of ours from this network namespace.
-func Cleanup(bridge string) error {
-	if bridge == "" {
-		bridge = DefaultBridge
-	}
+// Cleanup removes every link, route and rule of ours from this network namespace.
+func Cleanup() error {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return err
@@ -390,7 +405,37 @@ func Cleanup(bridge string) error {
 			errs = append(errs, deleteLink(link.Attrs().Name))
 		}
 	}
-	return errors.Join(append(errs, deleteLink(bridge), deleteRules())...)
+	return errors.Join(append(errs, deleteGateway(), deleteRules())...)
+}
+
+// deleteGateway removes the link, and the route for the range that its address is the first of.
+func deleteGateway() error {
+	link, err := netlink.LinkByName(gatewayLink)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return err
+	}
+	for i := range routes {
+		for _, a := range addrs {
+			if routes[i].Dst != nil && routes[i].Dst.Contains(a.IP) {
+				if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+					return err
+				}
+			}
+		}
+	}
+	return deleteLink(gatewayLink)
 }
 
 // uplinkMTU is the MTU of the link that the default route leaves by; 1500 without one.

@@ -186,7 +186,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	if _, err := n.Setup(ctx, ref("a"), testenv.PodNetNS(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Cleanup(""); err != nil {
+	if err := Cleanup(); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.cfg.Sysctls.Restore(); err != nil {

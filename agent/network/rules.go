@@ -19,7 +19,6 @@ const tableName = "coracle-pods"
 const hostPortMap = "host-ports"
 
 type ruleConfig struct {
-	bridge        string
 	node, cluster netip.Prefix
 }
 
@@ -57,23 +56,26 @@ func applyRules(c ruleConfig) error {
 		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityNATDest})
 	out := conn.AddChain(&nftables.Chain{Name: "output", Table: podTable, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookOutput, Priority: nftables.ChainPriorityNATDest})
-	for _, chain := range []*nftables.Chain{post, pre, out} {
+	raw := conn.AddChain(&nftables.Chain{Name: "raw-prerouting", Table: podTable, Type: nftables.ChainTypeFilter,
+		Hooknum: nftables.ChainHookPrerouting, Priority: nftables.ChainPriorityRaw})
+	for _, chain := range []*nftables.Chain{post, pre, out, raw} {
 		conn.FlushChain(chain)
 	}
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masquerade(c)})
+	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseLoopback()})
 	for _, chain := range []*nftables.Chain{pre, out} {
 		conn.AddRule(&nftables.Rule{Table: podTable, Chain: chain, Exprs: toHostPorts(ports)})
 	}
 	return conn.Flush()
 }
 
-// masquerade: ip saddr NODE-RANGE ip daddr != CLUSTER-RANGE oifname != BRIDGE masquerade.
+// masquerade: ip saddr NODE-RANGE ip daddr != CLUSTER-RANGE oifname != "cor*" masquerade.
 func masquerade(c ruleConfig) []expr.Any {
 	exprs := matchPrefix(12, c.node, expr.CmpOpEq)
 	exprs = append(exprs, matchPrefix(16, c.cluster, expr.CmpOpNeq)...)
 	return append(exprs,
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: ifname(c.bridge)},
+		&expr.Cmp{Op: expr.CmpOpNeq, Register: 1, Data: []byte(linkPrefix)}, // shorter than a name: its beginning
 		&expr.Masq{})
 }
 
@@ -100,10 +102,15 @@ func toHostPorts(ports *nftables.Set) []expr.Any {
 	}
 }
 
-func ifname(name string) []byte {
-	b := make([]byte, unix.IFNAMSIZ)
-	copy(b, name)
-	return b
+// refuseLoopback: iifname "cor*" ip daddr 127.0.0.0/8 drop; route_localnet would let pods reach what listens on the
+// host's loopback only.
+func refuseLoopback() []expr.Any {
+	exprs := []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(linkPrefix)},
+	}
+	exprs = append(exprs, matchPrefix(16, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq)...)
+	return append(exprs, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 // SetHostPorts leads exactly these ports of the node to the pod.

@@ -60,7 +60,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	unmounted := unmountUnder(l.Run, l.Data)
 	do("unmount", unmounted)
 	do("remove services", cleanupProxy())
-	do("remove the pod network", network.Cleanup(""))
+	do("remove the pod network", network.Cleanup())
 	do("remove the node's link", removeLonelyLink())
 	do("restore sysctls", sysctl.NewKeeper(l.Sysctls()).Restore())
 	if unmounted == nil { // else removing could reach through a mount into what is not ours
