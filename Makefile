@@ -10,7 +10,8 @@ LDFLAGS := -s -w \
 	-X $(MODULE)/internal/version.Version=$(VERSION) \
 	-X $(MODULE)/internal/version.Commit=$(COMMIT) \
 	-X k8s.io/component-base/version.gitVersion=$(KUBE) \
-	-X k8s.io/client-go/pkg/version.gitVersion=$(KUBE)
+	-X k8s.io/client-go/pkg/version.gitVersion=$(KUBE) \
+	-X github.com/containerd/containerd/v2/version.Version=$(shell sed -n "s,^.*github.com/containerd/containerd/v2 v,,p" go.mod)
 SOURCES := $(shell find agent apiserver cmd controllers internal proto proxy scheduler -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod go.sum
 DATA    := $(shell find apiserver/openapi -name "*.gz" 2>/dev/null)
 
