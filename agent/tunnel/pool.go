@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"net"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -30,7 +31,7 @@ func (p *pool) get() (*member, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.closed {
-		return nil, grpc.ErrClientConnClosing
+		return nil, net.ErrClosed
 	}
 	for _, m := range p.members {
 		if m.streams < perConn {

@@ -28,7 +28,6 @@ type cluster struct {
 	*Allocator
 	t     *testing.T
 	store store.Store
-	uids  int
 }
 
 // stored is a Reader over the store itself.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -46,9 +47,35 @@ func (p *PKI) IssueClient(id Identity) (Pair, error) {
 	return pair, nil
 }
 
-// EnsureKubeconfig writes a kubeconfig (0600, certificates embedded) that leads to server as id. A file that
-// does so already, with a certificate that is not near its end, is left alone.
+// kubeconfig is what EnsureKubeconfig was asked for.
+type kubeconfig struct {
+	server string
+	id     Identity
+}
+
+// EnsureKubeconfig writes a kubeconfig (0600, certificates embedded) that leads to server as id, and lets Renew keep it
+// current. A file that does so already, with a certificate that is not near its end, is left alone.
 func (p *PKI) EnsureKubeconfig(path, server string, id Identity) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.kubeconfigs[path] = kubeconfig{server, id}
+	return p.ensureKubeconfig(path, server, id)
+}
+
+// renewKubeconfigs leaves files alone that were removed.
+func (p *PKI) renewKubeconfigs() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var errs []error
+	for path, k := range p.kubeconfigs {
+		if there, err := exists(path); there && err == nil {
+			errs = append(errs, p.ensureKubeconfig(path, k.server, k.id))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *PKI) ensureKubeconfig(path, server string, id Identity) error {
 	if p.kubeconfigCurrent(path, server, id) {
 		return os.Chmod(path, 0o600)
 	}

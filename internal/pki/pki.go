@@ -19,6 +19,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -60,6 +61,9 @@ type PKI struct {
 	sans   sans
 	server atomic.Pointer[tls.Certificate]
 	saKey  *ecdsa.PrivateKey
+
+	mu          sync.Mutex
+	kubeconfigs map[string]kubeconfig // by path: those that Renew keeps current
 }
 
 // Open loads the files of Options.Dir, makes those that are missing, and reissues the serving certificate
@@ -78,7 +82,7 @@ func Open(opts Options) (*PKI, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &PKI{dir: opts.Dir, now: opts.Now, ca: ca, sans: serverSANs(opts)}
+	p := &PKI{dir: opts.Dir, now: opts.Now, ca: ca, sans: serverSANs(opts), kubeconfigs: map[string]kubeconfig{}}
 	if p.saKey, err = loadOrMakeKey(filepath.Join(opts.Dir, saKeyFile)); err != nil {
 		return nil, err
 	}
@@ -104,8 +108,12 @@ func (p *PKI) CAPool() *x509.CertPool {
 // ServiceAccountKey signs service account tokens.
 func (p *PKI) ServiceAccountKey() *ecdsa.PrivateKey { return p.saKey }
 
-// Renew reissues the serving certificate if it is due. It is cheap if not.
+// Renew reissues the serving certificate, and those in kubeconfigs, where they are due. It is cheap if not.
 func (p *PKI) Renew() error {
+	return errors.Join(p.renewServer(), p.renewKubeconfigs())
+}
+
+func (p *PKI) renewServer() error {
 	if cur := p.server.Load(); cur != nil && p.current(cur.Leaf, p.sans) {
 		return nil
 	}
@@ -120,7 +128,7 @@ func (p *PKI) Renew() error {
 	return nil
 }
 
-// Run renews the serving certificate when it is due, until ctx ends.
+// Run renews certificates when they are due, until ctx ends.
 func (p *PKI) Run(ctx context.Context) error {
 	log := slog.With("component", "pki")
 	tick := time.NewTicker(6 * time.Hour)
@@ -131,7 +139,7 @@ func (p *PKI) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 			if err := p.Renew(); err != nil {
-				log.Error("The serving certificate could not be renewed", "err", err)
+				log.Error("A certificate could not be renewed", "err", err)
 			}
 		}
 	}

@@ -149,6 +149,34 @@ func handshake(t *testing.T, p *PKI, cfg *tls.Config) string {
 	return c.ConnectionState().PeerCertificates[0].SerialNumber.String()
 }
 
+func TestKubeconfigsAreRenewed(t *testing.T) {
+	now := time.Now()
+	opts := options(t.TempDir())
+	opts.Now = func() time.Time { return now }
+	p := mustOpen(t, opts)
+	dir := t.TempDir()
+	kept, removed := filepath.Join(dir, "kept"), filepath.Join(dir, "removed")
+	for _, path := range []string{kept, removed} {
+		if err := p.EnsureKubeconfig(path, "https://127.0.0.1:6443", Admin); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Remove(removed); err != nil {
+		t.Fatal(err)
+	}
+	before, _ := os.ReadFile(kept)
+	now = now.Add(leafLifetime - renewBefore + time.Hour)
+	if err := p.Renew(); err != nil {
+		t.Fatal(err)
+	}
+	if after, _ := os.ReadFile(kept); string(after) == string(before) {
+		t.Error("not renewed")
+	}
+	if _, err := os.Stat(removed); err == nil {
+		t.Error("a removed kubeconfig came back")
+	}
+}
+
 func TestKubeconfig(t *testing.T) {
 	p := mustOpen(t, options(t.TempDir()))
 	path := filepath.Join(t.TempDir(), "sub", "admin.kubeconfig")
