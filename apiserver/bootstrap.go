@@ -21,7 +21,7 @@ var self = &user.DefaultInfo{Name: user.APIServerUser, Groups: []string{user.Sys
 // keep creates the objects that every cluster has, and creates them again where they were deleted.
 func (s *Server) keep(ctx context.Context) error {
 	if err := s.cache.WaitReady(ctx); err != nil {
-		return nil //nolint:nilerr // the end of ctx
+		return nil // ctx has ended
 	}
 	client, err := kubernetes.NewForConfig(s.LocalConfig(self))
 	if err != nil {

@@ -71,13 +71,15 @@ const skipMirror = discoveryv1.LabelSkipMirror
 
 func (s *Server) keepEndpoints(ctx context.Context, client kubernetes.Interface) error {
 	endpoints := client.CoreV1().Endpoints(metav1.NamespaceDefault)
-	want := []corev1.EndpointSubset{{ //nolint:staticcheck // deprecated, but clients still read it
+	//lint:ignore SA1019 clients still read it
+	want := []corev1.EndpointSubset{{
 		Addresses: []corev1.EndpointAddress{{IP: s.cfg.Advertise.String()}},
 		Ports:     []corev1.EndpointPort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: s.port()}},
 	}}
 	have, err := endpoints.Get(ctx, serviceName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		_, err = endpoints.Create(ctx, &corev1.Endpoints{ //nolint:staticcheck // as above
+		//lint:ignore SA1019 clients still read it
+		_, err = endpoints.Create(ctx, &corev1.Endpoints{
 			ObjectMeta: metav1.ObjectMeta{Name: serviceName, Labels: map[string]string{skipMirror: "true"}},
 			Subsets:    want,
 		}, metav1.CreateOptions{})

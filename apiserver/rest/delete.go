@@ -43,7 +43,7 @@ func (c *call) delete() error {
 		return err
 	}
 	code := http.StatusOK
-	if !d.gone && opts.OrphanDependents != nil && !*opts.OrphanDependents {
+	if orphan := orphanDependents(opts); !d.gone && orphan != nil && !*orphan {
 		code = http.StatusAccepted
 	}
 	if !d.gone || returnsDeleted[c.r.gr] {
@@ -208,11 +208,17 @@ func (r *resource) finalizersFor(have []string, opts *metav1.DeleteOptions) []st
 	return out
 }
 
+// orphanDependents is the older way to say what propagationPolicy says.
+func orphanDependents(opts *metav1.DeleteOptions) *bool {
+	//lint:ignore SA1019 clients may still send it
+	return opts.OrphanDependents
+}
+
 // propagation: the options decide, then the finalizers there are, then the kind's default.
 func (r *resource) propagation(have []string, opts *metav1.DeleteOptions) (orphan, foreground bool) {
-	switch {
-	case opts.OrphanDependents != nil:
-		return *opts.OrphanDependents, false
+	switch orphan := orphanDependents(opts); {
+	case orphan != nil:
+		return *orphan, false
 	case opts.PropagationPolicy != nil:
 		return *opts.PropagationPolicy == metav1.DeletePropagationOrphan,
 			*opts.PropagationPolicy == metav1.DeletePropagationForeground

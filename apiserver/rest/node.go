@@ -151,7 +151,7 @@ func (c *call) upgradeToNode(node string, target *url.URL) error {
 	}
 	defer client.Close()
 	if err := writeSwitch(client, s.resp); err != nil {
-		return nil //nolint:nilerr // the client is gone
+		return nil // the client is gone
 	}
 	join(connStream{client, buffered.Reader}, connStream{s.conn, s.in})
 	return nil

@@ -198,6 +198,7 @@ func (c *call) decodeDeleteOptions(body []byte, o *metav1.DeleteOptions) error {
 func (c *call) deleteQuery(o *metav1.DeleteOptions) error {
 	q := query{values: c.query()}
 	o.GracePeriodSeconds = q.int64("gracePeriodSeconds")
+	//lint:ignore SA1019 clients may still send it
 	o.OrphanDependents = q.bool("orphanDependents")
 	o.DryRun = q.values["dryRun"]
 	if p := q.get("propagationPolicy"); p != "" {

@@ -8,8 +8,8 @@ import (
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
@@ -241,7 +241,10 @@ const (
 // checkCommon is the part of validation that every kind shares: it runs behind the kind's own, whose words are better.
 func (r *resource) checkCommon(m metav1.Object) field.ErrorList {
 	return apivalidation.ValidateObjectMetaAccessor(m, r.Namespaced, func(name string, prefix bool) []string {
-		return pathvalidation.ValidatePathSegmentName(name, prefix)
+		if prefix {
+			return content.IsPathSegmentPrefix(name)
+		}
+		return content.IsPathSegmentName(name)
 	}, field.NewPath("metadata"))
 }
 
