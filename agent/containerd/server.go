@@ -17,6 +17,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"syscall"
+	"time"
 
 	ctrd "github.com/containerd/containerd/v2/cmd/containerd/server"
 	srvconfig "github.com/containerd/containerd/v2/cmd/containerd/server/config"
@@ -24,6 +25,7 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/coracle-dev/coracle/internal/footprint"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
@@ -41,6 +43,8 @@ func Main(ctx context.Context, cfg Config) error {
 	defer stop()
 	signal.Ignore(syscall.SIGPIPE, syscall.SIGHUP)
 	debug.SetGCPercent(50)
+	// As the last to be killed for memory, where the machine allows it; shims and runc start from here.
+	_ = os.WriteFile("/proc/self/oom_score_adj", []byte("-999"), 0)
 	level := log.WarnLevel
 	if cfg.Debug {
 		level = log.DebugLevel
@@ -79,8 +83,7 @@ func Main(ctx context.Context, cfg Config) error {
 		return err
 	}
 	slog.Debug("containerd serves", "component", "containerd", "version", version.Version, "socket", socket)
-	<-ctx.Done()
-	return nil
+	return footprint.Keep(ctx, 5*time.Second)
 }
 
 // lockState takes the state folder's lock, which the kernel releases when the process ends.

@@ -49,6 +49,8 @@ type meta struct {
 	Stdin, StdinOnce bool              `json:",omitempty"`
 	Cgroup           string            `json:",omitempty"`
 	Labels           map[string]string `json:",omitempty"`
+	// Boot is the machine's boot in which the container was created: in another one it cannot be started any more.
+	Boot string `json:",omitempty"`
 }
 
 // status is what is kept of a container's end; it is written once.
@@ -143,6 +145,7 @@ func metaOf(cfg ContainerConfig, image Rootfs, spec *specs.Spec) meta {
 	m := meta{
 		Pod: cfg.Pod, Name: cfg.Name, Attempt: cfg.Attempt, ImageRef: ref, ImageID: image.ImageID, LogPath: cfg.LogPath,
 		StopSignal: cfg.StopSignal, TTY: cfg.TTY, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce, Cgroup: spec.Linux.CgroupsPath, Labels: cfg.Labels,
+		Boot: bootID(),
 	}
 	if m.StopSignal == "" {
 		m.StopSignal = image.Config.StopSignal
@@ -259,7 +262,22 @@ func (r *Runtime) rootfsOf(ctx context.Context, c *container) ([]mount.Mount, er
 	if err != nil {
 		return nil, err
 	}
-	return r.client.SnapshotService(rec.Snapshotter).Mounts(ctx, rec.SnapshotKey)
+	sn := r.client.SnapshotService(rec.Snapshotter)
+	mounts, err := sn.Mounts(ctx, rec.SnapshotKey)
+	if errdefs.IsNotFound(err) { // an agent ended between record and snapshot
+		image, ierr := r.cfg.Images.Rootfs(ctx, c.meta.ImageID)
+		if ierr != nil {
+			return nil, ierr
+		}
+		mounts, err = sn.Prepare(ctx, rec.SnapshotKey, image.Parent)
+	}
+	return mounts, err
+}
+
+// bootID tells this boot of the machine from others.
+func bootID() string {
+	data, _ := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	return strings.TrimSpace(string(data))
 }
 
 // Stop asks a container to end with its stop signal, kills it after the grace period, and returns when it has

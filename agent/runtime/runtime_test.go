@@ -1,12 +1,14 @@
 package runtime_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/agent/runtime/runtimetest"
 )
@@ -335,5 +337,69 @@ func TestUsageAndUpdate(t *testing.T) {
 	out, _ := execOut(t, e, id, "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max")
 	if !strings.Contains(out, "83886080") {
 		t.Errorf("limit: %q", out)
+	}
+}
+
+func TestHostNamespaces(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "host", runtime.SandboxConfig{HostNetwork: true, HostPID: true, HostIPC: true})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, Args: []string{"sleep", "1000"}})
+	for _, ns := range []string{"net", "pid", "ipc", "uts"} {
+		want, _ := os.Readlink("/proc/self/ns/" + ns)
+		c, err := e.Runtime.Status(e.Ctx, id)
+		if got, _ := os.Readlink(fmt.Sprintf("/proc/%d/ns/%s", c.Pid, ns)); err != nil || got != want {
+			t.Errorf("%s: %s, not %s (%v)", ns, got, want, err)
+		}
+	}
+	if sb := e.Runtime.Pod(p.UID).Sandbox; sb == nil || sb.NetNS != "" {
+		t.Errorf("sandbox: %+v", sb)
+	}
+	if err := e.Runtime.Stop(e.Ctx, id, 5*time.Second); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestTerminalContainerAndMounts(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "tty", runtime.SandboxConfig{})
+	dir := filepath.Join(e.Layout.Data, "volume")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/hosts", []byte("from outside\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	mounts := []runtime.Mount{{Source: dir, Destination: "/v"}, {Source: dir, Destination: "/ro", ReadOnly: true}, {Source: dir + "/hosts", Destination: "/etc/hosts"}}
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, TTY: true, Mounts: mounts,
+		Command: []string{"sh", "-c", "cat /etc/hosts; echo x > /v/x; echo y > /ro/y; echo end >&2"}})
+	c := ended(t, e, e.Runtime, id)
+	log, _ := os.ReadFile(c.LogPath)
+	if !strings.Contains(string(log), " stdout F from outside\r\n") || !strings.Contains(string(log), "read-only file system") || !strings.Contains(string(log), " stdout F end\r\n") {
+		t.Errorf("log: %s", log)
+	}
+	if data, _ := os.ReadFile(dir + "/x"); string(data) != "x\n" {
+		t.Errorf("volume: %q", data)
+	}
+}
+
+func TestNativeSnapshotter(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	store, err := images.New(e.Ctx, images.Config{Client: e.Client, Snapshotter: "native"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Halt()
+	e.Images = store
+	e.Runtime = e.NewRuntime(runtime.Config{})
+	v1, _ := e.Demo()
+	p := pod(t, e, "native", runtime.SandboxConfig{})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1, Command: []string{"sh", "-c", "echo x > /f; cat /f"}})
+	if c := ended(t, e, e.Runtime, id); c.ExitCode != 0 {
+		t.Errorf("%+v", c)
 	}
 }

@@ -92,10 +92,13 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 	}
 	started := r.startedAt(c)
 	switch {
-	case err != nil && started.IsZero():
+	case err != nil && started.IsZero() && c.meta.Boot == bootID():
 		c.state = StateCreated
 	case err != nil:
 		// It was started and its task is gone: the shim died with it, or the machine was restarted.
+		if started.IsZero() {
+			started = c.created
+		}
 		if c = r.rememberNew(c); c != nil {
 			r.finish(ctx, c, lostStatus(started))
 		}

@@ -160,3 +160,40 @@ func TestLogsRotateAndSplit(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 }
+
+// TestReboot takes away all that a reboot takes: processes, mounts and the run folder.
+func TestReboot(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "boot", runtime.SandboxConfig{})
+	id := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Image: v1})
+	e.Halt()
+	for pid, command := range runtimetest.Processes(e.Layout.Run) {
+		if strings.Contains(command, "containerd-shim") {
+			_ = unix.Kill(pid, unix.SIGKILL)
+		}
+	}
+	eventually(t, "the container's cgroup is empty", func() bool { return runtime.CgroupUsage(e.CgroupRoot+"/boot").Pids == 0 })
+	if err := e.Runtime.RemoveSandbox(e.Ctx, p.UID); err != nil {
+		t.Fatal(err)
+	}
+	e.Runtime = e.NewRuntime(runtime.Config{})
+	var c runtime.Container
+	eventually(t, "the task is gone", func() bool {
+		pods, err := e.Runtime.List(e.Ctx)
+		if err != nil || len(pods[p.UID].Containers) != 1 {
+			t.Fatalf("%+v %v", pods, err)
+		}
+		if pods[p.UID].Sandbox != nil {
+			t.Fatal("a sandbox was found")
+		}
+		c = pods[p.UID].Containers[0]
+		return c.ID == id
+	})
+	p = pod(t, e, "boot", runtime.SandboxConfig{})
+	next := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Attempt: 1, Image: v1})
+	if c, err := e.Runtime.Status(e.Ctx, next); err != nil || c.State != runtime.StateRunning {
+		t.Errorf("%+v %v", c, err)
+	}
+}
