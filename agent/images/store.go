@@ -12,6 +12,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"log/slog"
 	"slices"
 	"strconv"
@@ -99,7 +100,8 @@ func (s *Store) Snapshotter() string { return s.snapshotter }
 // chooseSnapshotter mounts an empty snapshot to see whether overlayfs works here: it does not on top of some
 // file systems, such as another overlay.
 func (s *Store) chooseSnapshotter(ctx context.Context) (string, error) {
-	const key = "coracle-probe"
+	// Another process may be looking at the same moment.
+	key := fmt.Sprintf("coracle-probe-%d", os.Getpid())
 	overlay := s.client.SnapshotService("overlayfs")
 	err := errors.Join(tryMount(ctx, overlay, key))
 	if err == nil {
