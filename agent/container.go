@@ -31,20 +31,19 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, act lifecycle.
 	if err != nil {
 		return nil, w.startFailed(ctx, pod, c, because(lifecycle.ReasonConfig, err))
 	}
-	id, err := w.a.cfg.Containers.Create(ctx, cfg)
-	if err != nil {
-		reason := lifecycle.ReasonCreateContainer
-		var config *runtime.ConfigError
-		if errors.As(err, &config) {
-			reason = lifecycle.ReasonConfig
-		}
-		return nil, w.startFailed(ctx, pod, c, because(reason, err))
-	}
-	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Created", "Created container: %s", c.Name)
 	used := func(s *lifecycle.State) {
 		delete(s.Images, c.Name)
 		delete(w.images, c.Name)
 	}
+	id, err := w.a.cfg.Containers.Create(ctx, cfg)
+	var config *runtime.ConfigError
+	switch {
+	case errors.As(err, &config):
+		return nil, w.startFailed(ctx, pod, c, because(lifecycle.ReasonConfig, err))
+	case err != nil: // perhaps because the image has been removed meanwhile
+		return used, w.startFailed(ctx, pod, c, because(lifecycle.ReasonCreateContainer, err))
+	}
+	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Created", "Created container: %s", c.Name)
 	if err := w.a.cfg.Containers.Start(ctx, id); err != nil {
 		return used, w.startFailed(ctx, pod, c, because(lifecycle.ReasonRunContainer, err))
 	}

@@ -69,6 +69,10 @@ func (w *worker) writeStatus(ctx context.Context, pod *v1.Pod) {
 	switch {
 	case apierrors.IsNotFound(err):
 		w.state.Gone = true
+	case apierrors.IsInvalid(err):
+		// Writing it again would not help; a change of the pod or of the status gives it another chance.
+		w.log.Error("status refused", "error", err)
+		r.sent, r.sentVersion = &pod.Status, w.state.Pod.ResourceVersion
 	case err != nil:
 		r.failures++
 		r.notUntil = time.Now().Add(min(100*time.Millisecond<<min(r.failures, 10), 10*time.Second))

@@ -43,10 +43,14 @@ func normalize(s State) State {
 	s.Containers = slices.Clone(s.Containers)
 	slices.SortStableFunc(s.Containers, func(a, b Container) int { return cmp.Compare(b.Attempt, a.Attempt) })
 	for i := range s.Containers {
-		if c := &s.Containers[i]; c.State == Unknown {
+		c := &s.Containers[i]
+		// Created before its sandbox: whatever it came to, it was lost with the one before, as in a reboot.
+		lost := c.State == Created && s.Sandbox != nil && c.CreatedAt.Before(s.Sandbox.CreatedAt)
+		if c.State == Unknown || lost {
 			c.State, c.ExitCode, c.Reason = Exited, 137, ReasonStatusUnknown
+			c.Message = "The container could not be located when the pod was terminated"
 			if c.FinishedAt.IsZero() {
-				c.FinishedAt = s.Now
+				c.FinishedAt = c.CreatedAt
 			}
 		}
 	}

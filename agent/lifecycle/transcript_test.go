@@ -125,6 +125,14 @@ func (s *sim) command(t *testing.T, f []string) {
 		s.Gone = true
 	case "sandbox-lost":
 		s.Sandbox = nil
+	case "reboot": // namespaces and processes are gone, records stay
+		for i := range s.Containers {
+			if c := &s.Containers[i]; c.State == Running {
+				c.State, c.StartedAt = Created, time.Time{}
+			}
+		}
+		s.Sandbox = nil
+		s.restartAgent()
 	case "restart-agent":
 		s.restartAgent()
 	default:
