@@ -48,7 +48,7 @@ func newAgent() *cobra.Command {
 			return usage("%w; name a kubeconfig with --kubeconfig", err)
 		}
 		n := &node{o: o, config: config, remote: config}
-		return n.run(cmd.Context())
+		return run.All(cmd.Context(), keepSmall, n.run)
 	}, commonFlags, clusterFlags, agentFlags, kubeconfigFlag)
 }
 

@@ -19,7 +19,7 @@ func runAlone(ctx context.Context, o *options) error {
 		return err
 	}
 	defer s.close()
-	return run.All(ctx, s.runAPI, s.runScheduler, s.runControllers, func(ctx context.Context) error {
+	return run.All(ctx, keepSmall, s.runAPI, s.runScheduler, s.runControllers, func(ctx context.Context) error {
 		name, err := o.resolveNodeName()
 		if err != nil {
 			return err

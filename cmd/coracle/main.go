@@ -10,8 +10,11 @@ import (
 	"os/signal"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/coracle-dev/coracle/internal/footprint"
 )
 
 // Exit codes: 1, it failed; 2, it was asked wrongly or the machine lacks something, so that trying again would not
@@ -61,6 +64,9 @@ func (e codedError) Unwrap() error { return e.error }
 func usage(format string, args ...any) error {
 	return codedError{fmt.Errorf(format, args...), exitUsage}
 }
+
+// keepSmall is run beside every long-running part: a few seconds after the start most of what that took is given back.
+func keepSmall(ctx context.Context) error { return footprint.Keep(ctx, 5*time.Second) }
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{

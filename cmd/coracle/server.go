@@ -42,7 +42,7 @@ func newServer() *cobra.Command {
 			return err
 		}
 		defer s.close()
-		return run.All(cmd.Context(), s.runAPI, s.runScheduler, s.runControllers)
+		return run.All(cmd.Context(), keepSmall, s.runAPI, s.runScheduler, s.runControllers)
 	}, commonFlags, serverFlags, clusterFlags)
 }
 
@@ -56,7 +56,7 @@ func newAPIServer() *cobra.Command {
 			return err
 		}
 		defer s.close()
-		return s.runAPI(cmd.Context())
+		return run.All(cmd.Context(), keepSmall, s.runAPI)
 	}, commonFlags, serverFlags, clusterFlags)
 }
 
