@@ -30,6 +30,8 @@ type cluster struct {
 	ctx    context.Context
 	config *rest.Config
 	client kubernetes.Interface
+	// restart stops the controllers and starts them anew.
+	restart func()
 }
 
 func start(t *testing.T, change func(*controllers.Config)) *cluster {
@@ -48,18 +50,29 @@ func start(t *testing.T, change func(*controllers.Config)) *cluster {
 	if change != nil {
 		change(&cfg)
 	}
-	done := make(chan error, 1)
-	go func() { done <- controllers.Run(ctx, cfg) }()
+	stop := c.run(cfg)
+	c.restart = func() { stop(); stop = c.run(cfg) }
 	agents := make(chan struct{})
 	go func() { defer close(agents); c.runPods() }()
 	t.Cleanup(func() {
+		stop()
 		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("controllers: %v", err)
-		}
 		<-agents
 	})
 	return c
+}
+
+// run starts the controllers and gives what stops them.
+func (c *cluster) run(cfg controllers.Config) (stop func()) {
+	ctx, cancel := context.WithCancel(c.ctx)
+	done := make(chan error, 1)
+	go func() { done <- controllers.Run(ctx, cfg) }()
+	return func() {
+		cancel()
+		if err := <-done; err != nil {
+			c.Errorf("controllers: %v", err)
+		}
+	}
 }
 
 // runPods binds pods, reports them as ready, and ends them when they are deleted. Pods of image "broken" never become ready.

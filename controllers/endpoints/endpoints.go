@@ -24,8 +24,8 @@ import (
 	"github.com/coracle-dev/coracle/internal/loop"
 )
 
-// settle is how long a pod's change waits for others of the same service.
-const settle = 40 * time.Millisecond
+// pace is how far apart one object's writes are during a burst of changes; the first is written at once.
+const pace = 50 * time.Millisecond
 
 // Controller serves Endpoints.
 type Controller struct {
@@ -45,7 +45,7 @@ func New(e env.Env) *Controller {
 		client: e.Client, services: core.Services().Lister(), pods: core.Pods().Lister(), endpoints: core.Endpoints().Lister(),
 		events: e.Recorder("endpoint-controller"), triggers: backends.NewTriggers(),
 	}
-	c.loop = e.Loop(loop.Config{Name: "endpoints", Sync: c.sync})
+	c.loop = e.Loop(loop.Config{Name: "endpoints", Sync: c.sync, Pace: pace})
 	loop.On(c.loop, core.Services().Informer(), func(old, cur *corev1.Service) {
 		if cur == nil {
 			cur = old
@@ -54,7 +54,7 @@ func New(e env.Env) *Controller {
 	})
 	loop.On(c.loop, core.Pods().Informer(), func(old, cur *corev1.Pod) {
 		for _, service := range backends.Affected(c.services, old, cur) {
-			c.loop.AddAfter(service.Namespace+"/"+service.Name, settle)
+			c.loop.AddPaced(service.Namespace + "/" + service.Name)
 		}
 	})
 	loop.On(c.loop, core.Endpoints().Informer(), func(old, cur *corev1.Endpoints) {

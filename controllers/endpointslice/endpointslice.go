@@ -1,7 +1,7 @@
 // Package endpointslice writes which pods stand behind a service, in slices of at most a hundred endpoints.
 //
 // Invariants: an endpoint is in one slice only; a change rewrites as few slices as possible, and no change writes nothing;
-// bursts of pod changes are gathered for a few tens of milliseconds into one write.
+// of a burst of pod changes the first is written at once and the rest together.
 package endpointslice
 
 import (
@@ -23,8 +23,8 @@ import (
 	"github.com/coracle-dev/coracle/internal/loop"
 )
 
-// settle is how long a pod's change waits for others of the same service.
-const settle = 25 * time.Millisecond
+// pace is how far apart a service's slices are written during a burst of changes; the first is written at once.
+const pace = 30 * time.Millisecond
 
 const byService = "coracle/service"
 
@@ -52,7 +52,7 @@ func New(e env.Env) (*Controller, error) {
 		client: e.Client, services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: slices.GetIndexer(),
 		events: e.Recorder("endpoint-slice-controller"), triggers: backends.NewTriggers(), lag: loop.NewLag(e.Clock),
 	}
-	c.loop = e.Loop(loop.Config{Name: "endpointslice", Sync: c.sync})
+	c.loop = e.Loop(loop.Config{Name: "endpointslice", Sync: c.sync, Pace: pace})
 	loop.On(c.loop, core.Services().Informer(), func(old, cur *corev1.Service) {
 		if cur == nil {
 			cur = old
@@ -81,7 +81,7 @@ func indexByService(obj any) ([]string, error) {
 }
 
 func (c *Controller) wake(service *corev1.Service) {
-	c.loop.AddAfter(service.Namespace+"/"+service.Name, settle)
+	c.loop.AddPaced(service.Namespace + "/" + service.Name)
 }
 
 // sliceChanged wakes the services of a slice: after our own write to go on if the informer was behind, after a stranger's to put it right.
@@ -96,7 +96,7 @@ func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice) {
 			continue
 		}
 		if keys, _ := indexByService(slice); len(keys) > 0 {
-			c.loop.AddAfter(keys[0], settle)
+			c.loop.AddPaced(keys[0])
 		}
 	}
 }

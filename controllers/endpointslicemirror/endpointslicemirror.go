@@ -35,7 +35,7 @@ const capacity = 1000
 const (
 	byService        = "coracle/mirrored"
 	leaderAnnotation = "control-plane.alpha.kubernetes.io/leader"
-	settle           = 40 * time.Millisecond
+	pace             = 50 * time.Millisecond
 )
 
 var endpointsKind = corev1.SchemeGroupVersion.WithKind("Endpoints")
@@ -62,7 +62,7 @@ func New(e env.Env) (*Controller, error) {
 		client: e.Client, services: core.Services().Lister(), endpoints: core.Endpoints().Lister(), slices: slices.GetIndexer(),
 		events: e.Recorder("endpoint-slice-mirroring-controller"), lag: loop.NewLag(e.Clock),
 	}
-	c.loop = e.Loop(loop.Config{Name: "endpointslicemirror", Sync: c.sync, Workers: 2})
+	c.loop = e.Loop(loop.Config{Name: "endpointslicemirror", Sync: c.sync, Workers: 2, Pace: pace})
 	loop.On(c.loop, core.Endpoints().Informer(), func(old, cur *corev1.Endpoints) {
 		if old != nil && mirrorable(old) || cur != nil && mirrorable(cur) {
 			c.loop.AddObject(either(cur, old))
@@ -77,7 +77,7 @@ func New(e env.Env) (*Controller, error) {
 		slice := either(cur, old)
 		c.lag.Saw(slice.ResourceVersion)
 		if keys, _ := indexByService(slice); len(keys) > 0 {
-			c.loop.AddAfter(keys[0], settle)
+			c.loop.AddPaced(keys[0])
 		}
 	})
 	return c, nil

@@ -40,8 +40,8 @@ type Controller struct {
 	loop           *loop.Loop
 }
 
-// settle is how long a pod's change waits for others of the same set, so that a burst makes one status write.
-const settle = 10 * time.Millisecond
+// pace is how far apart a set is looked at during a burst of pod changes, so that the burst makes few status writes.
+const pace = 10 * time.Millisecond
 
 // New makes the controller of ReplicaSets.
 func New(e env.Env) (*Controller, error) {
@@ -81,7 +81,7 @@ func build(e env.Env, name string, s source) (*Controller, error) {
 	component := name + "-controller"
 	c := &Controller{source: s, client: e.Client, pods: informer.GetIndexer(), events: e.Recorder(component), clock: e.Clock,
 		lag: loop.NewLag(e.Clock), statusLag: loop.NewLag(e.Clock)}
-	c.loop = e.Loop(loop.Config{Name: name, Sync: c.sync})
+	c.loop = e.Loop(loop.Config{Name: name, Sync: c.sync, Pace: pace})
 	loop.On(c.loop, informer, c.podChanged)
 	return c, nil
 }
@@ -122,7 +122,7 @@ func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
 		return
 	}
 	if set, err := c.source.get(namespace, ref.Name); err == nil && set.UID == ref.UID {
-		c.loop.AddAfter(namespace+"/"+ref.Name, settle)
+		c.loop.AddPaced(namespace + "/" + ref.Name)
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -38,7 +39,10 @@ type Config struct {
 	Sync func(ctx context.Context, key string) error
 	// Workers is how many keys are synced at the same time; 4 when zero.
 	Workers int
-	Log     *slog.Logger
+	// Pace is how far apart two syncs of one key that AddPaced asks for are: the first of a burst comes at once, the rest
+	// together.
+	Pace time.Duration
+	Log  *slog.Logger
 }
 
 // Loop is a keyed queue and its workers. Keys may be added before Run.
@@ -47,6 +51,11 @@ type Loop struct {
 	queue  workqueue.TypedRateLimitingInterface[string]
 	synced []cache.DoneChecker
 	err    error
+
+	mu sync.Mutex
+	// paced is when each key asked for by AddPaced may be synced next. Entries that have passed are swept when it has doubled in size.
+	paced map[string]time.Time
+	sweep int
 }
 
 // New makes a loop that has yet to Run.
@@ -59,7 +68,7 @@ func New(cfg Config) *Loop {
 	}
 	cfg.Log = cfg.Log.With("controller", cfg.Name)
 	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff)
-	return &Loop{cfg: cfg, queue: workqueue.NewTypedRateLimitingQueue(limiter)}
+	return &Loop{cfg: cfg, queue: workqueue.NewTypedRateLimitingQueue(limiter), paced: map[string]time.Time{}}
 }
 
 // Add wakes a worker for key. Adding a key that waits already costs nothing.
@@ -67,6 +76,36 @@ func (l *Loop) Add(key string) { l.queue.Add(key) }
 
 // AddAfter wakes a worker for key once d has passed; of several delays of one key the earliest counts.
 func (l *Loop) AddAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
+
+// AddPaced wakes a worker for key at once, or, if one has been woken for it by AddPaced within the pace, when that has passed.
+func (l *Loop) AddPaced(key string) {
+	now := time.Now()
+	l.mu.Lock()
+	wait := l.paced[key].Sub(now)
+	if wait <= 0 {
+		l.paced[key] = now.Add(l.cfg.Pace)
+		l.sweepPaced(now)
+	}
+	l.mu.Unlock()
+	if wait <= 0 {
+		l.queue.Add(key)
+	} else {
+		l.queue.AddAfter(key, wait)
+	}
+}
+
+// sweepPaced keeps paced about as large as the number of keys that change at the same time.
+func (l *Loop) sweepPaced(now time.Time) {
+	if len(l.paced) < max(l.sweep, 256) {
+		return
+	}
+	for key, next := range l.paced {
+		if next.Before(now) {
+			delete(l.paced, key)
+		}
+	}
+	l.sweep = 2 * len(l.paced)
+}
 
 // AddObject adds the namespace/name of obj, which may also be an informer's tombstone.
 func (l *Loop) AddObject(obj any) {

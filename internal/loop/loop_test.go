@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -123,5 +124,41 @@ func TestLagOfDeletions(t *testing.T) {
 	}
 	if len(l.keys) != 0 {
 		t.Fatal("remembers what has happened")
+	}
+}
+
+func TestPace(t *testing.T) {
+	synced := make(chan time.Time, 5000)
+	l := start(t, Config{Pace: 50 * time.Millisecond, Sync: func(context.Context, string) error {
+		synced <- time.Now()
+		return nil
+	}})
+	begin := time.Now()
+	for range 20 {
+		l.AddPaced("k")
+		time.Sleep(time.Millisecond)
+	}
+	first, second := <-synced, <-synced
+	if d := first.Sub(begin); d > 40*time.Millisecond {
+		t.Fatalf("the first came after %v", d)
+	}
+	if d := second.Sub(begin); d < 50*time.Millisecond {
+		t.Fatalf("the second came after %v", d)
+	}
+	select {
+	case <-synced:
+		t.Fatal("a burst of 20 made three syncs")
+	case <-time.After(120 * time.Millisecond):
+	}
+	for i := range 2000 {
+		l.AddPaced(strconv.Itoa(i))
+		if i == 1000 {
+			time.Sleep(60 * time.Millisecond)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := len(l.paced); n > 1500 {
+		t.Fatalf("%d keys remembered", n)
 	}
 }
