@@ -134,8 +134,11 @@ func (d *decision) sync() {
 	if !d.VolumesReady || d.VolumesStale {
 		d.try(Action{Kind: MountVolumes})
 	}
+	if d.stopStale() {
+		return
+	}
 	if d.Sandbox == nil || !d.Sandbox.Networked {
-		d.makeSandbox()
+		d.try(Action{Kind: CreateSandbox, Recreate: d.Sandbox == nil && len(d.Containers) > 0})
 	}
 	if d.initContainers() {
 		for i := range d.Pod.Spec.Containers {
@@ -145,16 +148,18 @@ func (d *decision) sync() {
 	d.pruneDead()
 }
 
-// makeSandbox makes the sandbox, once containers that ran in an earlier one are stopped. One that only has no
-// network yet is completed.
-func (d *decision) makeSandbox() {
+// stopStale stops what runs in a sandbox that was lost; only then there is a new one.
+func (d *decision) stopStale() bool {
+	stale := false
 	for i := range d.Containers {
-		if c := &d.Containers[i]; c.State == Running && d.Sandbox == nil {
-			d.stop(c, "Pod sandbox changed, it will be killed and re-created.", d.grace())
-			return
+		c := &d.Containers[i]
+		if c.State != Running || d.current(c.Name) != nil && d.newest(c.Name) == c {
+			continue
 		}
+		stale = true
+		d.stop(c, "Pod sandbox changed, it will be killed and re-created.", d.grace())
 	}
-	d.try(Action{Kind: CreateSandbox, Recreate: d.Sandbox == nil && len(d.Containers) > 0})
+	return stale
 }
 
 // terminate stops what runs: the regular containers first, then sidecars in reverse order, one after another.

@@ -52,6 +52,7 @@ type sim struct {
 	fail  map[string]string // action key -> "REASON message"
 	hold  map[string]bool   // action keys that do not return until released
 	shown string
+	done  bool
 }
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
@@ -71,9 +72,7 @@ func play(t *testing.T, text string) string {
 	if pod.Spec.RestartPolicy == "" {
 		pod.Spec.RestartPolicy = v1.RestartPolicyAlways
 	}
-	s := &sim{fail: map[string]string{}, hold: map[string]bool{}, State: State{Pod: pod, Now: epoch, Node: Node{IPs: []string{"192.0.2.1"}},
-		Images: map[string]string{}, Health: map[string]Health{}, Hooks: map[string]Hook{}, Failed: map[string]Failure{},
-		InFlight: map[string]Action{}}}
+	s := newSim(pod)
 	s.out.WriteString(head + "\n---\n")
 	for _, line := range strings.Split(rest, "\n") {
 		if cmd, ok := strings.CutPrefix(line, "> "); ok {
@@ -83,6 +82,12 @@ func play(t *testing.T, text string) string {
 		}
 	}
 	return s.out.String()
+}
+
+func newSim(pod *v1.Pod) *sim {
+	return &sim{fail: map[string]string{}, hold: map[string]bool{}, State: State{Pod: pod, Now: epoch, Node: Node{IPs: []string{"192.0.2.1"}},
+		Images: map[string]string{}, Health: map[string]Health{}, Hooks: map[string]Hook{}, Failed: map[string]Failure{},
+		InFlight: map[string]Action{}}}
 }
 
 func (s *sim) command(t *testing.T, f []string) {
