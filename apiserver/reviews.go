@@ -22,7 +22,7 @@ func (s *Server) served() []kinds.Kind {
 	for _, k := range table {
 		have[k.GVK] = true
 	}
-	for _, k := range reviews() {
+	for _, k := range Reviews() {
 		if !have[k.GVK] {
 			table = append(table, k)
 		}
@@ -30,7 +30,8 @@ func (s *Server) served() []kinds.Kind {
 	return table
 }
 
-func reviews() []kinds.Kind {
+// Reviews are the kinds that ask about users and permissions; they come after those of the table.
+func Reviews() []kinds.Kind {
 	authn, authz := authenticationv1.SchemeGroupVersion, authorizationv1.SchemeGroupVersion
 	local := review(authz.WithKind("LocalSubjectAccessReview"), func() runtime.Object { return &authorizationv1.LocalSubjectAccessReview{} })
 	local.Namespaced = true
