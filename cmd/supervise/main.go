@@ -21,10 +21,10 @@ import (
 )
 
 const (
-	minBackoff = 500 * time.Millisecond
-	maxBackoff = 15 * time.Second
+	minBackoff = 100 * time.Millisecond
+	maxBackoff = 5 * time.Second
 	// healthy is how long a run must last for the back-off to start anew.
-	healthy = time.Minute
+	healthy = 10 * time.Second
 	// maxLog is the size at which the log is put aside before the next start.
 	maxLog = 10 << 20
 	// exitNoRestart is the exit code by which the program asks not to be started again.
