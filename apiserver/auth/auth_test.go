@@ -83,7 +83,7 @@ func world() objects {
 	}
 }
 
-func newKey(t *testing.T) *ecdsa.PrivateKey {
+func newKey(t testing.TB) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -99,7 +99,7 @@ type fixture struct {
 	clock   time.Time
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	f := &fixture{objects: world(), key: newKey(t), clock: time.Now()}
 	tokens, err := NewTokens(TokenConfig{Issuer: "https://kubernetes.default.svc.cluster.local", Signer: f.key, Reader: f.objects, Now: func() time.Time { return f.clock }})
 	if err != nil {
@@ -109,7 +109,7 @@ func newFixture(t *testing.T) *fixture {
 	return f
 }
 
-func (f *fixture) issue(t *testing.T, spec authenticationv1.TokenRequestSpec) string {
+func (f *fixture) issue(t testing.TB, spec authenticationv1.TokenRequestSpec) string {
 	t.Helper()
 	out, err := f.Issue(t.Context(), "ns", "robot", &authenticationv1.TokenRequest{Spec: spec})
 	if err != nil {
@@ -318,7 +318,7 @@ func request(t *testing.T, change func(*http.Request)) *http.Request {
 	return req
 }
 
-func clientCert(t *testing.T, p *pki.PKI, id pki.Identity) []*x509.Certificate {
+func clientCert(t testing.TB, p *pki.PKI, id pki.Identity) []*x509.Certificate {
 	t.Helper()
 	pair, err := p.IssueClient(id)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
@@ -84,7 +85,7 @@ func (c *certificates) authenticate(chain []*x509.Certificate) (user.Info, error
 func certificateUser(leaf *x509.Certificate, sum [sha256.Size]byte) *user.DefaultInfo {
 	return &user.DefaultInfo{
 		Name:   leaf.Subject.CommonName,
-		Groups: leaf.Subject.Organization,
+		Groups: append(slices.Clone(leaf.Subject.Organization), user.AllAuthenticated),
 		Extra:  map[string][]string{user.CredentialIDKey: {"X509SHA256=" + hex.EncodeToString(sum[:])}},
 	}
 }
