@@ -38,7 +38,7 @@ func (w *worker) pullImage(ctx context.Context, pod *v1.Pod, act lifecycle.Actio
 
 func (w *worker) image(ctx context.Context, pod *v1.Pod, c *v1.Container) (runtime.Image, error) {
 	if _, err := images.Normalize(c.Image); err != nil {
-		err = fmt.Errorf("Failed to apply default image tag %q: couldn't parse image name %q: invalid reference format", c.Image, c.Image)
+		err = saying(fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: invalid reference format", c.Image, c.Image))
 		w.a.containerEvent(pod, c, v1.EventTypeWarning, "InspectFailed", "%s", err)
 		return runtime.Image{}, because(lifecycle.ReasonInvalidImage, err)
 	}
@@ -53,13 +53,18 @@ func (w *worker) image(ctx context.Context, pod *v1.Pod, c *v1.Container) (runti
 			return img, because("ImageInspectError", err)
 		}
 		if policy == v1.PullNever {
-			err := fmt.Errorf("Container image %q is not present with pull policy of Never", c.Image)
+			err := saying(fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
 			w.a.containerEvent(pod, c, v1.EventTypeWarning, "ErrImageNeverPull", "%s", err)
 			return img, because(lifecycle.ReasonImageNeverPull, err)
 		}
 	}
 	return w.pull(ctx, pod, c)
 }
+
+// saying is an error in words that users know from the kubelet, capital letter included.
+type saying string
+
+func (s saying) Error() string { return string(s) }
 
 // pullPolicy is the container's own, or what upstream's defaulting makes of none.
 func pullPolicy(c *v1.Container) v1.PullPolicy {
