@@ -3,6 +3,7 @@ package rest
 import (
 	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/apiserver/cache"
 )
@@ -102,12 +104,16 @@ func (w flushWriter) Write(b []byte) (int, error) {
 // onlyWriter hides ReadFrom, which would wait for a full buffer.
 type onlyWriter struct{ io.Writer }
 
-// nodeError is the error a node answered with, if it did.
+// nodeError is the error a node answered with, if it did: a Status as it is, or any node's plain text.
 func (c *call) nodeError(resp *http.Response) error {
 	if resp.StatusCode >= 200 && resp.StatusCode < 300 {
 		return nil
 	}
 	b, err := io.ReadAll(io.LimitReader(resp.Body, maxNodeError))
+	var status metav1.Status
+	if json.Unmarshal(b, &status) == nil && status.Kind == "Status" && int(status.Code) == resp.StatusCode {
+		return &apierrors.StatusError{ErrStatus: status}
+	}
 	text := strings.TrimSuffix(string(b), "\n")
 	if err != nil || text == "" {
 		text = "unknown"

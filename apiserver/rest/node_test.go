@@ -82,6 +82,11 @@ func TestLogs(t *testing.T) {
 			http.Error(w, `previous terminated container "c" in pod "p" not found`, http.StatusBadRequest)
 			return
 		}
+		if req.URL.Query().Get("sinceSeconds") == "7" {
+			w.WriteHeader(http.StatusConflict)
+			fmt.Fprint(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","message":"as the node says","reason":"Conflict","code":409}`)
+			return
+		}
 		fmt.Fprintf(w, "%s\n", req.URL)
 		w.(http.Flusher).Flush()
 		<-more
@@ -103,6 +108,9 @@ func TestLogs(t *testing.T) {
 		t.Errorf("the rest %q", rest)
 	}
 	if a := f.do("GET", podsPath+"/p/log?previous=true", ""); a.code != http.StatusBadRequest || !strings.Contains(a.text, `previous terminated container \"c\"`) {
+		t.Errorf("%d %s", a.code, a.text)
+	}
+	if a := f.do("GET", podsPath+"/p/log?sinceSeconds=7", ""); a.code != http.StatusConflict || !strings.Contains(a.text, `"message":"as the node says"`) {
 		t.Errorf("%d %s", a.code, a.text)
 	}
 	if a := f.do("GET", podsPath+"/lost/log", ""); a.code != http.StatusServiceUnavailable || !strings.Contains(a.text, `node \"n2\" cannot be reached: no tunnel`) {
