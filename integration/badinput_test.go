@@ -56,25 +56,23 @@ var badManifests = []badManifest{
 	{"quantity", podWith(image+"resources: {requests: {cpu: much}}", ""), whenPod + `quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'`},
 	{"not-base64", "apiVersion: v1\nkind: Secret\nmetadata: {name: bad}\ndata: {a: '***'}", `Error from server (BadRequest): error when creating "STDIN": Secret in version "v1" cannot be handled as a Secret: illegal base64 data at input byte 0`},
 	{"malformed-yaml", "apiVersion: v1\nkind: Pod\n  metadata: x", `error: error parsing STDIN: error converting YAML to JSON: yaml: line 3: mapping values are not allowed in this context`},
-	{"malformed-json", `{"apiVersion": "v1", "kind": "Pod",}`, `error: error parsing STDIN: invalid character '}' looking for beginning of object key string`},
+	{"malformed-json", `{"apiVersion": "v1", "kind": `, `error: error parsing STDIN: unexpected EOF`},
 	{"no-kind", "apiVersion: v1\nmetadata: {name: bad}", `error: error validating "STDIN": error validating data: kind not set; if you choose to ignore these errors, turn validation off with --validate=false`},
-	{"unknown-kind", "apiVersion: v1\nkind: Podd\nmetadata: {name: bad}", `error: resource mapping not found for name: "bad" namespace: "" from "STDIN": no matches for kind "Podd" in version "v1"
-ensure CRDs are installed first`},
 	{"nothing", "", `error: no objects passed to create`},
 
 	// Metadata.
 	{"name", strings.Replace(podWith(image, ""), "bad", "Bad_Name", 1), `The Pod "Bad_Name" is invalid: metadata.name: Invalid value: "Bad_Name": ` + subdomain},
-	{"no-name", strings.Replace(podWith(image, ""), "name: bad", "labels: {a: b}", 1), `error: error when creating "STDIN": resource name may not be empty`},
+	{"no-name", strings.Replace(podWith(image, ""), "name: bad", "labels: {a: b}", 1), `The Pod "" is invalid: metadata.name: Required value: name or generateName is required`},
 	{"label-value", strings.Replace(podWith(image, ""), "name: bad", "name: bad, labels: {a: 'b c'}", 1), pod + `metadata.labels: Invalid value: "b c": ` + labelValue},
 	{"namespace-name", "apiVersion: v1\nkind: Namespace\nmetadata: {name: a.b}", `The Namespace "a.b" is invalid: metadata.name: Invalid value: "a.b": must not contain dots`},
-	{"absent-namespace", strings.Replace(podWith(image, ""), "name: bad", "name: bad, namespace: nowhere", 1), `error: the namespace from the provided object "nowhere" does not match the namespace "$NS". You must pass '--namespace=nowhere' to perform this operation.`},
+	{"absent-namespace", strings.Replace(podWith(image, ""), "name: bad", "name: bad, namespace: nowhere", 1), `Error from server (NotFound): error when creating "STDIN": namespaces "nowhere" not found`},
 
 	// Pods.
 	{"no-containers", "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {}", pod + `spec.containers: Required value`},
 	{"no-image", podWith("", ""), pod + `spec.containers[0].image: Required value`},
 	{"pull-policy", podWith(image+"imagePullPolicy: Sometimes", ""), pod + `spec.containers[0].imagePullPolicy: Unsupported value: "Sometimes": supported values: "Always", "IfNotPresent", "Never"`},
 	{"restart-policy", podWith(image, "restartPolicy: Maybe"), pod + `spec.restartPolicy: Unsupported value: "Maybe": supported values: "Always", "OnFailure", "Never"`},
-	{"negative-memory", podWith(image+"resources: {limits: {memory: '-1'}}", ""), pod + `spec.containers[0].resources.limits[memory]: Invalid value: "-1": must be greater than or equal to 0`},
+	{"negative-memory", podWith(image+"resources: {limits: {memory: '-1'}}", ""), pod + "\n* spec.containers[0].resources.limits[memory]: Invalid value: \"-1\": must be greater than or equal to 0\n* spec.containers[0].resources.requests[memory]: Invalid value: \"-1\": must be greater than or equal to 0"},
 	{"request-above-limit", podWith(image+"resources: {requests: {cpu: '2'}, limits: {cpu: '1'}}", ""), pod + `spec.containers[0].resources.requests: Invalid value: "2": must be less than or equal to cpu limit of 1`},
 	{"port-out-of-range", podWith(image+"ports: [{containerPort: 70000}]", ""), pod + `spec.containers[0].ports[0].containerPort: Invalid value: 70000: must be between 1 and 65535, inclusive`},
 	{"duplicate-port-names", podWith(image+"ports: [{name: a, containerPort: 1}, {name: a, containerPort: 2}]", ""), pod + `spec.containers[0].ports[1].name: Duplicate value: "a"`},
@@ -97,14 +95,14 @@ ensure CRDs are installed first`},
 	// Services.
 	{"duplicate-ports", service + "  ports: [{name: a, port: 80}, {name: b, port: 80}]", `The Service "bad" is invalid: spec.ports[1]: Duplicate value: {"Name":"","Protocol":"TCP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}`},
 	{"no-ports", service + "  selector: {a: b}", `The Service "bad" is invalid: spec.ports: Required value`},
-	{"service-name", strings.Replace(service, "bad", "1bad", 1) + "  ports: [{port: 80}]", `The Service "1bad" is invalid: metadata.name: Invalid value: "1bad": a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')`},
+	{"service-name", strings.Replace(service, "bad", "a_b", 1) + "  ports: [{port: 80}]", `The Service "a_b" is invalid: metadata.name: Invalid value: "a_b": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`},
 	{"node-port-out-of-range", service + "  type: NodePort\n  ports: [{port: 80, nodePort: 80}]", `The Service "bad" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767`},
 	{"cluster-ip-out-of-range", service + "  clusterIP: 1.2.3.4\n  ports: [{port: 80}]", `The Service "bad" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: the provided IP (1.2.3.4) is not in the valid range. The range of valid IPs is 10.96.0.0/16`},
 	{"service-type", service + "  type: Balancer\n  ports: [{port: 80}]", `The Service "bad" is invalid: spec.type: Unsupported value: "Balancer": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"`},
 
 	// Configuration.
 	{"config-key", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\ndata: {'a b': c}", `The ConfigMap "bad" is invalid: data[a b]: Invalid value: "a b": a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')`},
-	{"config-too-large", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\ndata: {a: " + strings.Repeat("x", 1<<20) + "}", `The ConfigMap "bad" is invalid: []: Too long: may not be more than 1048576 bytes`},
+	{"config-too-large", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad}\ndata: {a: " + strings.Repeat("x", 1<<20+1) + "}", `The ConfigMap "bad" is invalid: []: Too long: may not be more than 1048576 bytes`},
 	{"secret-without-its-keys", "apiVersion: v1\nkind: Secret\ntype: kubernetes.io/tls\nmetadata: {name: bad}", "The Secret \"bad\" is invalid: \n* data[tls.crt]: Required value\n* data[tls.key]: Required value"},
 }
 
@@ -173,12 +171,16 @@ func badChanges(k *kube) {
 // badCommands are commands that ask for what is not there, or wrongly.
 func badCommands(k *kube) {
 	k.apply(deployment("web", 0))
+	k.want("an unknown kind", k.fails("apiVersion: v1\nkind: Podd\nmetadata: {name: bad}", "create", "--validate=false", "-f", "-"),
+		"error: resource mapping not found for name: \"bad\" namespace: \"\" from \"STDIN\": no matches for kind \"Podd\" in version \"v1\"\nensure CRDs are installed first")
+	k.want("another namespace", k.fails("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad, namespace: nowhere}", "create", "-n", k.ns, "-f", "-"),
+		`error: the namespace from the provided object "nowhere" does not match the namespace "`+k.ns+`". You must pass '--namespace=nowhere' to perform this operation.`)
 	for _, bad := range []struct{ command, want string }{
 		{"get pods nobody", `Error from server (NotFound): pods "nobody" not found`},
 		{"get widgets", `error: the server doesn't have a resource type "widgets"`},
 		{"get pods -l a==b==c", `Error from server (BadRequest): Unable to find "/v1, Resource=pods" that match label selector "a==b==c", field selector "": found '==', expected: ',' or 'end of string'`},
 		{"get pods --field-selector=spec.colour=blue", `Error from server (BadRequest): Unable to find "/v1, Resource=pods" that match label selector "", field selector "spec.colour=blue": field label not supported: spec.colour`},
-		{"get pods -n nowhere x", `Error from server (NotFound): pods "x" not found`},
+		{"get pods -n nowhere x", `Error from server (NotFound): namespaces "nowhere" not found`},
 		{"create configmap a -n nowhere", `error: failed to create configmap: namespaces "nowhere" not found`},
 		{"scale deployment/web --replicas=-1", `error: The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0`},
 		{"set image deployment/web nobody=x", `error: unable to find container named "nobody"`},
@@ -222,17 +224,17 @@ func badRequests(k *kube) {
 			`ConfigMap in version "v1" cannot be handled as a ConfigMap: strict decoding error: duplicate field "metadata.name"`},
 		{"too-large", "POST", maps, js, strings.Repeat(" ", 4<<20), 413, metav1.StatusReasonRequestEntityTooLarge, `Request entity too large: limit is 3145728`},
 		{"content-type", "POST", maps, "text/html", "x", 415, metav1.StatusReasonUnsupportedMediaType,
-			`the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf, application/cbor`},
+			`the body of the request was in an unknown format - accepted media types include: application/json, application/yaml, application/vnd.kubernetes.protobuf`},
 		{"patch-type", "PATCH", maps + "/kube-root-ca.crt", js, "{}", 415, metav1.StatusReasonUnsupportedMediaType,
-			`the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml`},
+			`the body of the request was in an unknown format - accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json`},
 		{"method", "PUT", maps, js, "{}", 405, metav1.StatusReasonMethodNotAllowed, `the server does not allow this method on the requested resource`},
 		{"no-such-resource", "GET", "/api/v1/widgets", "", "", 404, metav1.StatusReasonNotFound, `the server could not find the requested resource`},
 		{"resource-version", "GET", maps + "?resourceVersion=abc", "", "", 400, metav1.StatusReasonBadRequest, ``},
 		{"continue", "GET", maps + "?limit=1&continue=abc", "", "", 400, metav1.StatusReasonBadRequest, `continue key is not valid`},
 		{"namespace-mismatch", "POST", maps, js, `{"metadata":{"name":"a","namespace":"other"}}`, 400, metav1.StatusReasonBadRequest, `the namespace of the provided object does not match the namespace sent on the request`},
 		{"name-mismatch", "PUT", maps + "/b", js, `{"metadata":{"name":"a"}}`, 400, metav1.StatusReasonBadRequest, `the name of the object (a) does not match the name on the URL (b)`},
-		{"uid-precondition", "DELETE", maps + "/kube-root-ca.crt", js, `{"preconditions":{"uid":"x"}}`, 409, metav1.StatusReasonConflict, `Precondition failed: UID in precondition: x, UID in object meta: `},
-		{"dry-run", "POST", maps + "?dryRun=maybe", js, `{"metadata":{"name":"a"}}`, 422, metav1.StatusReasonInvalid, `Unsupported value: "maybe": supported values: "All"`},
+		{"uid-precondition", "DELETE", maps + "/kube-root-ca.crt", js, `{"preconditions":{"uid":"x"}}`, 409, metav1.StatusReasonConflict, `Operation cannot be fulfilled on ConfigMap "kube-root-ca.crt": the UID in the precondition (x) does not match the UID in record (`},
+		{"dry-run", "POST", maps + "?dryRun=maybe", js, `{"metadata":{"name":"a"}}`, 422, metav1.StatusReasonInvalid, `CreateOptions.meta.k8s.io "" is invalid: dryRun: Unsupported value: ["maybe"]: supported values: "All"`},
 	} {
 		k.t.Run(bad.name, func(t *testing.T) {
 			k.in(t).refused(client, config.Host, bad)

@@ -143,11 +143,10 @@ func (k *kube) fails(stdin string, args ...string) string {
 	return strings.TrimSpace(r.stderr)
 }
 
-// get reads one field by its JSON path, as {.spec.replicas}.
+// get reads a field by its JSON path, as {.spec.replicas}, of one object, as pod/web, or a list, as pods.
 func (k *kube) get(object, path string) string {
 	k.t.Helper()
-	kind, name, _ := strings.Cut(object, "/")
-	return k.run("get", kind, name, "-o", "jsonpath="+path)
+	return k.run("get", object, "-o", "jsonpath="+path)
 }
 
 // want compares; what names the thing.
@@ -171,9 +170,8 @@ func (k *kube) contains(what, got string, parts ...string) {
 // eventually waits for a field to be what is wanted.
 func (k *kube) eventually(object, path, want string) {
 	k.t.Helper()
-	kind, name, _ := strings.Cut(object, "/")
 	cluster.Eventually(k.t, time.Minute, func() error {
-		r, _ := k.try("", "get", kind, name, "-o", "jsonpath="+path)
+		r, _ := k.try("", "get", object, "-o", "jsonpath="+path)
 		return cluster.Want(object+" "+path, r.all(), want)
 	})
 }

@@ -23,8 +23,8 @@ var badPods = []badPod{
 		[]string{`Pulling: Pulling image "registry.invalid/none:v1"`, `Failed: Failed to pull image "registry.invalid/none:v1": `, `Failed: Error: ErrImagePull`, `BackOff: Back-off pulling image "registry.invalid/none:v1"`, `Failed: Error: ImagePullBackOff`}},
 	{"image-never-pulled", podWith("image: coracle/none:v1\nimagePullPolicy: Never", ""), []string{"ErrImageNeverPull"},
 		[]string{`ErrImageNeverPull: Container image "coracle/none:v1" is not present with pull policy of Never`, `Failed: Error: ErrImageNeverPull`}},
-	{"image-name", podWith("image: UPPER/case", ""), []string{"InvalidImageName"},
-		[]string{`InspectFailed: Failed to apply default image tag "UPPER/case": couldn't parse image name "UPPER/case": invalid reference format: repository name`, `Failed: Error: InvalidImageName`}},
+	{"image-name", podWith("image: Upper", ""), []string{"InvalidImageName"},
+		[]string{`InspectFailed: Failed to apply default image tag "Upper": couldn't parse image name "Upper": invalid reference format: repository name`, `Failed: Error: InvalidImageName`}},
 	{"secret-environment", podWith(image+"env: [{name: A, valueFrom: {secretKeyRef: {name: nothing, key: a}}}]", ""), []string{"CreateContainerConfigError"},
 		[]string{`Failed: Error: secret "nothing" not found`}},
 	{"configmap-environment", podWith(image+"envFrom: [{configMapRef: {name: nothing}}]", ""), []string{"CreateContainerConfigError"},
@@ -46,9 +46,9 @@ var badPods = []badPod{
 	{"readiness", podWith(image+"readinessProbe: {exec: {command: [sh, -c, 'echo not yet; exit 1']}, periodSeconds: 1}", ""), nil,
 		[]string{`Unhealthy: Readiness probe failed: not yet`}},
 	{"too-much-cpu", podWith(image+"resources: {requests: {cpu: '1000'}}", ""), nil,
-		[]string{`FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu. `}},
+		[]string{`FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu.`}},
 	{"node-selector", podWith(image, "nodeSelector: {disk: ssd}"), nil,
-		[]string{`FailedScheduling: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. `}},
+		[]string{`FailedScheduling: 0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector.`}},
 }
 
 // testEvents checks what users are told of pods that cannot run.

@@ -152,7 +152,7 @@ func (k *kube) step(dir string, s step) {
 	}
 	cluster.Eventually(k.t, within, func() error {
 		r, ok := k.shell(dir, s.command)
-		if !ok || !want.MatchString(r.all()) {
+		if !ok || !want.MatchString(strings.TrimSuffix(r.all(), "\n")+"\n") {
 			return fmt.Errorf("$ %s\n%s(exit code %d) want\n%s", s.command, r.all(), r.code, s.shown)
 		}
 		return nil
@@ -161,11 +161,11 @@ func (k *kube) step(dir string, s step) {
 
 // pattern matches a text in which "..." stands for anything, on a line of its own for any lines.
 func pattern(shown string) *regexp.Regexp {
-	text := regexp.QuoteMeta(shown)
+	text := regexp.QuoteMeta(strings.TrimSuffix(shown, "\n")) + "\n"
 	text = strings.ReplaceAll(text, `\.\.\.`+"\n", "...\n")
 	text = regexp.MustCompile(`(?m)^\.\.\.\n`).ReplaceAllString(text, `(?s:.*)`)
 	text = strings.ReplaceAll(text, `\.\.\.`, `.*`)
 	text = strings.ReplaceAll(text, "...\n", `.*\n(?s:.*)`)
 	text = regexp.MustCompile(` {2,}`).ReplaceAllString(text, ` +`) // columns are as wide as what is in them
-	return regexp.MustCompile(`^` + text + `$`)
+	return regexp.MustCompile(`^` + text + `\n?$`)
 }

@@ -76,7 +76,7 @@ func kubectlRolloutPause(k *kube) {
 	k.run("set", "env", "deployment/web", "COLOUR=blue")
 	k.eventually("deployment/web", "{.status.conditions[?(@.type==\"Progressing\")].reason}", "DeploymentPaused")
 	k.want("replica sets while paused", k.run("get", "rs", "-o", "jsonpath={range .items[*]}x{end}"), "x")
-	k.contains("undo while paused", k.fails("", "rollout", "undo", "deployment/web"), "cannot rollback a paused deployment")
+	k.contains("restart while paused", k.fails("", "rollout", "restart", "deployment/web"), `can't restart paused deployment (run rollout resume first)`)
 	k.want("resume", k.run("rollout", "resume", "deployment/web"), "deployment.apps/web resumed")
 	k.rolledOut("web")
 	k.want("one rollout for both changes", k.run("get", "rs", "-o", "jsonpath={range .items[*]}x{end}"), "xx")
@@ -277,7 +277,7 @@ func kubectlDiff(k *kube) {
 func kubectlAuth(k *kube) {
 	k.want("admin", k.run("auth", "can-i", "delete", "nodes"), "yes")
 	k.contains("who am I", k.run("auth", "whoami"), "system:masters")
-	k.want("anonymous", strings.TrimSpace(mustFail(k, "auth", "can-i", "list", "secrets", "--as=system:anonymous").stdout), "no")
+	k.want("someone without rights", strings.TrimSpace(mustFail(k, "auth", "can-i", "list", "secrets", "--as=someone").stdout), "no")
 	k.run("create", "serviceaccount", "robot")
 	token := k.run("create", "token", "robot")
 	r := mustFail(k, "--token="+token, "--kubeconfig="+k.tokenKubeconfig(), "get", "nodes")

@@ -218,7 +218,7 @@ func kubectlDescribe(k *kube) {
 
 func kubectlExplain(k *kube) {
 	k.contains("pod", k.run("explain", "pod"), "KIND:       Pod", "VERSION:    v1", "spec\t<PodSpec>")
-	k.contains("field", k.run("explain", "pod.spec.containers.livenessProbe.httpGet.port"), "FIELD: port <IntOrString>", "required")
+	k.contains("field", k.run("explain", "pod.spec.containers.livenessProbe.httpGet"), "FIELD: httpGet <HTTPGetAction>", "DESCRIPTION:", "port\t<IntOrString> -required-")
 	k.contains("group", k.run("explain", "deployments"), "GROUP:      apps", "KIND:       Deployment")
 	k.contains("recursive", k.run("explain", "service.spec", "--recursive"), "sessionAffinityConfig\t<SessionAffinityConfig>", "      timeoutSeconds\t<integer>")
 	k.contains("unknown", k.fails("", "explain", "pod.spec.nothing"), `field "nothing" does not exist`)
@@ -232,7 +232,7 @@ metadata: {name: two, labels: {app: two}}
 spec:
   containers:
   - {name: web, image: "coracle/demo:v1"}
-  - {name: count, image: "coracle/demo:v1", command: [sh, -c, "for i in 1 2 3; do echo line $i; done; echo problem >&2; sleep 1000"]}
+  - {name: count, image: "coracle/demo:v1", command: [sh, -c, "for i in 1 2 3; do echo line $i; done; sleep 0.2; echo problem >&2; sleep 1000"]}
   terminationGracePeriodSeconds: 1
 `)
 	k.ready("pod/two")
@@ -298,7 +298,7 @@ func kubectlExec(k *kube) {
 	big := strings.Repeat("0123456789abcdef", 1<<16) // a MiB there and back
 	k.want("a MiB", k.runIn(big, "exec", "-i", "web", "--", "cat"), big)
 	k.contains("no such program", k.fails("", "exec", "web", "--", "nothing"), `exec: "nothing": executable file not found in $PATH`)
-	k.contains("no such container", k.fails("", "exec", "web", "-c", "nobody", "--", "true"), `container nobody not found in pod web`)
+	k.contains("no such container", k.fails("", "exec", "web", "-c", "nobody", "--", "true"), `error: container nobody is not valid for pod web out of: web`)
 	k.contains("no such pod", k.fails("", "exec", "nobody", "--", "true"), `pods "nobody" not found`)
 }
 
@@ -325,7 +325,7 @@ func kubectlCp(k *kube) {
 			k.t.Fatalf("copied out: %s has %d bytes (%v), want %d", name, len(got), err, len(text))
 		}
 	}
-	k.contains("no such file", k.fails("", "cp", "web:/tmp/nothing", filepath.Join(dir, "nothing")), "nothing")
+	k.contains("no such file", mustFail(k, "cp", "web:/tmp/nothing", filepath.Join(dir, "nothing")).all(), "/tmp/nothing: no such file")
 }
 
 func kubectlRunAttach(k *kube) {
@@ -410,5 +410,5 @@ func kubectlProxy(k *kube) {
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	k.contains("namespace", body, `"name": "`+k.ns+`"`)
+	k.contains("namespace", body, `"name":"`+k.ns+`"`)
 }
