@@ -36,6 +36,7 @@ type patcher struct {
 	new  func() runtime.Object
 	// defaults fills in what the patched object leaves out; may be nil.
 	defaults func(runtime.Object)
+	parts    parts
 }
 
 // newPatcher reads a PATCH request.
@@ -48,7 +49,7 @@ func (c *call) newPatcher() (*patcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &patcher{c: c, kind: types.PatchType(contentType), body: body, gvk: c.r.GVK, new: c.r.New, defaults: c.r.Default}
+	p := &patcher{c: c, kind: types.PatchType(contentType), body: body, gvk: c.r.GVK, new: c.r.New, defaults: c.r.Default, parts: c.r.parts}
 	return p, c.writeOptions("PatchOptions", p.kind)
 }
 
@@ -84,21 +85,43 @@ func (c *call) patchBy(ch change) error {
 
 // apply gives the patched object. asJSON gives old's JSON, maybe memoised.
 func (p *patcher) apply(old runtime.Object, asJSON func() ([]byte, error)) (runtime.Object, error) {
-	var obj runtime.Object
-	var err error
-	if p.kind == types.StrategicMergePatchType {
-		obj, err = p.strategic(old)
-	} else {
-		obj, err = p.onJSON(asJSON)
-	}
-	if err != nil {
-		return nil, err
+	obj, ok := p.applyPart(old)
+	if !ok {
+		var err error
+		if obj, err = p.applyTo(old, asJSON); err != nil {
+			return nil, err
+		}
 	}
 	obj.GetObjectKind().SetGroupVersionKind(p.gvk)
 	if p.defaults != nil {
 		p.defaults(obj)
 	}
 	return obj, nil
+}
+
+// applyPart patches only the fields that the patch names. What fails goes the whole way, whose errors show the
+// whole object.
+func (p *patcher) applyPart(old runtime.Object) (runtime.Object, bool) {
+	if p.kind == types.JSONPatchType {
+		return nil, false
+	}
+	fields, ok := p.parts.touched(p.body)
+	if !ok {
+		return nil, false
+	}
+	base := project(old, p.new(), fields)
+	obj, err := p.applyTo(base, func() ([]byte, error) { return encodeJSON(base) })
+	if err != nil {
+		return nil, false
+	}
+	return graft(old, obj, fields), true
+}
+
+func (p *patcher) applyTo(old runtime.Object, asJSON func() ([]byte, error)) (runtime.Object, error) {
+	if p.kind == types.StrategicMergePatchType {
+		return p.strategic(old)
+	}
+	return p.onJSON(asJSON)
 }
 
 // onJSON applies the two patch types that know no schema.

@@ -26,6 +26,7 @@ type resource struct {
 	codec   codec
 	fields  map[string]bool // supported field labels
 	verbs   map[string]bool
+	parts   parts
 }
 
 // key is where an object lies in the store.
@@ -90,6 +91,7 @@ func newResource(k *kinds.Kind, scheme *runtime.Scheme, hook Hook) *resource {
 		r.verbs[v] = true
 	}
 	r.codec = newCodec(k, scheme)
+	r.parts = partsOf(k.New())
 	return r
 }
 

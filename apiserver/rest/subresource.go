@@ -101,7 +101,7 @@ func (c *call) patchScale() error {
 	if err != nil {
 		return err
 	}
-	p.gvk, p.defaults = scaleGVK, nil
+	p.gvk, p.defaults, p.parts = scaleGVK, nil, nil
 	p.new = func() runtime.Object { return &autoscalingv1.Scale{} }
 	return c.applyScale(func(cur *current) (*autoscalingv1.Scale, error) {
 		old := c.r.Kind.Scale.Get(cur.obj)

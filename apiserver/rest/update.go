@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
-	"reflect"
 
-	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -306,25 +304,6 @@ func (r *resource) checkUpdate(obj, old runtime.Object) field.ErrorList {
 		return r.Validate(obj)
 	}
 	return nil
-}
-
-// specChanged tells whether anything but type, metadata and status differs.
-func specChanged(obj, old runtime.Object) bool {
-	a, b := reflect.ValueOf(obj), reflect.ValueOf(old)
-	if a.Type() != b.Type() || a.Kind() != reflect.Pointer || a.Elem().Kind() != reflect.Struct {
-		return !apiequality.Semantic.DeepEqual(obj, old)
-	}
-	a, b = a.Elem(), b.Elem()
-	for i := range a.NumField() {
-		switch a.Type().Field(i).Name {
-		case "TypeMeta", "ObjectMeta", "Status":
-			continue
-		}
-		if !apiequality.Semantic.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
-			return true
-		}
-	}
-	return false
 }
 
 // storeUpdate writes an object over the current one, unless they are the same.
