@@ -26,14 +26,14 @@ func (c *Controller) act(ctx context.Context, key string, d *appsv1.Deployment, 
 			return err
 		}
 	}
-	version := d.ResourceVersion
+	base := d
 	if p.revision != "" {
 		var err error
-		if version, err = c.annotate(ctx, d, p.revision); err != nil {
+		if base, err = c.annotate(ctx, d, p.revision); err != nil {
 			return err
 		}
 	}
-	if err := c.updateStatus(ctx, d, version, p.status); err != nil {
+	if err := c.updateStatus(ctx, base, p.status); err != nil {
 		return err
 	}
 	for _, set := range p.remove {
@@ -76,7 +76,7 @@ func (c *Controller) resolve(ctx context.Context, d *appsv1.Deployment, want *ap
 	}
 	status := d.Status.DeepCopy()
 	status.CollisionCount = ptr.To(ptr.Deref(status.CollisionCount, 0) + 1)
-	if err := c.updateStatus(ctx, d, d.ResourceVersion, *status); err != nil {
+	if err := c.updateStatus(ctx, d, *status); err != nil {
 		return err
 	}
 	return fmt.Errorf("replica set name %s is taken by another template, trying another", want.Name)
@@ -89,7 +89,7 @@ func (c *Controller) reportCreateFailure(ctx context.Context, d *appsv1.Deployme
 	w := &work{snapshot: snapshot{deployment: d, now: c.clock.Now()}, deploy: d, status: *d.Status.DeepCopy()}
 	if w.hasDeadline() {
 		w.setCondition(appsv1.DeploymentProgressing, corev1.ConditionFalse, "ReplicaSetCreateError", message)
-		if err := c.updateStatus(ctx, d, d.ResourceVersion, w.status); err != nil {
+		if err := c.updateStatus(ctx, d, w.status); err != nil {
 			return err
 		}
 	}
@@ -132,28 +132,29 @@ func (c *Controller) eventScaled(d *appsv1.Deployment, set string, from, to int3
 	c.events.Eventf(d, corev1.EventTypeNormal, "ScalingReplicaSet", "Scaled %s replica set %s from %d to %d", direction, set, from, to)
 }
 
-// annotate writes the revision and gives the deployment's new resource version.
-func (c *Controller) annotate(ctx context.Context, d *appsv1.Deployment, revision string) (string, error) {
+// annotate writes the revision and gives the deployment as it is then.
+func (c *Controller) annotate(ctx context.Context, d *appsv1.Deployment, revision string) (*appsv1.Deployment, error) {
 	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{
 		"uid": d.UID, "resourceVersion": d.ResourceVersion, "annotations": map[string]string{revisionAnnotation: revision},
 	}})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	updated, err := c.client.AppsV1().Deployments(d.Namespace).Patch(ctx, d.Name, types.MergePatchType, patch, metav1.PatchOptions{})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	c.lag.Wrote(d.Namespace+"/"+d.Name, updated.ResourceVersion)
-	return updated.ResourceVersion, nil
+	return updated, nil
 }
 
-func (c *Controller) updateStatus(ctx context.Context, d *appsv1.Deployment, version string, status appsv1.DeploymentStatus) error {
+// updateStatus writes the status, if it has changed, onto d as it was last seen: a status update carries annotations too.
+func (c *Controller) updateStatus(ctx context.Context, d *appsv1.Deployment, status appsv1.DeploymentStatus) error {
 	if apiequality.Semantic.DeepEqual(d.Status, status) {
 		return nil
 	}
-	updated := *d // a shallow copy: only version and status are replaced
-	updated.ResourceVersion, updated.Status = version, status
+	updated := *d // a shallow copy: only status is replaced
+	updated.Status = status
 	written, err := c.client.AppsV1().Deployments(d.Namespace).UpdateStatus(ctx, &updated, metav1.UpdateOptions{})
 	if err == nil {
 		c.lag.Wrote(d.Namespace+"/"+d.Name, written.ResourceVersion)

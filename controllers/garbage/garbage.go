@@ -135,10 +135,16 @@ func (c *Controller) client(r *resource, namespace string) metadata.ResourceInte
 // live reads the object past every cache; nil when it is gone or another has taken its name.
 func (c *Controller) live(ctx context.Context, it node) (*metav1.PartialObjectMetadata, error) {
 	obj, err := c.client(it.resource, it.namespace).Get(ctx, it.name, metav1.GetOptions{})
-	if apierrors.IsNotFound(err) || err == nil && obj.UID != it.uid {
+	if gone(err) || err == nil && obj.UID != it.uid {
 		return nil, nil
 	}
 	return obj, err
+}
+
+// gone tells an object that does not exist from a resource that is not served: a group that is away for a while must not cost
+// the objects that its objects own.
+func gone(err error) bool {
+	return apierrors.IsNotFound(err) && !apierrors.HasStatusCause(err, metav1.CauseTypeUnexpectedServerResponse)
 }
 
 // errUnknownKind: whether an owner of a kind that the API does not serve exists cannot be found out.
@@ -184,7 +190,7 @@ func (c *Controller) owner(ctx context.Context, it node, ref metav1.OwnerReferen
 	}
 	owner, err := c.client(r, namespace).Get(ctx, ref.Name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err) || err == nil && owner.UID != ref.UID:
+	case gone(err) || err == nil && owner.UID != ref.UID:
 		c.absent.Add(id, struct{}{})
 		return missing, nil
 	case err != nil:

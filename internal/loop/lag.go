@@ -86,7 +86,13 @@ func (l *Lag) Behind(key string) time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	p := l.keys[key]
-	if p == nil || p.version <= l.seen {
+	if p == nil {
+		return 0
+	}
+	if p.version <= l.seen {
+		if len(p.deleted) == 0 {
+			delete(l.keys, key)
+		}
 		return 0
 	}
 	return max(0, lagLimit-l.clock.Now().Sub(p.since))
