@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	goruntime "runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -48,6 +49,7 @@ type Agent struct {
 	hostname string
 	qos      qosGroups
 	pulls    chan struct{} // one element for each pull under way
+	starts   chan struct{} // one element for each container being started
 
 	node      atomic.Pointer[v1.Node]
 	networked atomic.Bool // the node has its range of pod addresses
@@ -86,7 +88,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 		}
 	}
 	a := &Agent{cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
-		pulls: make(chan struct{}, cfg.ParallelPulls)}
+		starts: make(chan struct{}, max(4, 2*goruntime.NumCPU())), pulls: make(chan struct{}, cfg.ParallelPulls)}
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
 	}

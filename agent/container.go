@@ -21,9 +21,16 @@ import (
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
-// startContainer creates an instance and starts it.
+// startContainer creates an instance and starts it. Only so many are started at once: where a whole node's pods start
+// together, the first ones are not held up by the last.
 func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, act lifecycle.Action) (func(*lifecycle.State), error) {
 	c := containerSpec(pod, act.Container)
+	select {
+	case w.a.starts <- struct{}{}:
+		defer func() { <-w.a.starts }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 	w.mu.Lock()
 	img := w.images[c.Name]
 	w.mu.Unlock()

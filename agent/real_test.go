@@ -147,6 +147,7 @@ func TestRealPods(t *testing.T) {
 	t.Run("probes", e.probes)
 	t.Run("ends", e.ends)
 	t.Run("speed", e.speed)
+	t.Run("many at once", e.manyAtOnce)
 }
 
 func (e *realEnv) volumesAndEnvironment(t *testing.T) {
@@ -259,6 +260,22 @@ func (e *realEnv) speed(t *testing.T) {
 	}
 	slices.Sort(took)
 	t.Logf("create to Running: p50 %s, max %s", took[len(took)/2], took[len(took)-1])
+}
+
+// manyAtOnce measures how long it takes until all of many pods run.
+func (e *realEnv) manyAtOnce(t *testing.T) {
+	const n = 40
+	began := time.Now()
+	for i := range n {
+		e.create(realPod(fmt.Sprint("many", i), "sleep", "1000"))
+	}
+	var took []time.Duration
+	for i := range n {
+		waitRunning(t, e.client, fmt.Sprint("many", i))
+		took = append(took, time.Since(began))
+	}
+	slices.Sort(took)
+	t.Logf("%d pods at once: half in %s, all in %s", n, took[n/2], took[n-1])
 }
 
 func waitRunning(t *testing.T, c kubernetes.Interface, name string) {
