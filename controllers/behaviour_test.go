@@ -36,6 +36,7 @@ type cluster struct {
 
 func start(t *testing.T, change func(*controllers.Config)) *cluster {
 	t.Helper()
+	t.Parallel()
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &cluster{T: t, ctx: ctx}
 	config, err := client.Config{RestConfig: apiservertest.Start(t), Component: "test"}.REST()

@@ -50,7 +50,7 @@ func (c *cluster) renew(node string) {
 }
 
 func TestLostNode(t *testing.T) {
-	c := start(t, func(cfg *controllers.Config) { cfg.NodeMonitorGrace = 700 * time.Millisecond })
+	c := start(t, func(cfg *controllers.Config) { cfg.NodeMonitorGrace = 1500 * time.Millisecond })
 	c.node("n1")
 	c.node("n2")
 	beat := make(chan struct{})
