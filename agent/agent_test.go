@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
@@ -13,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
@@ -63,7 +65,7 @@ func (e *env) start() {
 	done := make(chan error, 1)
 	cfg := Config{RestConfig: e.rest, NodeName: testNode, Layout: e.layout, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, RuntimeVersion: "double://1"}
+		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, RuntimeVersion: "double://1", StorageCheck: 20 * time.Millisecond}
 	go func() { done <- Run(ctx, cfg) }()
 	e.stop = func() {
 		cancel()
@@ -322,4 +324,56 @@ func TestManyPods(t *testing.T) {
 		return !slices.ContainsFunc(list.Items, func(p v1.Pod) bool { return !isReady(&p) })
 	})
 	t.Logf("%d pods in %s", n, time.Since(began).Round(time.Millisecond))
+}
+
+func TestEvictionForLocalStorage(t *testing.T) {
+	e := newEnv(t)
+	p := simplePod("hog")
+	limit := resource.MustParse("64Ki")
+	p.Spec.Volumes = []v1.Volume{{Name: "d", VolumeSource: v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{SizeLimit: &limit}}}}
+	p.Spec.Containers[0].VolumeMounts = []v1.VolumeMount{{Name: "d", MountPath: "/d"}}
+	uid := string(e.create(p).UID)
+	e.awaitPod("hog", "ready", isReady)
+	if err := os.WriteFile(filepath.Join(e.node.configs[uid+"-app-0"].Mounts[0].Source, "f"), make([]byte, 256<<10), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	e.awaitPod("hog", "evicted", func(p *v1.Pod) bool {
+		return p.Status.Phase == v1.PodFailed && p.Status.Reason == "Evicted" && p.Status.Message == `Usage of EmptyDir volume "d" exceeds the limit "64Ki". `
+	})
+}
+
+func TestSharesAreWritten(t *testing.T) {
+	mount := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(mount, "cpu", "pods"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(mount, "cpu", "pods", "cpu.shares")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeShares(mount, "/pods", 512); err != nil {
+		t.Fatal(err)
+	}
+	if data, _ := os.ReadFile(file); string(data) != "512" {
+		t.Errorf("got %q", data)
+	}
+	if err := writeShares(mount, "/none", 512); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("absent cgroup: %v", err)
+	}
+}
+
+func TestContainerdAway(t *testing.T) {
+	e := newEnv(t)
+	e.node.mu.Lock()
+	e.node.broken = errors.New("connection refused")
+	e.node.mu.Unlock()
+	e.create(simplePod("web"))
+	e.awaitPod("web", "an error", func(p *v1.Pod) bool {
+		return len(p.Status.ContainerStatuses) > 0 && p.Status.ContainerStatuses[0].State.Waiting != nil &&
+			p.Status.ContainerStatuses[0].State.Waiting.Reason == "CreateContainerError"
+	})
+	e.node.mu.Lock()
+	e.node.broken = nil
+	e.node.mu.Unlock()
+	e.awaitPod("web", "ready", isReady)
 }

@@ -86,6 +86,8 @@ type Config struct {
 	Port int32
 	// ParallelPulls is how many images are pulled at once; zero is 5.
 	ParallelPulls int
+	// StorageCheck is how often pods with a limit on local storage are measured; zero is 15 seconds.
+	StorageCheck time.Duration
 
 	Sandboxes  Sandboxes
 	Containers Containers
@@ -123,6 +125,9 @@ func (c *Config) complete() error {
 	}
 	if c.ParallelPulls == 0 {
 		c.ParallelPulls = 5
+	}
+	if c.StorageCheck == 0 {
+		c.StorageCheck = 15 * time.Second
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

@@ -14,16 +14,13 @@ import (
 	"github.com/coracle-dev/coracle/agent/volumes"
 )
 
-// usageEvery is how often pods with a limit on local storage are measured.
-const usageEvery = 15 * time.Second
-
 // watchUsage ends pods that use more local storage than they may.
 func (a *Agent) watchUsage(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(usageEvery):
+		case <-time.After(a.cfg.StorageCheck):
 		}
 		for _, pod := range a.taken() {
 			if !storageLimited(pod) {

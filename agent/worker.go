@@ -255,6 +255,11 @@ func (w *worker) observe() {
 			delete(s.Hooks, id)
 		}
 	}
+	for id := range s.Health {
+		if !present[id] {
+			delete(s.Health, id)
+		}
+	}
 	if s.VolumesReady && !w.mounted.Refresh.IsZero() && !s.Now.Before(w.mounted.Refresh) {
 		s.VolumesStale = true
 	}
