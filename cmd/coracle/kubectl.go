@@ -9,6 +9,7 @@ import (
 	"k8s.io/kubectl/pkg/cmd"
 	"k8s.io/kubectl/pkg/cmd/util"
 
+	_ "github.com/coracle-dev/coracle/cmd/coracle/words" // before kubectl's packages
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
