@@ -13,7 +13,9 @@ import (
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 
+	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+	"github.com/coracle-dev/coracle/apiserver/store/etcd"
 )
 
 func client(t *testing.T) (context.Context, *kubernetes.Clientset) {
@@ -24,7 +26,66 @@ func client(t *testing.T) (context.Context, *kubernetes.Clientset) {
 }
 
 func TestClientRoundTrip(t *testing.T) {
-	ctx, c := client(t)
+	t.Run("memory", func(t *testing.T) {
+		ctx, c := client(t)
+		roundTrip(ctx, t, c)
+	})
+	t.Run("etcd", func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(context.Background(), 60*time.Second)
+		t.Cleanup(cancel)
+		s := apiservertest.StartServer(t, apiserver.Config{Store: openEtcd(t, t.TempDir())})
+		roundTrip(ctx, t, kubernetes.NewForConfigOrDie(s.LocalConfig(apiservertest.Admin)))
+	})
+}
+
+func openEtcd(t *testing.T, dir string) *etcd.Engine {
+	t.Helper()
+	engine, err := etcd.OpenEmbedded(context.Background(), etcd.EmbeddedConfig{DataDir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = engine.Close() })
+	return engine
+}
+
+// TestRestart: what was written is there after a restart, under the same version, and a watch goes on where it was.
+func TestRestart(t *testing.T) {
+	dir, ctx := t.TempDir(), t.Context()
+	var before *corev1.ConfigMap
+	t.Run("before", func(t *testing.T) {
+		s := apiservertest.StartServer(t, apiserver.Config{Store: openEtcd(t, dir)})
+		c := kubernetes.NewForConfigOrDie(s.LocalConfig(apiservertest.Admin))
+		var err error
+		before, err = c.CoreV1().ConfigMaps("default").Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "a"}}, metav1.CreateOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+	})
+	s := apiservertest.StartServer(t, apiserver.Config{Store: openEtcd(t, dir)})
+	c := kubernetes.NewForConfigOrDie(s.LocalConfig(apiservertest.Admin))
+	after, err := c.CoreV1().ConfigMaps("default").Get(ctx, "a", metav1.GetOptions{})
+	if err != nil || after.UID != before.UID || after.ResourceVersion != before.ResourceVersion {
+		t.Errorf("%+v %v, was %+v", after.ObjectMeta, err, before.ObjectMeta)
+	}
+	w, err := c.CoreV1().ConfigMaps("default").Watch(ctx, metav1.ListOptions{ResourceVersion: before.ResourceVersion})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Stop()
+	if err := c.CoreV1().ConfigMaps("default").Delete(ctx, "a", metav1.DeleteOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	e := <-w.ResultChan()
+	if e.Type == watch.Error { // the history before the restart is not kept: the client lists again
+		if !apierrors.IsResourceExpired(apierrors.FromObject(e.Object)) {
+			t.Errorf("%+v", e)
+		}
+	} else if e.Type != watch.Deleted {
+		t.Errorf("%+v", e)
+	}
+}
+
+func roundTrip(ctx context.Context, t *testing.T, c *kubernetes.Clientset) {
 	maps := c.CoreV1().ConfigMaps("default")
 	w, err := maps.Watch(ctx, metav1.ListOptions{})
 	if err != nil {
