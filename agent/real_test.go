@@ -251,7 +251,7 @@ func (e *realEnv) ends(t *testing.T) {
 // speed measures create to Running, one pod after another.
 func (e *realEnv) speed(t *testing.T) {
 	var took []time.Duration
-	for i := range 15 {
+	for i := range 9 {
 		name := fmt.Sprint("quick", i)
 		began := time.Now()
 		e.create(realPod(name, "sleep", "1000"))
@@ -264,7 +264,7 @@ func (e *realEnv) speed(t *testing.T) {
 
 // manyAtOnce measures how long it takes until all of many pods run.
 func (e *realEnv) manyAtOnce(t *testing.T) {
-	const n = 40
+	const n = 20
 	began := time.Now()
 	for i := range n {
 		e.create(realPod(fmt.Sprint("many", i), "sleep", "1000"))
