@@ -3,6 +3,7 @@ package etcd
 import (
 	"context"
 	"errors"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"math"
@@ -19,6 +20,7 @@ import (
 	"go.etcd.io/etcd/server/v3/etcdserver"
 	"go.etcd.io/etcd/server/v3/etcdserver/api/v3client"
 	"go.etcd.io/etcd/server/v3/features"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
@@ -135,12 +137,12 @@ func startServer(ctx context.Context, dir string, log *slog.Logger) (*etcdserver
 }
 
 // elect makes the only member leader at once, by the message with which a leader hands over, instead of
-// after an election timeout. Raft takes the message once it has applied its log: not while that moves.
+// after an election timeout. Raft must have marked its whole log as applied before: it looks through what is not, and
+// panics where the server, which is ahead of raft in this, has compacted that already.
 func elect(ctx context.Context, server *etcdserver.EtcdServer) error {
 	id := uint64(server.MemberID())
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	var before uint64
 	for {
 		select {
 		case <-server.ReadyNotify():
@@ -151,10 +153,7 @@ func elect(ctx context.Context, server *etcdserver.EtcdServer) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
-		applied := server.AppliedIndex()
-		settled := applied > 0 && applied == before && applied == server.CommittedIndex()
-		before = applied
-		if !settled || server.Lead() != 0 || len(server.Cluster().Members()) != 1 {
+		if server.Lead() != 0 || len(server.Cluster().Members()) != 1 || !raftSettled(id) {
 			continue
 		}
 		m := &raftpb.Message{Type: raftpb.MsgTimeoutNow.Enum(), From: &id, To: &id}
@@ -162,6 +161,17 @@ func elect(ctx context.Context, server *etcdserver.EtcdServer) error {
 			return err
 		}
 	}
+}
+
+// raftSettled tells whether raft itself counts all that is committed as applied. Its state is published as a
+// variable of the process; where that is another member's, the election timeout must do.
+func raftSettled(id uint64) bool {
+	published, ok := expvar.Get("raft.status").(expvar.Func)
+	if !ok {
+		return false
+	}
+	status, ok := published.Value().(raft.Status)
+	return ok && status.ID == id && status.Applied > 0 && status.Applied == status.GetCommit()
 }
 
 // serverConfig is tuned for one member that shares a small machine: few wake-ups, little memory. Writes are
