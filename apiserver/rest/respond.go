@@ -140,7 +140,10 @@ var gzips = sync.Pool{New: func() any { z, _ := gzip.NewWriterLevel(nil, gzip.Be
 
 func writeGzip(w http.ResponseWriter, segments [][]byte) {
 	z := gzips.Get().(*gzip.Writer)
-	defer gzips.Put(z)
+	defer func() {
+		z.Reset(nil) // keeps nothing of this response
+		gzips.Put(z)
+	}()
 	z.Reset(w)
 	for _, s := range segments {
 		if _, err := z.Write(s); err != nil {

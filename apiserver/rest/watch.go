@@ -63,6 +63,12 @@ func (c *call) watch(o *metainternal.ListOptions) error {
 	defer cancel()
 	s := c.newStream(o)
 	initial := deref(o.SendInitialEvents)
+	if !initial && revision == 0 {
+		// Nothing of the past was asked for: begin at what is newest.
+		if revision, err = c.Cache.StoreRevision(ctx); err != nil {
+			return readError(c.r.gr, "", 0, err)
+		}
+	}
 	w, err := c.Cache.Watch(ctx, c.r.storage, cache.WatchOptions{
 		Scope:       c.r.scope(c.info.Namespace),
 		After:       revision,

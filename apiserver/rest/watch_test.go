@@ -1,6 +1,11 @@
 package rest_test
 
 import (
+	"bytes"
+	"compress/gzip"
+	"io"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/coracle-dev/coracle/apiserver/rest"
@@ -74,5 +79,51 @@ func TestWatchesEndAtShutdown(t *testing.T) {
 	w := f.watch(mapsPath + "?watch=true")
 	f.rest.EndWatches()
 	for range w.events {
+	}
+}
+
+// TestWatchFromNow: without initial events and version, a watch begins at the newest state.
+func TestWatchFromNow(t *testing.T) {
+	f := newFixture(t, nil)
+	f.must("POST", mapsPath, configMap("a"))
+	w := f.watch(mapsPath + "?watch=true&sendInitialEvents=false&resourceVersionMatch=NotOlderThan")
+	f.must("POST", mapsPath, configMap("b"))
+	if e := w.next(t); e.Type != "ADDED" || e.Object.GetName() != "b" {
+		t.Errorf("%+v", e)
+	}
+}
+
+// TestGzip: large bodies are compressed for clients of other machines that ask for it.
+func TestGzip(t *testing.T) {
+	f := newFixture(t, nil)
+	f.must("POST", mapsPath, `{"metadata":{"name":"big"},"data":{"k":"`+strings.Repeat("v", 200<<10)+`"}}`)
+	f.must("POST", mapsPath, configMap("small"))
+	for _, c := range []struct {
+		path, from, accept string
+		want               bool
+	}{
+		{"/big", "192.0.2.7:1", "gzip", true},
+		{"/big", "192.0.2.7:1", "", false},
+		{"/big", "127.0.0.1:1", "gzip", false},
+		{"/big", "", "gzip", false},
+		{"/small", "192.0.2.7:1", "gzip", false},
+	} {
+		req := httptest.NewRequest("GET", mapsPath+c.path, nil)
+		req.RemoteAddr = c.from
+		req.Header.Set("Accept-Encoding", c.accept)
+		rec := httptest.NewRecorder()
+		f.chain.ServeHTTP(rec, req)
+		var body io.Reader = rec.Body
+		if got := rec.Header().Get("Content-Encoding") == "gzip"; got != c.want {
+			t.Errorf("%+v: compressed: %v", c, got)
+		} else if got {
+			var err error
+			if body, err = gzip.NewReader(rec.Body); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if b, err := io.ReadAll(body); err != nil || !bytes.Contains(b, []byte(`"kind":"ConfigMap"`)) {
+			t.Errorf("%+v: %.100s %v", c, b, err)
+		}
 	}
 }
