@@ -26,6 +26,7 @@ func TestCluster(t *testing.T) {
 	t.Run("Kubectl", func(t *testing.T) { testKubectl(t, c) })
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Events", func(t *testing.T) { testEvents(t, c) })
+	t.Run("Rollout", func(t *testing.T) { testRollout(t, c) })
 }
 
 // repository is the checkout's root.
@@ -48,7 +49,7 @@ type kube struct {
 // newKube makes an API namespace named after the test, which goes with it.
 func newKube(t *testing.T, c *cluster.Cluster) *kube {
 	t.Helper()
-	_, name, _ := strings.Cut(t.Name(), "/")
+	name := strings.TrimPrefix(t.Name(), "TestCluster/")
 	return newKubeNamed(t, c, strings.ToLower(strings.NewReplacer("/", "-", "_", "-", " ", "-").Replace(name)))
 }
 

@@ -184,6 +184,16 @@ func (c *Cluster) Start(args ...string) *Process {
 	return p
 }
 
+// Ended tells whether the process is gone.
+func (p *Process) Ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
 // Kill sends SIGKILL and waits for the end. nsenter executes the program in its own place, so it is that which dies.
 func (p *Process) Kill() { p.signal(unix.SIGKILL) }
 
