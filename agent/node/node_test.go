@@ -139,6 +139,7 @@ func TestReporter(t *testing.T) {
 			}
 			return nil
 		}, Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
+	r.settle = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()
@@ -171,6 +172,22 @@ func TestReporter(t *testing.T) {
 	tired.Store(true)
 	r.Poke()
 	await(t, "registered again", func() bool { return strings.HasPrefix(condition(node().Status, v1.NodeReady), "False") })
+}
+
+// TestNewAgentDisturbsNoReadyNode: while an agent that starts anew does not know its runtime yet, the node stays as it was.
+func TestNewAgentDisturbsNoReadyNode(t *testing.T) {
+	written := false
+	ready := v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}
+	r := New(Config{
+		NotReady: func(context.Context) []string { written = true; return []string{"container runtime is down"} },
+		Log:      slog.New(slog.DiscardHandler)})
+	r.started = time.Now()
+	r.current.Store(&v1.Node{Status: ready})
+	var at time.Time
+	// Without a client a write would panic.
+	if err := r.report(t.Context(), &at); err != nil || !written || !at.IsZero() {
+		t.Errorf("report: %v, asked %v, written at %v", err, written, at)
+	}
 }
 
 func await(t *testing.T, what string, ok func() bool) {

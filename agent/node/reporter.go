@@ -56,11 +56,25 @@ type Reporter struct {
 	cfg     Config
 	poke    chan struct{}
 	current atomic.Pointer[v1.Node] // as last read or written
+	started time.Time
+	settle  time.Duration
+}
+
+// settle is how long a node that was ready stays so while its new agent finds its bearings: its pods serve all along.
+const settle = 10 * time.Second
+
+func isReady(s *v1.NodeStatus) bool {
+	for _, c := range s.Conditions {
+		if c.Type == v1.NodeReady {
+			return c.Status == v1.ConditionTrue
+		}
+	}
+	return false
 }
 
 // New makes a Reporter; Run must follow.
 func New(cfg Config) *Reporter {
-	return &Reporter{cfg: cfg, poke: make(chan struct{}, 1)}
+	return &Reporter{cfg: cfg, poke: make(chan struct{}, 1), settle: settle}
 }
 
 // Poke has the status looked at now.
@@ -82,6 +96,7 @@ func (r *Reporter) Observe(n *v1.Node) {
 
 // Run registers the node and keeps it until ctx ends. It survives any absence of the API server.
 func (r *Reporter) Run(ctx context.Context) error {
+	r.started = time.Now()
 	if !retry(ctx, func() error { return r.logged("node not registered yet", r.register(ctx)) }) {
 		return nil
 	}
@@ -209,6 +224,9 @@ func (r *Reporter) input(ctx context.Context) Input {
 func (r *Reporter) report(ctx context.Context, written *time.Time) error {
 	n := r.current.Load()
 	in := r.input(ctx)
+	if len(in.NotReady) > 0 && time.Since(r.started) < r.settle && isReady(&n.Status) {
+		return nil // poked again as soon as that changes
+	}
 	st := Status(in, &n.Status)
 	if in.Images == nil {
 		st.Images = n.Status.Images
