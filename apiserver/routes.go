@@ -3,6 +3,7 @@ package apiserver
 import (
 	"encoding/json"
 	"net/http"
+	"net/http/pprof"
 	"runtime"
 	"slices"
 	"strings"
@@ -35,6 +36,8 @@ func (s *Server) route(w http.ResponseWriter, req *http.Request) {
 		readOnly(http.HandlerFunc(serveVersion)).ServeHTTP(w, req)
 	case path == "/metrics":
 		readOnly(s.metrics.handler).ServeHTTP(w, req)
+	case strings.HasPrefix(path, "/debug/pprof"):
+		readOnly(http.HandlerFunc(serveProfile)).ServeHTTP(w, req)
 	case s.health.serves(path):
 		s.health.ServeHTTP(w, req)
 	case s.cfg.OpenAPI != nil && strings.HasPrefix(path, "/openapi/"):
@@ -80,6 +83,22 @@ func (s *Server) rootPaths(w http.ResponseWriter, _ *http.Request) {
 	}
 	slices.Sort(paths)
 	writeJSON(w, metav1.RootPaths{Paths: paths})
+}
+
+// serveProfile serves Go's profiles, as upstream's servers do to administrators.
+func serveProfile(w http.ResponseWriter, req *http.Request) {
+	switch strings.TrimPrefix(req.URL.Path, "/debug/pprof/") {
+	case "profile":
+		pprof.Profile(w, req)
+	case "trace":
+		pprof.Trace(w, req)
+	case "cmdline":
+		pprof.Cmdline(w, req)
+	case "symbol":
+		pprof.Symbol(w, req)
+	default:
+		pprof.Index(w, req)
+	}
 }
 
 func serveVersion(w http.ResponseWriter, _ *http.Request) {
