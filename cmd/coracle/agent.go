@@ -74,7 +74,6 @@ type node struct {
 	o *options
 	// config is how the agent and the proxy reach the API server; remote is the way over the network, for the tunnel.
 	config, remote *restclient.Config
-	controlPlane   bool
 }
 
 // run keeps containerd, the agent and the proxy until ctx ends. Containers and containerd outlive it.
@@ -140,7 +139,7 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 	return run.All(ctx, containers.Run, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: []netip.Addr{addr},
-			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, ControlPlane: n.controlPlane, Labels: n.o.nodeLabels,
+			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels,
 			CgroupRoot: cgroupRoot(n.o.layout),
 			Sandboxes:  containers, Containers: containers, Images: store, Network: pods,
 			RuntimeVersion: "containerd://" + version.Version,

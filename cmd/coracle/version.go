@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"github.com/spf13/cobra"
+	"k8s.io/klog/v2"
 
 	"github.com/coracle-dev/coracle/internal/version"
 )
@@ -30,6 +31,8 @@ func setLogLevel(text string) error {
 	if err := level.UnmarshalText([]byte(text)); err != nil {
 		return usage("--log-level %q: want debug, info, warn or error", text)
 	}
-	slog.SetDefault(slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level})))
+	logger := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	slog.SetDefault(logger)
+	klog.SetSlogLogger(logger.With("component", "client-go"))
 	return nil
 }
