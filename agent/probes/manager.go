@@ -136,6 +136,10 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 	timer := time.NewTimer(max(time.Until(w.target.StartedAt.Add(time.Duration(p.InitialDelaySeconds)*time.Second)), 0))
 	defer timer.Stop()
 	c := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1)}
+	eager := time.Duration(0)
+	if k == Readiness {
+		eager = firstRetry
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -147,7 +151,9 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 		if ctx.Err() != nil {
 			return
 		}
-		if !ok {
+		if ok {
+			eager = 0
+		} else if eager == 0 || eager > quietRetries {
 			m.listen.Unhealthy(w.target, k, message)
 		}
 		if verdict, changed := c.count(ok); changed {
@@ -159,9 +165,23 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 				return // the container will be stopped, or has started
 			}
 		}
-		timer.Reset(max(period-time.Since(began), 0))
+		pause := period
+		if eager > 0 {
+			pause = min(period, eager)
+			eager = min(2*eager, lastRetry)
+		}
+		timer.Reset(max(pause-time.Since(began), 0))
 	}
 }
+
+// Until a container was ready once, its readiness is asked for more often than its period says, from firstRetry to lastRetry
+// apart: a server that needs a moment to listen would otherwise lose a whole period. Failures before quietRetries are
+// the normal course of a start and no event.
+const (
+	firstRetry   = 50 * time.Millisecond
+	quietRetries = 800 * time.Millisecond
+	lastRetry    = time.Second
+)
 
 // counter turns answers into verdicts by thresholds.
 type counter struct {
