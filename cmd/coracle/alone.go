@@ -25,11 +25,12 @@ func runAlone(ctx context.Context, o *options) error {
 		return err
 	}
 	defer s.close()
-	return run.All(ctx, keepSmall, s.runAPI, s.runScheduler, s.runControllers, func(ctx context.Context) error {
-		name, err := o.resolveNodeName()
-		if err != nil {
-			return err
-		}
+	name, err := o.resolveNodeName()
+	if err != nil {
+		return err
+	}
+	label := func(ctx context.Context) error { return s.labelControlPlane(ctx, name) }
+	return run.All(ctx, keepSmall, s.runAPI, s.runScheduler, s.runControllers, label, func(ctx context.Context) error {
 		config, err := s.local(ctx, pki.Node(name))
 		if err != nil {
 			return ignoreEnd(ctx, err)

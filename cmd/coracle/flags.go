@@ -36,7 +36,6 @@ type options struct {
 	nodePorts     string
 	etcd          etcdOptions
 
-	server     string
 	nodeName   string
 	nodeIP     string
 	nodeLabels map[string]string

@@ -17,7 +17,7 @@ func Tolerates(tolerations []corev1.Toleration, taint *corev1.Taint) bool {
 	return schedulinghelper.TolerationsTolerateTaint(klog.Logger{}, tolerations, taint, false)
 }
 
-type nodeUnschedulable struct{ tolerated bool }
+type nodeUnschedulable struct{}
 
 func (*nodeUnschedulable) Name() string   { return "NodeUnschedulable" }
 func (*nodeUnschedulable) WokenBy() Event { return NodeChanged }
