@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -202,17 +201,10 @@ func TestKillContainerd(t *testing.T) {
 	}
 }
 
-// containerd finds the cluster's containerd: coracle, called as `coracle containerd`.
+// containerd finds the cluster's containerd.
 func (p *parts) containerd() []int {
 	p.t.Helper()
-	binary, err := filepath.EvalSymlinks(cluster.Binary(p.t))
-	if err != nil {
-		p.t.Fatal(err)
-	}
-	return slices.DeleteFunc(processesOf(p.t, binary), func(pid int) bool {
-		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
-		return !strings.Contains(string(line), "\x00containerd\x00") || !strings.Contains(string(line), p.c.Layout.Run)
-	})
+	return processesOf(p.t, filepath.Join(p.c.Layout.Bin(), "containerd"))
 }
 
 func TestKillServer(t *testing.T) {
