@@ -65,7 +65,10 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 			return err
 		}
 	}
-	return s.keepService(ctx, client)
+	if err := s.keepService(ctx, client); err != nil {
+		return err
+	}
+	return s.keepDNSService(ctx, client)
 }
 
 // priorityClasses are those for parts of the cluster itself.

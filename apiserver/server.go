@@ -63,6 +63,8 @@ type Config struct {
 
 	// ServiceIP is the address of the Service default/kubernetes; invalid keeps no such Service.
 	ServiceIP net.IP
+	// DNSIP is the address of the Service kube-system/kube-dns; nil keeps no such Service.
+	DNSIP net.IP
 	// Advertise is where nodes reach this server: the endpoint of that Service.
 	Advertise net.IP
 	// AdvertisePort is its port; zero is the one served on.

@@ -27,6 +27,37 @@ func (s *Server) port() int32 {
 	return 6443
 }
 
+// dnsServiceName is the Service whose address pods ask for names.
+const dnsServiceName = "kube-dns"
+
+// keepDNSService keeps kube-system/kube-dns, which holds the address that every node answers names on, so that it is
+// given to no other Service. It has no endpoints: each node is its own.
+func (s *Server) keepDNSService(ctx context.Context, client kubernetes.Interface) error {
+	if s.cfg.DNSIP == nil {
+		return nil
+	}
+	services := client.CoreV1().Services(metav1.NamespaceSystem)
+	_, err := services.Get(ctx, dnsServiceName, metav1.GetOptions{ResourceVersion: "0"})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err = services.Create(ctx, &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: dnsServiceName, Namespace: metav1.NamespaceSystem,
+			Labels: map[string]string{"k8s-app": dnsServiceName, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "Coracle"}},
+		Spec: corev1.ServiceSpec{
+			ClusterIP: s.cfg.DNSIP.String(), Type: corev1.ServiceTypeClusterIP,
+			Ports: []corev1.ServicePort{
+				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53},
+				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53},
+			},
+		},
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
+}
+
 // keepService keeps default/kubernetes with its Endpoints and EndpointSlice.
 func (s *Server) keepService(ctx context.Context, client kubernetes.Interface) error {
 	if s.cfg.ServiceIP == nil {

@@ -183,7 +183,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		GRPC:      nodes,
 		OpenAPI:   spec,
 		Paths:     map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
-		ServiceIP: s.cluster.api.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
+		ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
 	return err
 }
