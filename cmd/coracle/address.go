@@ -25,11 +25,7 @@ func (o *options) nodeAddress() (netip.Addr, error) { return o.machineAddress("-
 // machineAddress is the one given by the flag, or else this machine's.
 func (o *options) machineAddress(flag, given string) (netip.Addr, error) {
 	if given != "" {
-		addr, err := netip.ParseAddr(given)
-		if err != nil || !addr.Is4() || addr.IsLoopback() || addr.IsUnspecified() {
-			return addr, usage("%s %q: want an IPv4 address of this machine other than loopback's", flag, given)
-		}
-		return addr, nil
+		return parseMachineAddress(flag, given)
 	}
 	if addr, ok := defaultRouteAddress(); ok {
 		return addr, nil
@@ -38,6 +34,14 @@ func (o *options) machineAddress(flag, given string) (netip.Addr, error) {
 		return addr, nil
 	}
 	return lonelyAddr, ensureLonelyLink()
+}
+
+func parseMachineAddress(flag, given string) (netip.Addr, error) {
+	addr, err := netip.ParseAddr(given)
+	if err != nil || !addr.Is4() || addr.IsLoopback() || addr.IsUnspecified() {
+		return addr, usage("%s %q: want an IPv4 address of this machine other than loopback's", flag, given)
+	}
+	return addr, nil
 }
 
 // defaultRouteAddress is the source address of the default route.

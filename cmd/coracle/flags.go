@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/coracle-dev/coracle/internal/paths"
@@ -243,4 +244,28 @@ func (o *options) listenPort() (string, error) {
 		return "", usage("--listen %q: want ADDRESS:PORT, as 0.0.0.0:6443", o.listen)
 	}
 	return port, nil
+}
+
+// check refuses flags that cannot be meant, before anything is made or started.
+func (o *options) check() error {
+	if _, err := o.cluster(); err != nil {
+		return err
+	}
+	if _, err := o.listenPort(); err != nil {
+		return err
+	}
+	if _, _, err := parsePortRange(o.nodePorts); err != nil {
+		return err
+	}
+	for flag, given := range map[string]string{"--advertise-address": o.advertise, "--node-ip": o.nodeIP} {
+		if _, err := parseMachineAddress(flag, given); given != "" && err != nil {
+			return err
+		}
+	}
+	if o.nodeName != "" {
+		if problems := validation.IsDNS1123Subdomain(o.nodeName); len(problems) > 0 {
+			return usage("--node-name %q: %s", o.nodeName, problems[0])
+		}
+	}
+	return nil
 }

@@ -74,6 +74,9 @@ func (s *server) close() { _ = s.engine.Close() }
 
 // openServer opens the database and composes the API server; its port is bound, so that errors come at once.
 func openServer(ctx context.Context, o *options) (*server, error) {
+	if err := o.check(); err != nil {
+		return nil, err
+	}
 	c, err := o.cluster()
 	if err != nil {
 		return nil, err

@@ -67,7 +67,7 @@ func givenFlags(f *pflag.FlagSet) []string {
 
 // up starts the cluster in the background and shows how it comes to life.
 func up(ctx context.Context, o *options, out io.Writer, flags []string, wait time.Duration) error {
-	if _, err := o.cluster(); err != nil {
+	if err := o.check(); err != nil {
 		return err
 	}
 	if _, running := supervisorPid(o.layout); running {
@@ -76,9 +76,6 @@ func up(ctx context.Context, o *options, out io.Writer, flags []string, wait tim
 		return nil
 	}
 	if err := checkNode(); err != nil {
-		return err
-	}
-	if _, err := o.listenPort(); err != nil {
 		return err
 	}
 	if err := checkPort(o.listen); err != nil {
