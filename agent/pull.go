@@ -38,7 +38,7 @@ func (w *worker) pullImage(ctx context.Context, pod *v1.Pod, act lifecycle.Actio
 
 func (w *worker) image(ctx context.Context, pod *v1.Pod, c *v1.Container) (runtime.Image, error) {
 	if _, err := images.Normalize(c.Image); err != nil {
-		err = saying(fmt.Sprintf("Failed to apply default image tag %q: couldn't parse image name %q: invalid reference format", c.Image, c.Image))
+		err = saying(fmt.Sprintf("Failed to apply default image tag %q: %v", c.Image, err))
 		w.a.containerEvent(pod, c, v1.EventTypeWarning, "InspectFailed", "%s", err)
 		return runtime.Image{}, because(lifecycle.ReasonInvalidImage, err)
 	}
