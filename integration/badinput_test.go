@@ -184,7 +184,7 @@ func badCommands(k *kube) {
 		{"create configmap a -n nowhere", `error: failed to create configmap: namespaces "nowhere" not found`},
 		{"scale deployment/web --replicas=-1", `error: The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0`},
 		{"set image deployment/web nobody=x", `error: unable to find container named "nobody"`},
-		{"patch deployment web --type=json -p [{", `error: unable to parse "[{": error converting YAML to JSON: yaml: line 1: did not find expected node content`},
+		{"patch deployment web --type=json -p [{", `error: unable to parse "[{": yaml: line 1: did not find expected node content`},
 		{"patch deployment web -p {\"spec\":{\"replicas\":\"many\"}}", `Error from server (BadRequest): patch: Invalid value: "{\"spec\":{\"replicas\":\"many\"}}": unrecognized type: int32`},
 		{"label deployment web a=b%c", `error: invalid label value: "a=b%c": ` + labelValue},
 		{"rollout undo deployment/web --to-revision=9", `error: unable to find specified revision 9 in history`},

@@ -24,7 +24,7 @@ var badPods = []badPod{
 	{"image-never-pulled", podWith("image: coracle/none:v1\nimagePullPolicy: Never", ""), []string{"ErrImageNeverPull"},
 		[]string{`ErrImageNeverPull: Container image "coracle/none:v1" is not present with pull policy of Never`, `Failed: Error: ErrImageNeverPull`}},
 	{"image-name", podWith("image: Upper", ""), []string{"InvalidImageName"},
-		[]string{`InspectFailed: Failed to apply default image tag "Upper": couldn't parse image name "Upper": invalid reference format: repository name`, `Failed: Error: InvalidImageName`}},
+		[]string{`InspectFailed: Failed to apply default image tag "Upper": couldn't parse image name "Upper": invalid reference format: repository name (library/Upper) must be lowercase`, `Failed: Error: InvalidImageName`}},
 	{"secret-environment", podWith(image+"env: [{name: A, valueFrom: {secretKeyRef: {name: nothing, key: a}}}]", ""), []string{"CreateContainerConfigError"},
 		[]string{`Failed: Error: secret "nothing" not found`}},
 	{"configmap-environment", podWith(image+"envFrom: [{configMapRef: {name: nothing}}]", ""), []string{"CreateContainerConfigError"},

@@ -100,11 +100,15 @@ func (c *Cluster) makeNetNS() {
 }
 
 func (c *Cluster) clean() {
+	log := ""
+	if c.t.Failed() {
+		log = c.Log() // before it is removed
+	}
 	if out, err := c.Coracle("down", "--purge", "--kubeconfig-out", c.Kubeconfig); err != nil {
 		c.t.Errorf("down: %v\n%s", err, out)
 	}
-	if c.t.Failed() {
-		c.t.Logf("the cluster's log:\n%s", c.Log())
+	if log != "" {
+		c.t.Logf("the cluster's log:\n%s", log)
 	}
 	if err := unix.Unmount(c.NetNS, unix.MNT_DETACH); err != nil {
 		c.t.Errorf("unmount the namespace: %v", err)
