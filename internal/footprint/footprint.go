@@ -23,7 +23,7 @@ import (
 
 const (
 	// checkEvery is how often Keep looks at the process, and the time over which it has to have been quiet.
-	checkEvery = time.Minute
+	checkEvery = 30 * time.Second
 	// quiet is the CPU time in checkEvery below which a process counts as waiting.
 	quiet = checkEvery / 50
 	// worth is the growth in bytes from which it pays to release again.
