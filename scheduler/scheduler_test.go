@@ -1,0 +1,182 @@
+package scheduler
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+)
+
+// start runs a scheduler on a real API server until the test ends.
+func start(t *testing.T) kubernetes.Interface {
+	t.Helper()
+	kube, err := kubernetes.NewForConfig(apiservertest.Start(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- Run(ctx, Config{Client: kube}) }()
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("scheduler: %v", err)
+		}
+	})
+	return kube
+}
+
+func addNode(t *testing.T, kube kubernetes.Interface, n *corev1.Node) {
+	t.Helper()
+	made, err := kube.CoreV1().Nodes().Create(t.Context(), n, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	made.Status = n.Status
+	made.Status.Capacity = n.Status.Allocatable
+	if _, err := kube.CoreV1().Nodes().UpdateStatus(t.Context(), made, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func addPod(t *testing.T, kube kubernetes.Interface, p *corev1.Pod) {
+	t.Helper()
+	p.UID = ""
+	p.Spec.Containers[0].Image = "x"
+	if _, err := kube.CoreV1().Pods(p.Namespace).Create(t.Context(), p, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !ok(); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("not %s within 10 s", what)
+		}
+	}
+}
+
+func get(t *testing.T, kube kubernetes.Interface, name string) *corev1.Pod {
+	t.Helper()
+	p, err := kube.CoreV1().Pods("default").Get(t.Context(), name, metav1.GetOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func TestBindsAndExplains(t *testing.T) {
+	kube := start(t)
+	addPod(t, kube, pod("p", "1", ""))
+	scheduled := func() *corev1.PodCondition {
+		for _, c := range get(t, kube, "p").Status.Conditions {
+			if c.Type == corev1.PodScheduled {
+				return &c
+			}
+		}
+		return nil
+	}
+	await(t, "explained", func() bool {
+		c := scheduled()
+		return c != nil && c.Status == corev1.ConditionFalse && c.Reason == "Unschedulable" && c.Message == "no nodes available to schedule pods"
+	})
+	addNode(t, kube, node("small", "500m", "1Gi"))
+	await(t, "explained anew", func() bool {
+		c := scheduled()
+		return c != nil && c.Message == "0/1 nodes are available: 1 Insufficient cpu."
+	})
+	addNode(t, kube, node("large", "4", "1Gi"))
+	await(t, "bound", func() bool { return get(t, kube, "p").Spec.NodeName == "large" })
+	if c := scheduled(); c == nil || c.Status != corev1.ConditionTrue {
+		t.Errorf("PodScheduled after binding: %+v", c)
+	}
+	await(t, "told by events", func() bool {
+		events, err := kube.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=p"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var all []string
+		for _, e := range events.Items {
+			all = append(all, e.Reason+": "+e.Message)
+		}
+		text := strings.Join(all, "\n")
+		return strings.Contains(text, "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu.") &&
+			strings.Contains(text, "Scheduled: Successfully assigned default/p to large")
+	})
+}
+
+func TestRoomOfADeletedPodIsUsed(t *testing.T) {
+	kube := start(t)
+	addNode(t, kube, node("n", "1", "1Gi"))
+	addPod(t, kube, pod("first", "1", ""))
+	await(t, "bound", func() bool { return get(t, kube, "first").Spec.NodeName == "n" })
+	addPod(t, kube, pod("second", "1", ""))
+	other := pod("other", "", "")
+	other.Spec.SchedulerName = "someone-else"
+	addPod(t, kube, other)
+	gated := pod("gated", "", "")
+	gated.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/wait"}}
+	addPod(t, kube, gated)
+	await(t, "rejected", func() bool { return len(get(t, kube, "second").Status.Conditions) > 0 })
+	zero := int64(0)
+	if err := kube.CoreV1().Pods("default").Delete(t.Context(), "first", metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "bound", func() bool { return get(t, kube, "second").Spec.NodeName == "n" })
+	for _, name := range []string{"other", "gated"} {
+		if n := get(t, kube, name).Spec.NodeName; n != "" {
+			t.Errorf("%s was bound to %s", name, n)
+		}
+	}
+	patch := []byte(`{"spec":{"schedulingGates":null}}`)
+	if _, err := kube.CoreV1().Pods("default").Patch(t.Context(), "gated", types.MergePatchType, patch, metav1.PatchOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "bound without its gate", func() bool { return get(t, kube, "gated").Spec.NodeName == "n" })
+}
+
+// TestManyPodsNeverOvercommit binds more pods than fit, while a colleague deletes and adds.
+func TestManyPodsNeverOvercommit(t *testing.T) {
+	kube := start(t)
+	for i := range 4 {
+		addNode(t, kube, node(fmt.Sprint("n", i), "1", "8Gi"))
+	}
+	for i := range 60 {
+		addPod(t, kube, pod(fmt.Sprint("p", i), "100m", ""))
+	}
+	bound := func() (n int) {
+		pods, err := kube.CoreV1().Pods("default").List(t.Context(), metav1.ListOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		perNode := map[string]int{}
+		for _, p := range pods.Items {
+			if p.Spec.NodeName != "" {
+				n++
+				if perNode[p.Spec.NodeName]++; perNode[p.Spec.NodeName] > 10 {
+					t.Fatalf("%s holds more than ten pods of a tenth each", p.Spec.NodeName)
+				}
+			}
+		}
+		return n
+	}
+	await(t, "full", func() bool { return bound() == 40 })
+	zero := int64(0)
+	for i := range 10 {
+		err := kube.CoreV1().Pods("default").Delete(t.Context(), fmt.Sprint("p", i), metav1.DeleteOptions{GracePeriodSeconds: &zero})
+		if err != nil && !apierrors.IsNotFound(err) {
+			t.Fatal(err)
+		}
+	}
+	await(t, "full again", func() bool { return bound() == 40 })
+}
