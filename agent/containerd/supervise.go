@@ -1,3 +1,9 @@
+// Package containerd keeps containerd running as a child process of the agent: Supervise starts the helper binary
+// (cmd/containerd, see package server) and keeps it alive. The child has its own session, so that it, like the
+// shims, outlives the agent; an agent that starts finds it by its socket and adopts it. Only Stop ends it.
+//
+// Its invariant: at most one containerd serves a state folder (a lock file held by the child), and whoever
+// listens on the socket is that one.
 package containerd
 
 import (
@@ -14,13 +20,40 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/coracle-dev/coracle/internal/assets"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
+
+// Config of the child process.
+type Config struct {
+	// Layout says where containerd's root, state and socket are, and the folder of the helpers.
+	Layout paths.Layout
+	// Debug makes containerd and its shims log every step.
+	Debug bool
+}
+
+// command is how the child is started. Its name tells people what it belongs to.
+func (c Config) command() (path string, args []string) {
+	args = []string{"coracle", "containerd", "--data-dir", c.Layout.Data, "--run-dir", c.Layout.Run}
+	if c.Debug {
+		args = append(args, "--debug")
+	}
+	return filepath.Join(c.Layout.Bin(), assets.Containerd), args
+}
+
+// Main becomes the child: it replaces this process by the unpacked helper and returns only if that fails.
+func Main(_ context.Context, cfg Config) error {
+	if err := assets.Unpack(cfg.Layout); err != nil {
+		return err
+	}
+	path, args := cfg.command()
+	return fmt.Errorf("start %s: %w", path, syscall.Exec(path, args, os.Environ()))
+}
 
 // Supervisor says how the child is started and who wants to know.
 type Supervisor struct {
 	Config
-	// Command starts the child: by default this executable with the arguments "containerd" and the layout's flags.
+	// Command starts another program as the child, for tests.
 	Command []string
 	// Ready, if set, is called each time a containerd serves: at first and after every restart.
 	Ready func()
@@ -82,20 +115,17 @@ func (s Supervisor) once(ctx context.Context) error {
 
 // start runs the child in a session of its own and waits until it serves its socket.
 func (s Supervisor) start(ctx context.Context) (pid int, err error) {
-	args := s.Command
-	if len(args) == 0 {
-		self, err := os.Executable()
-		if err != nil {
-			return 0, err
-		}
-		args = []string{self, "containerd", "--data-dir", s.Layout.Data, "--run-dir", s.Layout.Run}
+	path, args := s.command()
+	if len(s.Command) > 0 {
+		path, args = s.Command[0], s.Command
 	}
 	out, err := openLog(s.Layout)
 	if err != nil {
 		return 0, err
 	}
 	defer out.Close()
-	cmd := exec.Command(args[0], args[1:]...)
+	cmd := exec.Command(path)
+	cmd.Args = args
 	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Dir = "/"
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/agent/containerd"
+	"github.com/coracle-dev/coracle/agent/containerd/server"
 	"github.com/coracle-dev/coracle/agent/runtime/runtimetest"
 )
 
@@ -71,8 +72,8 @@ func TestASecondSupervisorAdopts(t *testing.T) {
 
 func TestStartSaysWhyItFailed(t *testing.T) {
 	e := runtimetest.Start(t)
-	bad := containerd.Config{Layout: e.Layout}
-	if err := containerd.Main(e.Ctx, bad); err == nil || !strings.Contains(err.Error(), "another containerd uses") {
+	bad := server.Config{Layout: e.Layout}
+	if err := server.Main(e.Ctx, bad); err == nil || !strings.Contains(err.Error(), "another containerd uses") {
 		t.Errorf("a second server of one state: %v", err)
 	}
 }

@@ -24,19 +24,22 @@ var files embed.FS
 
 // The names of the helpers in paths.Layout.Bin, and of the demo image.
 const (
-	Shim      = "containerd-shim-runc-v2"
-	Supervise = "supervise"
-	demoImage = "demo.tar.gz"
+	Shim       = "containerd-shim-runc-v2"
+	Containerd = "containerd"
+	Supervise  = "supervise"
+	demoImage  = "demo.tar.gz"
 )
 
 // ErrMissing is returned for a file that the binary was built without.
 var ErrMissing = errors.New("built without it: use make build")
 
 // Unpack writes every helper program (files/*.gz that is no image) to l.Bin(), each atomically and only if its
-// content differs, so that running helpers are not disturbed. It fails with ErrMissing where the shim is not embedded.
+// content differs, so that running helpers are not disturbed. It fails with ErrMissing where the shim or containerd is not embedded.
 func Unpack(l paths.Layout) error {
-	if !Has(Shim) {
-		return fmt.Errorf("the container shim: %w", ErrMissing)
+	for _, name := range []string{Shim, Containerd} {
+		if !Has(name) {
+			return fmt.Errorf("the helper %s: %w", name, ErrMissing)
+		}
 	}
 	if err := os.MkdirAll(l.Bin(), 0o755); err != nil {
 		return err

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/agent/containerd"
+	"github.com/coracle-dev/coracle/agent/containerd/server"
 	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/internal/assets"
@@ -33,7 +34,7 @@ func Main(m *testing.M) {
 		os.Exit(m.Run())
 	}
 	layout := paths.Layout{Data: os.Args[2], Run: os.Args[3]}
-	if err := containerd.Main(context.Background(), containerd.Config{Layout: layout}); err != nil {
+	if err := server.Main(context.Background(), server.Config{Layout: layout}); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}

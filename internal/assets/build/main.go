@@ -42,7 +42,7 @@ func build(out, arch string) error {
 		return err
 	}
 	defer os.RemoveAll(tmp)
-	for _, helper := range []string{"containerd-shim-runc-v2", "supervise"} {
+	for _, helper := range []string{"containerd", "containerd-shim-runc-v2", "supervise"} {
 		if _, err := os.Stat(filepath.Join("cmd", helper)); errors.Is(err, os.ErrNotExist) {
 			continue
 		}
@@ -65,17 +65,31 @@ func build(out, arch string) error {
 	return writeGzip(filepath.Join(out, "demo.tar.gz"), archive)
 }
 
-// compile builds a command static, stripped and without paths of this machine. The tag leaves the gRPC services, of
-// which the shim uses none, out of containerd's API: it makes the shim half as large.
+// compile builds a command static, stripped and without paths of this machine. The shim's tag leaves the gRPC services,
+// of which it uses none, out of containerd's API: that makes it half as large.
 func compile(dir, arch, command string) ([]byte, error) {
 	to := filepath.Join(dir, command)
-	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags=no_grpc", "-ldflags=-s -w -buildid=", "-o", to, "./cmd/"+command)
+	tags := ""
+	if command == "containerd-shim-runc-v2" {
+		tags = "no_grpc"
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags="+tags, "-ldflags=-s -w -buildid= "+stamp(), "-o", to, "./cmd/"+command)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH="+arch)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("go build ./cmd/%s: %w", command, err)
 	}
 	return os.ReadFile(to)
+}
+
+// stamp gives containerd's code the version that go.mod names, which it reports.
+func stamp() string {
+	const module = "github.com/containerd/containerd/v2"
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Version}}", module).Output()
+	if err != nil {
+		return ""
+	}
+	return "-X " + module + "/version.Version=" + strings.TrimPrefix(strings.TrimSpace(string(out)), "v")
 }
 
 // writeGzip writes the compressed content unless the file has it already.

@@ -1,10 +1,7 @@
-// Package containerd runs containerd as a child process of the agent: Main is the child, Supervise keeps it
-// alive. The child has its own session, so that it, like the shims, outlives the agent; an agent that starts
-// finds it by its socket and adopts it. Only Stop ends it.
-//
-// Its invariant: at most one containerd serves a state folder (a lock file held by the child), and whoever
-// listens on the socket is that one.
-package containerd
+// Package server is the containerd child process: containerd's server with only the plugins that a node needs. Only
+// cmd/containerd imports it, a small binary of its own that is carried inside coracle: the child would
+// otherwise pay 50 MB and a tenth of a second for code that it never runs.
+package server
 
 import (
 	"context"
@@ -31,7 +28,7 @@ import (
 
 // Config of the child process.
 type Config struct {
-	// Layout says where containerd's root, state and socket are, and the shim's folder.
+	// Layout says where containerd's root, state and socket are, and the folder of the shim.
 	Layout paths.Layout
 	// Debug makes containerd and its shims log every step.
 	Debug bool

@@ -1,4 +1,4 @@
-package containerd
+package server
 
 // The plugins a node needs and no more: no CRI, no NRI, no tracing, no metrics endpoint. Each registers itself
 // with the process-wide registry when it is imported; nothing of them runs until Main builds the server.
