@@ -21,7 +21,7 @@ all: build
 build: bin/coracle ## bin/coracle, static and stripped
 
 ASSETS := internal/assets/files/.built
-$(ASSETS): $(shell find cmd/containerd-shim-runc-v2 cmd/demo cmd/supervise internal/assets/build -name '*.go' 2>/dev/null) go.mod go.sum
+$(ASSETS): $(shell find cmd/containerd agent/containerd/server internal/footprint cmd/containerd-shim-runc-v2 cmd/demo cmd/supervise internal/assets/build -name '*.go' 2>/dev/null) go.mod go.sum
 	@echo "== helpers and demo image"
 	go run ./internal/assets/build
 	@touch $@
