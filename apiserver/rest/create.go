@@ -57,7 +57,7 @@ func (c *call) createVirtual(obj runtime.Object) error {
 		return c.createBinding(b)
 	}
 	if c.Reviews == nil {
-		return apierrors.NewMethodNotSupported(c.r.gr, "create")
+		return MethodNotAllowed()
 	}
 	answer, err := c.Reviews.Review(c.ctx(), c.user, c.info.Namespace, obj)
 	if err != nil {

@@ -144,3 +144,11 @@ func describe(a authorizer.AttributesRecord) string {
 	}
 	return text + " at the cluster scope"
 }
+
+// MethodNotAllowed is the 405 of a method that a path does not have.
+func MethodNotAllowed() error {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+		Message: "the server does not allow this method on the requested resource",
+	}}
+}

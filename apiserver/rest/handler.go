@@ -5,11 +5,9 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -172,7 +170,7 @@ func (c *call) serve() error {
 		return err
 	}
 	if !c.r.verbs[c.info.Verb] || !c.r.pathTakes(c.info) {
-		return apierrors.NewMethodNotSupported(c.r.gr, methodVerb(c.req.Method, c.info.Verb))
+		return MethodNotAllowed()
 	}
 	return c.serveVerb()
 }
@@ -192,14 +190,6 @@ func (r *resource) pathTakes(info *request.RequestInfo) bool {
 	return true
 }
 
-// methodVerb names the refused action.
-func methodVerb(method, verb string) string {
-	if slices.Contains(allVerbs, verb) {
-		return verb
-	}
-	return method
-}
-
 func (c *call) serveVerb() error {
 	switch c.info.Verb {
 	case "get":
@@ -217,5 +207,5 @@ func (c *call) serveVerb() error {
 	case "deletecollection":
 		return c.deleteCollection()
 	}
-	return apierrors.NewMethodNotSupported(c.r.gr, c.info.Verb)
+	return MethodNotAllowed()
 }

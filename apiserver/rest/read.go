@@ -73,7 +73,7 @@ func (c *call) list() error {
 	}
 	if o.Watch {
 		if !c.r.verbs["watch"] {
-			return apierrors.NewMethodNotSupported(c.r.gr, "watch")
+			return MethodNotAllowed()
 		}
 		return c.watch(o)
 	}

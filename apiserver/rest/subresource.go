@@ -37,8 +37,9 @@ func (c *call) serveSubresource() error {
 	return c.serveOther()
 }
 
+// notSupported refuses a method that the path has not, in the words that clients have for it.
 func (c *call) notSupported() error {
-	return apierrors.NewMethodNotSupported(c.r.gr, methodVerb(c.req.Method, c.info.Verb))
+	return MethodNotAllowed()
 }
 
 func (c *call) serveStatus() error {
