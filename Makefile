@@ -56,9 +56,10 @@ lint: ## gofmt, vet, staticcheck, import rules
 
 test-unit: $(ASSETS)
 	@echo "== unit tests"
-	go test $$(go list ./... | grep -v /integration)
+	CORACLE_TEST_GENERATE=1 go test $$(go list ./... | grep -v /integration)
 
-RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/tunnel/... ./scheduler/queue/... ./agent/lifecycle/...
+RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/alloc/... ./apiserver/tunnel/... ./internal/carry/... ./internal/loop/... \
+	./scheduler/queue/... ./agent/lifecycle/... ./agent/probes/... ./agent/volumes/...
 test-race: $(ASSETS)
 	@echo "== race detector"
 	CGO_ENABLED=1 go test -race -short $(RACE)
@@ -71,6 +72,7 @@ bench: bin/coracle ## the figures of docs/performance.md
 	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
 
 generate: ## generated code and the OpenAPI documents
+	@./scripts/install-deps generate
 	go generate ./...
 
 clean:
