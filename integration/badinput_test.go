@@ -185,7 +185,7 @@ func badCommands(k *kube) {
 		{"scale deployment/web --replicas=-1", `error: The --replicas=COUNT flag is required, and COUNT must be greater than or equal to 0`},
 		{"set image deployment/web nobody=x", `error: unable to find container named "nobody"`},
 		{"patch deployment web --type=json -p [{", `error: unable to parse "[{": yaml: line 1: did not find expected node content`},
-		{"patch deployment web -p {\"spec\":{\"replicas\":\"many\"}}", `Error from server (BadRequest): patch: Invalid value: "{\"spec\":{\"replicas\":\"many\"}}": unrecognized type: int32`},
+		{"patch deployment web -p {\"spec\":{\"replicas\":\"many\"}}", `The request is invalid: patch: Invalid value: "map[spec:map[replicas:many]]": unrecognized type: int32`},
 		{"label deployment web a=b%c", `error: invalid label value: "a=b%c": ` + labelValue},
 		{"rollout undo deployment/web --to-revision=9", `error: unable to find specified revision 9 in history`},
 		{"create token nobody", `error: failed to create token: serviceaccounts "nobody" not found`},
