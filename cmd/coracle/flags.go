@@ -58,7 +58,7 @@ func placeFlags(o *options, f *pflag.FlagSet) {
 
 func commonFlags(o *options, f *pflag.FlagSet) {
 	placeFlags(o, f)
-	f.StringVar(&o.config, "config", paths.DefaultConfig, "YAML file of flags, one a line as in "listen: 127.0.0.1:6443"; flags given win")
+	f.StringVar(&o.config, "config", paths.DefaultConfig, "YAML file of flags, one a line as in listen: 127.0.0.1:6443; flags given win")
 	f.StringVar(&o.logLevel, "log-level", "info", "debug, info, warn or error")
 }
 
