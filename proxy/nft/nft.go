@@ -101,11 +101,12 @@ func Delete() error {
 
 // transaction collects one batch.
 type transaction struct {
-	conn     *nftables.Conn
-	sets     sets
-	old      ruleset.Ruleset
-	chains   map[string]bool
-	hairpins map[netip.Addr]int
+	conn   *nftables.Conn
+	sets   sets
+	old    ruleset.Ruleset
+	chains map[string]bool
+	// hairpins are the Table's, which commit changes by shifts: a change costs what it changes and not a copy.
+	hairpins, shifts map[netip.Addr]int
 
 	add, del map[*nftables.Set][]nftables.SetElement
 }
@@ -115,28 +116,20 @@ func (t *Table) begin() (*transaction, error) {
 	if err != nil {
 		return nil, fmt.Errorf("nft: %w", err)
 	}
-	tx := &transaction{conn: conn, sets: newSets(), old: t.applied, chains: map[string]bool{}, hairpins: map[netip.Addr]int{},
+	tx := &transaction{conn: conn, sets: newSets(), old: t.applied, chains: map[string]bool{},
+		hairpins: t.hairpins, shifts: map[netip.Addr]int{},
 		add: map[*nftables.Set][]nftables.SetElement{}, del: map[*nftables.Set][]nftables.SetElement{}}
 	for name := range t.chains {
 		tx.chains[name] = true
-	}
-	for addr, n := range t.hairpins {
-		tx.hairpins[addr] = n
 	}
 	return tx, nil
 }
 
 func (tx *transaction) change(rules ruleset.Ruleset, change ruleset.Change) {
-	touched := map[netip.Addr]bool{}
 	count := func(b ruleset.Backend, n int) {
 		for _, e := range b.Endpoints {
-			touched[e.Addr()] = true
-			tx.hairpins[e.Addr()] += n
+			tx.shifts[e.Addr()] += n
 		}
-	}
-	before := make(map[netip.Addr]int, len(tx.hairpins))
-	for addr, n := range tx.hairpins {
-		before[addr] = n
 	}
 	for _, k := range change.Delete {
 		count(tx.old[k], -1)
@@ -147,8 +140,8 @@ func (tx *transaction) change(rules ruleset.Ruleset, change ruleset.Change) {
 		count(rules[k], 1)
 		tx.setKey(k, tx.old[k], rules[k])
 	}
-	for addr := range touched {
-		tx.setHairpin(addr, before[addr], tx.hairpins[addr])
+	for addr, n := range tx.shifts {
+		tx.setHairpin(addr, tx.hairpins[addr], tx.hairpins[addr]+n)
 	}
 }
 
@@ -159,9 +152,6 @@ func (tx *transaction) setHairpin(addr netip.Addr, before, after int) {
 		tx.add[tx.sets.hairpin] = append(tx.add[tx.sets.hairpin], element)
 	case before > 0 && after == 0:
 		tx.del[tx.sets.hairpin] = append(tx.del[tx.sets.hairpin], element)
-	}
-	if after == 0 {
-		delete(tx.hairpins, addr)
 	}
 }
 
@@ -276,6 +266,11 @@ func (tx *transaction) commit(t *Table, rules ruleset.Ruleset) error {
 	if err := tx.conn.Flush(); err != nil {
 		t.applied = nil // unknown now: the next Update starts from nothing
 		return fmt.Errorf("nft: apply: %w", err)
+	}
+	for addr, n := range tx.shifts {
+		if tx.hairpins[addr] += n; tx.hairpins[addr] == 0 {
+			delete(tx.hairpins, addr)
+		}
 	}
 	t.applied, t.chains, t.hairpins = rules, tx.chains, tx.hairpins
 	return nil

@@ -38,8 +38,12 @@ func Diff(old, updated Ruleset) Change {
 func Gone(old, updated Ruleset) map[Key][]netip.AddrPort {
 	gone := map[Key][]netip.AddrPort{}
 	for k, before := range old {
+		after := updated[k].Endpoints
+		if slices.Equal(before.Endpoints, after) {
+			continue
+		}
 		for _, e := range before.Endpoints {
-			if !slices.Contains(updated[k].Endpoints, e) {
+			if !slices.Contains(after, e) {
 				gone[k] = append(gone[k], e)
 			}
 		}
