@@ -70,6 +70,8 @@ test-integration: bin/coracle
 
 bench: bin/coracle ## the figures of docs/performance.md
 	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
+	go test -count=1 -run '^$$' -bench TenThousandServices -benchtime 1x ./proxy/nft
+	go test -count=1 -run '^$$' -bench Schedule5000Nodes ./scheduler
 
 generate: ## generated code and the OpenAPI documents
 	@./scripts/install-deps generate
