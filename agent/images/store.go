@@ -50,7 +50,10 @@ type Config struct {
 	Snapshotter string
 	// CertsDir, if set, holds HOST/hosts.toml files as containerd reads them (mirrors, CAs).
 	CertsDir string
-	Log      *slog.Logger
+	// TempDir is where an image is mounted to look into it, so that a crash leaves the mount at a known place; empty
+	// is /tmp.
+	TempDir string
+	Log     *slog.Logger
 }
 
 // Store is the node's images. It is safe for concurrent use.
@@ -85,6 +88,11 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		log:   cfg.Log.With("component", "images"),
 		known: map[digest.Digest]*resolved{}, users: map[digest.Digest]Users{}, pulls: map[string]*keyLock{},
 	}
+	if cfg.TempDir != "" {
+		if err := errors.Join(os.MkdirAll(cfg.TempDir, 0o700), mount.SetTempMountLocation(cfg.TempDir)); err != nil {
+			return nil, err
+		}
+	}
 	if s.snapshotter == "" {
 		var err error
 		if s.snapshotter, err = s.chooseSnapshotter(ctx); err != nil {
@@ -103,7 +111,7 @@ func (s *Store) chooseSnapshotter(ctx context.Context) (string, error) {
 	// Another process may be looking at the same moment.
 	key := fmt.Sprintf("coracle-probe-%d", os.Getpid())
 	overlay := s.client.SnapshotService("overlayfs")
-	err := errors.Join(tryMount(ctx, overlay, key))
+	err := tryMount(ctx, overlay, key)
 	if err == nil {
 		return "overlayfs", nil
 	}

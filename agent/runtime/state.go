@@ -238,11 +238,11 @@ func (c *container) report() Container {
 
 // Status returns one container; errdefs.IsNotFound tells that there is none.
 func (r *Runtime) Status(ctx context.Context, id string) (Container, error) {
-	c, err := r.get(ctx, id)
-	if err != nil {
+	if _, err := r.get(ctx, id); err != nil {
 		return Container{}, err
 	}
-	if c = r.lookup(id); c == nil {
+	c := r.lookup(id)
+	if c == nil {
 		return Container{}, fmt.Errorf("container %q: %w", id, errdefs.ErrNotFound)
 	}
 	r.mu.Lock()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"path/filepath"
 	"time"
 
 	containerdclient "github.com/containerd/containerd/v2/client"
@@ -122,7 +123,7 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	store, err := images.New(ctx, images.Config{Client: conn})
+	store, err := images.New(ctx, images.Config{Client: conn, TempDir: filepath.Join(n.o.layout.Run, "tmp")})
 	if err != nil {
 		return err
 	}

@@ -94,7 +94,7 @@ func Start(t testing.TB) *Env {
 	if e.Client, err = runtime.Dial(e.Layout.ContainerdSocket(), runtime.Namespace); err != nil {
 		t.Fatal(err)
 	}
-	if e.Images, err = images.New(e.Ctx, images.Config{Client: e.Client}); err != nil {
+	if e.Images, err = images.New(e.Ctx, images.Config{Client: e.Client, TempDir: filepath.Join(e.Layout.Run, "tmp")}); err != nil {
 		t.Fatal(err)
 	}
 	e.Runtime = e.NewRuntime(runtime.Config{})
