@@ -106,7 +106,7 @@ func TestSchedule(t *testing.T) {
 		{name: "full by what runs there", nodes: []*corev1.Node{node("a", "2", "4Gi")}, placed: map[*corev1.Pod]string{pod("q", "1500m", ""): "a"},
 			pod: pod("p", "1", ""), why: "0/1 nodes are available: 1 Insufficient cpu."},
 		{name: "taint", nodes: []*corev1.Node{node("a", "2", "4Gi", tainted("dedicated", "gpu"))}, pod: pod("p", "", ""),
-			why: "0/1 nodes are available: 1 node(s) had untolerated taint {dedicated: gpu}."},
+			why: "0/1 nodes are available: 1 node(s) had untolerated taint(s)."},
 		{name: "toleration", nodes: []*corev1.Node{node("a", "2", "4Gi", tainted("dedicated", "gpu"))},
 			pod: pod("p", "", "", func(p *corev1.Pod) {
 				p.Spec.Tolerations = []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists}}

@@ -1,7 +1,6 @@
 package filter
 
 import (
-	"fmt"
 	"slices"
 
 	corev1 "k8s.io/api/core/v1"
@@ -69,7 +68,7 @@ func (f *taintToleration) Check(node *model.Node) []string {
 		if taint.Effect == corev1.TaintEffectPreferNoSchedule || Tolerates(f.tolerations, taint) {
 			continue
 		}
-		return []string{fmt.Sprintf("node(s) had untolerated taint {%s: %s}", taint.Key, taint.Value)}
+		return []string{"node(s) had untolerated taint(s)"}
 	}
 	return nil
 }
