@@ -170,7 +170,7 @@ func badChanges(k *kube) {
 
 // badCommands are commands that ask for what is not there, or wrongly.
 func badCommands(k *kube) {
-	k.apply(deployment("web", 0))
+	k.runIn(deployment("web", 0), "create", "-f", "-")
 	k.want("an unknown kind", k.fails("apiVersion: v1\nkind: Podd\nmetadata: {name: bad}", "create", "--validate=false", "-f", "-"),
 		"error: resource mapping not found for name: \"bad\" namespace: \"\" from \"STDIN\": no matches for kind \"Podd\" in version \"v1\"\nensure CRDs are installed first")
 	k.want("another namespace", k.fails("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: bad, namespace: nowhere}", "create", "-n", k.ns, "-f", "-"),

@@ -243,6 +243,28 @@ func TestKillUp(t *testing.T) {
 	s.undisturbed()
 }
 
+// TestKillEverything kills every process of a cluster at once, as a loss of power does, and brings it up again.
+func TestKillEverything(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	c.Up()
+	s := (&parts{kube: newKube(t, c)}).serve()
+	s.pod("never")
+	uids := s.get("pods", "{.items[*].metadata.uid}")
+	for _, pid := range takeResources(t, c).processes() {
+		kill(t, pid)
+	}
+	c.Up()
+	s.answers()
+	s.rolledOut("web")
+	s.want("pods", s.get("pods", "{.items[*].metadata.uid}"), uids)
+	if id := s.containerID(); id == s.container {
+		t.Errorf("container %s is said to run on", id)
+	}
+	s.eventually("pod/never", "{.status.phase} {.status.containerStatuses[0].restartCount}", "Failed 0")
+	s.works("after")
+}
+
 // TestKillServerWhileWriting: what was acknowledged is there after the restart, as it was written.
 func TestKillServerWhileWriting(t *testing.T) {
 	t.Parallel()

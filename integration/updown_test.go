@@ -79,16 +79,7 @@ func down(t *testing.T, c *cluster.Cluster, args ...string) {
 // firstApp types the README's first app as it stands.
 func firstApp(k *kube) {
 	k.t.Helper()
-	readme, err := os.ReadFile(filepath.Join(repository(), "README.md"))
-	if err != nil {
-		k.t.Fatal(err)
-	}
-	_, section, found := strings.Cut(string(readme), "\n## A first app\n")
-	blocks := codeBlocks(section, "sh")
-	if !found || len(blocks) == 0 {
-		k.t.Fatal("the README has no first app")
-	}
-	lines := strings.Split(strings.TrimSpace(blocks[0]), "\n")
+	lines := strings.Split(strings.TrimSpace(readmeBlock(k.t, "A first app")), "\n")
 	if len(lines) != 5 {
 		k.t.Errorf("the first app has %d lines", len(lines))
 	}
@@ -105,41 +96,73 @@ func firstApp(k *kube) {
 	k.run("wait", "--for=delete", "pods", "-l", "app=web", "--timeout=60s")
 }
 
-// TestMakeUp does on this machine's usual places, but in a network namespace of its own, what the README begins with.
+// TestMakeUp types, on this machine's usual places but in a network namespace of its own, what the README begins with.
 func TestMakeUp(t *testing.T) {
-	for _, path := range []string{"/var/lib/coracle", "/run/coracle", "/etc/coracle/admin.kubeconfig"} {
+	usual := []string{"/var/lib/coracle", "/run/coracle", "/etc/coracle/admin.kubeconfig"}
+	for _, path := range usual {
 		if _, err := os.Lstat(path); err == nil {
 			t.Skipf("skipped: this machine has a cluster of its own: %s", path)
 		}
 	}
 	c := cluster.New(t)
-	makes := func(args ...string) string {
+	k := &kube{t: t, c: c}
+	tools := filepath.Join(checkout(t, k), "tools")
+	home := t.TempDir()
+	types := func(script string) string {
 		t.Helper()
-		cmd := c.Command("make", append([]string{"-C", repository()}, args...)...)
-		cmd.Env = environmentWithout("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL")
-		out, err := cmd.CombinedOutput()
-		if err != nil {
-			t.Fatalf("make %v: %v\n%s", args, err, out)
+		cmd := c.Command("sh", "-ec", strings.ReplaceAll(script, "~", home)) // HOME itself is where Go keeps what it built
+		cmd.Dir = repository()
+		cmd.Env = append(environmentWithout("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "PATH"), "PATH="+tools+":"+os.Getenv("PATH")+":"+filepath.Join(home, "bin"))
+		r, ok := k.execute(cmd, "")
+		if !ok {
+			t.Fatalf("%s: exit code %d\n%s", script, r.code, r.all())
 		}
-		return string(out)
+		return r.all()
 	}
-	t.Cleanup(func() { makes("down", "PURGE=1") })
+	t.Cleanup(func() { types("bin/coracle down --purge") })
 	before := takeTraces(t, c)
-	if out := makes("up"); !strings.Contains(out, "Your cluster is up") {
-		t.Errorf("make up says:\n%s", out)
+	start := strings.Split(strings.TrimSpace(readmeBlock(t, "Start")), "\n")
+	if len(start) != 2 {
+		t.Fatalf("the README's start has the lines %q", start)
 	}
-	cmd := c.Command(filepath.Join(repository(), "bin", "coracle"), "kubectl", "get", "nodes", "-o", "name")
-	cmd.Env = environmentWithout("KUBECONFIG")
-	if out, err := cmd.CombinedOutput(); err != nil || !strings.HasPrefix(string(out), "node/") {
-		t.Errorf("kubectl without a kubeconfig: %v\n%s", err, out)
+	k.contains(start[0], types(start[0]), "Your cluster is up")
+
+	// Where the machine has no kubectl, ours under that name.
+	if err := os.Mkdir(filepath.Join(home, "bin"), 0o755); err != nil {
+		t.Fatal(err)
 	}
-	makes("down", "PURGE=1")
+	if err := os.Symlink(filepath.Join(repository(), "bin", "coracle"), filepath.Join(home, "bin", "kubectl")); err != nil {
+		t.Fatal(err)
+	}
+	k.contains("your own kubectl", types(readmeBlock(t, "With your own kubectl")), " Ready ")
+	k.contains("ours without a kubeconfig", types("sudo bin/coracle kubectl get nodes"), " Ready ")
+	k.contains("status", types("sudo bin/coracle status"), "coracle up", "Ready")
+	k.contains("images", types("sudo bin/coracle image list"), "docker.io/coracle/demo:v1", "docker.io/coracle/demo:v2")
+
+	k.contains(start[1], types(start[1]), "Coracle is down.")
+	types("make down PURGE=1")
 	before.same(t, takeTraces(t, c))
-	for _, path := range []string{"/var/lib/coracle", "/run/coracle", "/etc/coracle/admin.kubeconfig"} {
+	for _, path := range usual {
 		if _, err := os.Lstat(path); !os.IsNotExist(err) {
 			t.Errorf("%s is left: %v", path, err)
 		}
 	}
+}
+
+// readmeBlock is the first code of a section of the README.
+func readmeBlock(t *testing.T, section string) string {
+	t.Helper()
+	readme, err := os.ReadFile(filepath.Join(repository(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(readme), "\n## "+section+"\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	blocks := codeBlocks(text, "sh")
+	if len(blocks) == 0 {
+		t.Fatalf("the README's section %q has no code", section)
+	}
+	return blocks[0]
 }
 
 func environmentWithout(names ...string) []string {
