@@ -63,6 +63,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	do("remove the pod network", network.Cleanup())
 	do("remove the node's link", removeLonelyLink())
 	do("restore sysctls", sysctl.NewKeeper(l.Sysctls()).Restore())
+	do("remove the shims' sockets", os.RemoveAll(l.ShimSockets()))
 	if unmounted == nil { // else removing could reach through a mount into what is not ours
 		do("remove "+l.Run, os.RemoveAll(l.Run))
 	}
