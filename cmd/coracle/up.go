@@ -234,9 +234,21 @@ Your cluster is up. What to type next:
   %[1]s kubectl%[2]s create deployment web --image=coracle/demo:v1 --replicas=3
   %[1]s kubectl%[2]s expose deployment web --port=80 --target-port=8080 --type=NodePort
   %[1]s kubectl%[2]s get pods,services -o wide
-  export KUBECONFIG=%[3]s   # for your own kubectl, Helm and the like
-  %[1]s down
-`, self, kubeconfig, o.kubeconfigOut)
+  export KUBECONFIG=%[3]s   # for your own kubectl
+  %[1]s down%[4]s
+`, self, kubeconfig, o.kubeconfigOut, downFlags(o))
+}
+
+// downFlags are what down must be told of this cluster.
+func downFlags(o *options) string {
+	flags := ""
+	if o.layout.Data != paths.DefaultData {
+		flags += " --data-dir " + o.layout.Data
+	}
+	if o.layout.Run != paths.DefaultRun {
+		flags += " --run-dir " + o.layout.Run
+	}
+	return flags
 }
 
 // resolveNodeName is the node's name: as given, or the host's.
