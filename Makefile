@@ -66,7 +66,7 @@ test-race: $(ASSETS)
 
 test-integration: bin/coracle
 	@echo "== integration tests"
-	go test -count=1 -timeout 25m ./integration/...
+	@set -o pipefail; go test -count=1 -v -parallel 4 -timeout 25m ./integration/... | grep -v '^=== '
 
 bench: bin/coracle ## the figures of docs/performance.md
 	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
