@@ -79,12 +79,18 @@ func (c *Cluster) StartAgent(args ...string) *Process {
 	return p
 }
 
+// Image runs `coracle image COMMAND` on the cluster's images, and returns all it printed.
+func (c *Cluster) Image(command string, args ...string) (string, error) {
+	all := append([]string{"image", command}, c.Flags()...)
+	out, err := c.Command(c.bin, append(all, args...)...).CombinedOutput()
+	return string(out), err
+}
+
 // ImportDemo imports the demo images that were built with the binary, as `up` does.
 func (c *Cluster) ImportDemo(repository string) {
 	c.t.Helper()
 	archive := filepath.Join(repository, "internal", "assets", "files", "demo.tar.gz")
-	cmd := c.Command(c.bin, append(append([]string{"image", "import"}, c.Flags()...), archive)...)
-	if out, err := cmd.CombinedOutput(); err != nil {
+	if out, err := c.Image("import", archive); err != nil {
 		c.fatalf("import the demo images: %v\n%s", err, out)
 	}
 }
