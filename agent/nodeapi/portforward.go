@@ -5,9 +5,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	goruntime "runtime"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/coracle-dev/coracle/internal/thread"
 )
 
 // podPorts connects to ports inside a pod: at its loopback, as the pod's own processes would. An empty namespace is the host's.
@@ -46,27 +47,18 @@ func (p podPorts) dial(ctx context.Context, port int32) (net.Conn, error) {
 	if p.netns == "" {
 		return (&net.Dialer{}).DialContext(ctx, "tcp4", address)
 	}
-	type result struct {
-		conn net.Conn
-		err  error
-	}
-	done := make(chan result, 1)
-	go func() {
-		// Never unlocked: the thread, which is in the pod's namespace now, ends with the goroutine.
-		goruntime.LockOSThread()
+	var conn net.Conn
+	err := thread.Do(func() error {
 		ns, err := netns.GetFromPath(p.netns)
 		if err != nil {
-			done <- result{nil, err}
-			return
+			return err
 		}
 		defer ns.Close()
 		if err := netns.Set(ns); err != nil {
-			done <- result{nil, err}
-			return
+			return err
 		}
-		conn, err := (&net.Dialer{}).DialContext(ctx, "tcp4", address)
-		done <- result{conn, err}
-	}()
-	r := <-done
-	return r.conn, r.err
+		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp4", address)
+		return err
+	})
+	return conn, err
 }

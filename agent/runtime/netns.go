@@ -6,13 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/thread"
 )
 
 // namespace is one that a pod's containers join by path.
@@ -34,18 +35,13 @@ func (cfg SandboxConfig) namespaces() []namespace {
 }
 
 // makeNamespaces creates a sandbox's namespaces on a thread of its own, sets host name, loopback and sysctls
-// in them and keeps each alive by a bind mount. The thread ends with the goroutine, as it stays locked to it.
+// in them and keeps each alive by a bind mount.
 func makeNamespaces(dir string, cfg SandboxConfig) error {
 	list := cfg.namespaces()
 	if len(list) == 0 {
 		return setSysctls(cfg, nil)
 	}
-	result := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		result <- unshareHere(dir, cfg, list)
-	}()
-	return <-result
+	return thread.Do(func() error { return unshareHere(dir, cfg, list) })
 }
 
 func unshareHere(dir string, cfg SandboxConfig, list []namespace) error {
