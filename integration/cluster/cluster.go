@@ -19,6 +19,7 @@ import (
 
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/internal/testenv"
+	"github.com/coracle-dev/coracle/internal/thread"
 )
 
 // Binary is the coracle under test: $CORACLE_BIN, or bin/coracle of this checkout.
@@ -82,16 +83,13 @@ func (c *Cluster) makeNetNS() {
 	if err := os.WriteFile(c.NetNS, nil, 0o600); err != nil {
 		c.fatalf("%v", err)
 	}
-	done := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			err = unix.Mount("/proc/thread-self/ns/net", c.NetNS, "", unix.MS_BIND, "")
+	err := thread.Do(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		return unix.Mount("/proc/thread-self/ns/net", c.NetNS, "", unix.MS_BIND, "")
+	})
+	if err != nil {
 		c.fatalf("network namespace: %v", err)
 	}
 	if out, err := c.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
