@@ -91,7 +91,7 @@ func (k *kube) command(args ...string) *exec.Cmd {
 	if k.binary != "" {
 		cmd = k.c.Command(k.binary, args...)
 	}
-	cmd.Env = append(cmd.Env, "KUBECONFIG="+k.kubeconfig)
+	cmd.Env = append(cmd.Env, "KUBECONFIG="+k.kubeconfig, "TMPDIR="+filepath.Dir(k.kubeconfig)) // edit leaves files where it is refused
 	return cmd
 }
 
