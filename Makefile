@@ -37,7 +37,8 @@ deps: ## what the machine must have besides Go: runc
 up: deps build ## a one-node cluster on this machine
 	bin/coracle up
 
-down: build ## stop it and leave nothing behind; PURGE=1 also removes its data
+down: ## stop it and leave nothing behind; PURGE=1 also removes its data
+	@test -x bin/coracle || $(MAKE) build
 	bin/coracle down $(if $(PURGE),--purge)
 
 test: test-deps build lint test-unit test-race test-integration ## every test there is
