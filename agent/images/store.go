@@ -61,6 +61,7 @@ type Store struct {
 	client      *client.Client
 	snapshotter string
 	certsDir    string
+	tempDir     string
 	platform    platforms.MatchComparer
 	log         *slog.Logger
 
@@ -84,12 +85,12 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 		cfg.Log = slog.Default()
 	}
 	s := &Store{
-		client: cfg.Client, snapshotter: cfg.Snapshotter, certsDir: cfg.CertsDir, platform: platforms.Default(),
+		client: cfg.Client, snapshotter: cfg.Snapshotter, certsDir: cfg.CertsDir, tempDir: cfg.TempDir, platform: platforms.Default(),
 		log:   cfg.Log.With("component", "images"),
 		known: map[digest.Digest]*resolved{}, users: map[digest.Digest]Users{}, pulls: map[string]*keyLock{},
 	}
 	if cfg.TempDir != "" {
-		if err := errors.Join(os.MkdirAll(cfg.TempDir, 0o700), mount.SetTempMountLocation(cfg.TempDir)); err != nil {
+		if err := os.MkdirAll(cfg.TempDir, 0o700); err != nil {
 			return nil, err
 		}
 	}

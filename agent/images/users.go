@@ -41,7 +41,7 @@ func (s *Store) usersOf(ctx context.Context, chainID digest.Digest) (Users, erro
 		}
 	}
 	defer sn.Remove(ctx, key)
-	err = mount.WithReadonlyTempMount(ctx, mounts, func(dir string) error {
+	err = s.mounted(mounts, func(dir string) error {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return err
@@ -75,4 +75,18 @@ func readFile(root *os.Root, name string) ([]byte, error) {
 	}
 	defer f.Close()
 	return io.ReadAll(io.LimitReader(f, maxUserFile))
+}
+
+// mounted shows fn a view of an image, below TempDir.
+func (s *Store) mounted(mounts []mount.Mount, fn func(dir string) error) (err error) {
+	dir, err := os.MkdirTemp(s.tempDir, "image-")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, os.Remove(dir)) }()
+	if err := mount.All(mounts, dir); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, mount.UnmountAll(dir, 0)) }()
+	return fn(dir)
 }
