@@ -45,8 +45,14 @@ func (r *Runtime) makeFIFOs(c *container) (stdin, stdout, stderr string, err err
 	return stdin, stdout, stderr, err
 }
 
+// removeFIFOs removes the pipes, and the note that the container was started.
 func (r *Runtime) removeFIFOs(c *container) {
-	for _, stream := range []string{"out", "err", "in", "started"} {
+	r.removePipes(c)
+	_ = os.Remove(r.ioPath(c.meta.Pod.UID, c.id, "started"))
+}
+
+func (r *Runtime) removePipes(c *container) {
+	for _, stream := range []string{"out", "err", "in"} {
 		_ = os.Remove(r.ioPath(c.meta.Pod.UID, c.id, stream))
 	}
 }

@@ -210,11 +210,14 @@ func (r *Runtime) finish(ctx context.Context, c *container, end status) {
 			ID: c.id, Extensions: map[string]typeurl.Any{extStatus: jsonAny(extStatus, data)},
 		}, "extensions."+extStatus)
 	}
-	if err != nil && !errdefs.IsNotFound(err) {
-		r.log.Warn("end of container not recorded", "container", c.id, "error", err)
-	}
 	c.logs.drain(time.Second)
-	r.removeFIFOs(c)
+	if err != nil && !errdefs.IsNotFound(err) {
+		// The note that it was started stays, for an agent that knows no more than that must not start it again.
+		r.log.Warn("end of container not recorded", "container", c.id, "error", err)
+		r.removePipes(c)
+	} else {
+		r.removeFIFOs(c)
+	}
 	r.mu.Lock()
 	c.state, c.pid, c.end, c.started, c.logs = StateExited, 0, end, end.StartedAt, nil
 	select {
