@@ -145,7 +145,7 @@ func TestRoomOfADeletedPodIsUsed(t *testing.T) {
 	await(t, "bound without its gate", func() bool { return get(t, kube, "gated").Spec.NodeName == "n" })
 }
 
-// TestManyPodsNeverOvercommit binds more pods than fit, while a colleague deletes and adds.
+// TestManyPodsNeverOvercommit: of more pods than fit, as many are bound as fit, and again after some went.
 func TestManyPodsNeverOvercommit(t *testing.T) {
 	kube := start(t)
 	for i := range 4 {
