@@ -230,18 +230,23 @@ func (m *mirror) listAndWatch(c *cluster, stop <-chan struct{}, final *int64) er
 	for i := 0; ; i++ {
 		last := m.isLast(c, stop, final)
 		wait := 5 * time.Millisecond
+		if last { // on a busy machine a short wait is over before Next has looked
+			wait = 2 * time.Second
+		}
 		ctx, cancel := context.WithTimeout(c.Context(), wait)
 		events, err := w.Next(ctx)
 		cancel()
 		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 			return err
 		}
+		quiet := true
 		for _, e := range events {
+			quiet = quiet && e.Type == watch.Bookmark
 			if err := m.take(e); err != nil {
 				c.Error(err)
 			}
 		}
-		if len(events) == 0 && last {
+		if quiet && last {
 			return nil
 		}
 		if i%20 == 19 { // reconnect now and then
