@@ -1,0 +1,3 @@
+package kinds
+
+func admissionKinds() []Kind { return nil }

@@ -1,0 +1,3 @@
+package kinds
+
+func componentStatuses() []Kind { return nil }

@@ -1,0 +1,3 @@
+package kinds
+
+func rbacKinds() []Kind { return nil }

@@ -1,0 +1,3 @@
+package kinds
+
+func resourceClaims() []Kind { return nil }

@@ -1,0 +1,3 @@
+package kinds
+
+func storageKinds() []Kind { return nil }
