@@ -107,7 +107,7 @@ type Watcher interface {
 	// Next blocks until there is at least one event, and returns those at hand; the slice is valid until the
 	// next call. All events of one revision come in one slice. It returns ErrTooOld when the watcher fell
 	// behind the history kept, ctx's error at its end (the watch may go on then), context.Canceled after
-	// Stop, and store.ErrUnavailable once the cache has stopped.
+	// Stop, ErrRemoved once the resource has been removed, and store.ErrUnavailable once the cache has stopped.
 	Next(ctx context.Context) ([]Event, error)
 	// Stop ends the watch and wakes Next; it may be called from anywhere, more than once.
 	Stop()

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -37,33 +38,27 @@ var errStopped = fmt.Errorf("cache stopped: %w", store.ErrUnavailable)
 // Cache holds the newest state and the recent history of a set of resources. Its methods are safe for
 // concurrent use; those that read wait until the first state is there.
 type Cache struct {
-	store    store.Store
-	log      *slog.Logger
-	tables   map[string]*table
-	prefixes map[string][]*table
-	clock    revisionClock
-	pool     *encodingPool
-	feed     atomic.Pointer[store.Watcher]
-	ready    chan struct{}
-	done     chan struct{}
+	store  store.Store
+	log    *slog.Logger
+	change sync.Mutex // held to put other tables in place
+	tables atomic.Pointer[tables]
+	clock  revisionClock
+	pool   *encodingPool
+	feed   atomic.Pointer[store.Watcher]
+	ready  chan struct{}
+	done   chan struct{}
 }
 
 // New makes a cache of resources on st, empty until Run. Resources may share a prefix.
 func New(st store.Store, resources []Resource) *Cache {
 	c := &Cache{
-		store:    st,
-		log:      slog.With("component", "cache"),
-		tables:   make(map[string]*table, len(resources)),
-		prefixes: make(map[string][]*table, len(resources)),
-		pool:     &encodingPool{},
-		ready:    make(chan struct{}),
-		done:     make(chan struct{}),
+		store: st,
+		log:   slog.With("component", "cache"),
+		pool:  &encodingPool{},
+		ready: make(chan struct{}),
+		done:  make(chan struct{}),
 	}
-	for _, r := range resources {
-		t := newTable(r)
-		c.tables[r.Name] = t
-		c.prefixes[r.Prefix] = append(c.prefixes[r.Prefix], t)
-	}
+	c.tables.Store(newTables(resources))
 	return c
 }
 
@@ -82,7 +77,7 @@ func (c *Cache) sweep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
-			for _, t := range c.tables {
+			for _, t := range c.tables.Load().byName {
 				t.trim(now)
 			}
 			c.pool.sweep()
@@ -192,8 +187,9 @@ type Stats struct {
 
 // Stats are those of every resource, by name.
 func (c *Cache) Stats() []Stats {
-	all := make([]Stats, 0, len(c.tables))
-	for _, t := range c.tables {
+	ts := c.tables.Load()
+	all := make([]Stats, 0, len(ts.byName))
+	for _, t := range ts.byName {
 		all = append(all, t.stats())
 	}
 	slices.SortFunc(all, func(a, b Stats) int { return strings.Compare(a.Resource, b.Resource) })
@@ -202,11 +198,14 @@ func (c *Cache) Stats() []Stats {
 
 // fresh returns the resource's table once it is as new as asked.
 func (c *Cache) fresh(ctx context.Context, resource string, minRevision int64, consistent bool) (*table, error) {
-	t := c.tables[resource]
+	t := c.tables.Load().byName[resource]
 	if t == nil {
-		return nil, fmt.Errorf("cache: unknown resource %q", resource)
+		return nil, fmt.Errorf("%w: %s", ErrRemoved, resource)
 	}
 	if err := c.WaitReady(ctx); err != nil {
+		return nil, err
+	}
+	if err := t.waitLoaded(ctx); err != nil {
 		return nil, err
 	}
 	if consistent {

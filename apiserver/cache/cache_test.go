@@ -446,7 +446,7 @@ func TestWatchSelectors(t *testing.T) {
 		f.quiet()
 		f.w.Stop()
 	}
-	if g := c.cache.tables["pods"].groups; len(g.byKey) != 0 || len(g.fields) != 0 || g.scopes != 0 {
+	if g := c.cache.tables.Load().byName["pods"].groups; len(g.byKey) != 0 || len(g.fields) != 0 || g.scopes != 0 {
 		t.Errorf("groups are left behind: %+v", g)
 	}
 }

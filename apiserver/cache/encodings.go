@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"slices"
 	"sync"
 	"sync/atomic"
 	"weak"
@@ -24,13 +25,17 @@ type encoding struct {
 }
 
 // Encoded returns the object's bytes in the encoding name, calling encode for them at most once while they
-// are kept. The bytes are shared: do not change them. An error of encode is kept as well.
+// are kept. The bytes are shared: do not change them. An error of encode is not:
+// a conversion may fail for a while.
 func (o *Object) Encoded(name string, encode func(runtime.Object) ([]byte, error)) ([]byte, error) {
 	e, first := o.encodings.find(name)
 	if o.encodings.pool != nil {
 		o.encodings.pool.touch(o, e, first)
 	}
 	e.once.Do(func() { e.bytes, e.err = encode(o.Object) })
+	if e.err != nil {
+		o.encodings.forget(e)
+	}
 	return e.bytes, e.err
 }
 
@@ -46,6 +51,12 @@ func (s *encodings) find(name string) (e *encoding, first bool) {
 	e = &encoding{name: name}
 	s.list = append(s.list, e)
 	return e, len(s.list) == 1
+}
+
+func (s *encodings) forget(e *encoding) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = slices.DeleteFunc(slices.Clone(s.list), func(o *encoding) bool { return o == e })
 }
 
 // drop forgets the encodings last used before epoch and tells how many are left.

@@ -91,12 +91,13 @@ func (c *Cache) apply(events []store.Event) {
 	}
 	now := time.Now()
 	batches := map[*table]*batch{}
+	ts := c.tables.Load()
 	for i := range events {
 		e := &events[i]
 		if e.Type == store.Progress {
 			continue
 		}
-		for _, t := range c.tablesOf(e.Key) {
+		for _, t := range ts.of(e.Key) {
 			b := batches[t]
 			if b == nil {
 				b = &batch{}
@@ -126,8 +127,8 @@ func (c *Cache) changeOf(t *table, e *store.Event, now time.Time) *change {
 	return ch
 }
 
-// tablesOf finds the tables whose prefix a key has: one to three path elements below the root.
-func (c *Cache) tablesOf(key string) []*table {
+// of finds the tables whose prefix a key has: one to three path elements below the root.
+func (ts *tables) of(key string) []*table {
 	if !strings.HasPrefix(key, store.Root) {
 		return nil
 	}
@@ -137,8 +138,8 @@ func (c *Cache) tablesOf(key string) []*table {
 			return nil
 		}
 		end += i + 1
-		if ts := c.prefixes[key[:end]]; ts != nil {
-			return ts
+		if found := ts.byPrefix[key[:end]]; found != nil {
+			return found
 		}
 	}
 }

@@ -34,8 +34,9 @@ func (c *Cache) loadAt(ctx context.Context, revision int64) error {
 		t       *table
 		objects []*Object
 	}
-	results := make([]loaded, 0, len(c.tables))
-	for _, t := range c.tables {
+	ts := c.tables.Load()
+	results := make([]loaded, 0, len(ts.byName))
+	for _, t := range ts.byName {
 		results = append(results, loaded{t: t})
 	}
 	g, gctx := errgroup.WithContext(ctx)
@@ -95,6 +96,14 @@ func (c *Cache) read(ctx context.Context, t *table, revision int64) ([]*Object, 
 
 // catchUp applies the differences between the table's state, as of revision from, and objects, as of to.
 func (t *table) catchUp(objects []*Object, from, to int64) {
+	if t.fill(objects, to) { // it was waiting for its first state
+		return
+	}
+	floor := t.since()
+	if floor >= to {
+		return
+	}
+	from = max(from, floor)
 	b := t.differences(objects, from, to)
 	t.mu.Lock()
 	t.endSnapshot(from + 1)

@@ -136,7 +136,7 @@ func (c *cluster) expected(o WatchOptions) map[string]int64 {
 	sel := selector{scope: podPrefix + o.Scope, labels: o.Labels, fields: o.Fields}.compile()
 	want := map[string]int64{}
 	for _, e := range l.Entries {
-		obj, err := c.cache.decode(c.cache.tables["pods"], e)
+		obj, err := c.cache.decode(c.cache.tables.Load().byName["pods"], e)
 		c.must(err)
 		if sel.matches(obj) {
 			want[e.Key] = e.Revision

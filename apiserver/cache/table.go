@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -52,27 +53,79 @@ type table struct {
 	kept     []keptSnapshot
 	history  history
 	groups   groups
+
+	// floor is the revision of the first state: the feed may bring changes that are part of it.
+	floor int64
+	// loading: the first state is not there, and the feed's changes wait in pending. loaded is closed then.
+	loading bool
+	pending batch
+	loaded  chan struct{}
+	// gone is closed when the resource is removed.
+	gone chan struct{}
 }
 
 func newTable(r Resource) *table {
-	return &table{Resource: r, live: newIndex(), groups: newGroups()}
+	return &table{
+		Resource: r, live: newIndex(), groups: newGroups(), loading: true,
+		loaded: make(chan struct{}), gone: make(chan struct{}),
+	}
 }
 
-// fill sets the first state, all as of revision.
-func (t *table) fill(objects []*Object, revision int64) {
+// fill sets the first state, all as of revision, and applies what came in behind it meanwhile. It reports false,
+// and does nothing, where the first state is there already.
+func (t *table) fill(objects []*Object, revision int64) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !t.loading {
+		return false
+	}
 	for _, o := range objects {
 		t.live.ReplaceOrInsert(item{o.Key, o})
 	}
-	t.revision = revision
-	t.history.since = revision
+	t.revision, t.floor, t.history.since = revision, revision, revision
+	t.loading = false
+	pending := t.pending
+	t.pending = batch{}
+	// Nobody watches what has not been loaded: there is nobody to wake.
+	t.applyLocked(pending.changes, pending.keys)
+	close(t.loaded)
+	return true
+}
+
+// since is the revision of the first state.
+func (t *table) since() int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.floor
+}
+
+// waitLoaded waits for the first state.
+func (t *table) waitLoaded(ctx context.Context) error {
+	select {
+	case <-t.loaded:
+		return nil
+	default:
+	}
+	select {
+	case <-t.loaded:
+		return nil
+	case <-t.gone:
+		return ErrRemoved
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 // apply takes changes in revision order, each to the object at the key of the same index, and wakes the
 // watchers they concern. A change's prev is filled in here.
 func (t *table) apply(changes []*change, keys []string) {
 	t.mu.Lock()
+	if t.loading {
+		t.pending.changes = append(t.pending.changes, changes...)
+		t.pending.keys = append(t.pending.keys, keys...)
+		t.mu.Unlock()
+		return
+	}
 	wake := t.applyLocked(changes, keys)
 	t.mu.Unlock()
 	wakeAll(wake)
@@ -80,6 +133,9 @@ func (t *table) apply(changes []*change, keys []string) {
 
 func (t *table) applyLocked(changes []*change, keys []string) (wake []*signal) {
 	for i, c := range changes {
+		if c.revision <= t.floor {
+			continue // the first state has it
+		}
 		if t.applyOne(c, keys[i]) {
 			wake = t.groups.concern(wake, keys[i][len(t.Prefix):], c, t.history.head-1)
 		}

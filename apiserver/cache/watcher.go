@@ -88,6 +88,7 @@ func (w *watcher) Next(ctx context.Context) ([]Event, error) {
 		if err := w.ended(ctx); err != nil {
 			return nil, err
 		}
+		removed := w.table.removed() // looked at first, so that the last changes are seen
 		if w.initial != nil {
 			w.takeInitial()
 		} else if err := w.takeChanges(ctx); err != nil {
@@ -97,6 +98,9 @@ func (w *watcher) Next(ctx context.Context) ([]Event, error) {
 			return w.events, nil
 		}
 		if w.sleeping != nil {
+			if removed {
+				return nil, ErrRemoved
+			}
 			w.sleep(ctx)
 		}
 	}
@@ -242,6 +246,7 @@ func (w *watcher) sleep(ctx context.Context) {
 	case <-mark:
 	case <-ctx.Done():
 	case <-w.stop:
+	case <-w.table.gone:
 	case <-w.cache.done:
 	}
 }
