@@ -104,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Cache = NewCache(cfg.Store)
 	}
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
-	table, scheme := s.served(), kinds.Scheme()
+	table, scheme := kinds.All(), kinds.Scheme()
 	s.rest = rest.New(rest.Config{
 		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
 		Authorizer: cfg.Authorizer, Hooks: cfg.Hooks, Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,

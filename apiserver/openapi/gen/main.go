@@ -29,7 +29,6 @@ import (
 	"k8s.io/kube-openapi/pkg/util"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
-	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/kinds"
 	"github.com/coracle-dev/coracle/apiserver/openapi/gen/definitions"
 	"github.com/coracle-dev/coracle/apiserver/openapi/routes"
@@ -45,7 +44,7 @@ func main() {
 }
 
 func run(dir string) error {
-	containers := routes.Build(slices.Concat(kinds.All(), apiserver.Reviews()))
+	containers := routes.Build(kinds.All())
 	names := definitionNames(kinds.Scheme())
 	if err := os.RemoveAll(dir); err != nil {
 		return err
