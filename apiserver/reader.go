@@ -59,11 +59,11 @@ func (r *Reader) Get(ctx context.Context, gr schema.GroupResource, namespace, na
 	return o.Object, nil
 }
 
-// List returns the objects of a namespace; empty is all.
+// List returns the objects of a namespace; empty is all. A resource that is not served has none.
 func (r *Reader) List(ctx context.Context, gr schema.GroupResource, namespace string) ([]runtime.Object, metav1.ListMeta, error) {
 	k := r.kinds[gr]
 	if k == nil {
-		return nil, metav1.ListMeta{}, fmt.Errorf("resource %s is not served", gr)
+		return nil, metav1.ListMeta{}, nil
 	}
 	var opts cache.ListOptions
 	if k.Namespaced && namespace != "" {

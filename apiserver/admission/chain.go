@@ -16,11 +16,15 @@ type Chain []Plugin
 func New(r Reader) Chain {
 	return Chain{
 		namespaceLifecycle{reader: r},
+		limitRanger{reader: r},
 		newServiceAccount(r),
 		nodeRestriction{reader: r},
 		taintNodesByCondition{},
+		newPodSecurity(r),
 		priority{reader: r},
 		defaultTolerationSeconds{},
+		runtimeClass{reader: r},
+		defaultIngressClass{reader: r},
 	}
 }
 
@@ -84,4 +88,28 @@ func get[T any](ctx context.Context, r Reader, gr schema.GroupResource, namespac
 		return zero, apierrors.NewInternalError(fmt.Errorf("%s are %T here", gr, obj))
 	}
 	return typed, nil
+}
+
+// list reads the objects of a namespace, all of a known type; empty is all namespaces.
+func list[T any](ctx context.Context, r Reader, gr schema.GroupResource, namespace string) ([]T, error) {
+	objs, _, err := r.List(ctx, gr, namespace)
+	if err != nil || len(objs) == 0 {
+		return nil, err
+	}
+	typed := make([]T, 0, len(objs))
+	for _, obj := range objs {
+		t, ok := any(obj).(T)
+		if !ok {
+			return nil, apierrors.NewInternalError(fmt.Errorf("%s are %T here", gr, obj))
+		}
+		typed = append(typed, t)
+	}
+	return typed, nil
+}
+
+// warn sends the client a warning, where there is one to hear it.
+func (r *Request) warn(text string) {
+	if r.Warn != nil {
+		r.Warn(text)
+	}
 }

@@ -268,13 +268,3 @@ func TestNewNodeIsTainted(t *testing.T) {
 		}
 	}
 }
-
-func TestOrder(t *testing.T) {
-	var names []string
-	for _, p := range New(world()) {
-		names = append(names, p.Name())
-	}
-	if want := []string{"NamespaceLifecycle", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "Priority", "DefaultTolerationSeconds"}; !slices.Equal(names, want) {
-		t.Errorf("order %v", names)
-	}
-}
