@@ -31,6 +31,9 @@ type Resource struct {
 	Decode func(value []byte, revision int64) (runtime.Object, error)
 	// Fields gives what field selectors see of the object (metadata.name and .namespace included).
 	Fields func(runtime.Object) fields.Set
+	// LateField, where set, gives the values of field labels that hold a colon. They are found out when a selector
+	// first asks for them, and remembered: that may take long, which Decode and Fields must not.
+	LateField func(obj runtime.Object, label string) string
 }
 
 // Object is one version of an object. It must never be changed; encodings are memoised on it.
@@ -42,7 +45,8 @@ type Object struct {
 	Labels   labels.Set
 	Fields   fields.Set
 
-	encodings // memoised bytes, by encoding name
+	late      *lateFields // nil where the resource has none
+	encodings             // memoised bytes, by encoding name
 }
 
 // ListOptions select objects.

@@ -15,6 +15,7 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/store"
 	"github.com/coracle-dev/coracle/internal/run"
 	"k8s.io/apimachinery/pkg/api/meta"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/labels"
 )
 
@@ -244,6 +245,9 @@ func (c *Cache) decode(t *table, e store.Entry) (*Object, error) {
 	if t.Fields != nil {
 		o.Fields = t.Fields(obj)
 	}
+	if t.LateField != nil {
+		o.late = &lateFields{object: obj, find: t.LateField, known: fields.Set{}}
+	}
 	return o, nil
 }
 
@@ -251,7 +255,7 @@ func (c *Cache) decode(t *table, e store.Entry) (*Object, error) {
 func (o *Object) at(revision int64) *Object {
 	c := &Object{
 		Key: o.Key, Revision: revision, Object: o.Object.DeepCopyObject(),
-		Labels: o.Labels, Fields: o.Fields, encodings: encodings{pool: o.encodings.pool},
+		Labels: o.Labels, Fields: o.Fields, late: o.late, encodings: encodings{pool: o.encodings.pool},
 	}
 	if m, err := meta.Accessor(c.Object); err == nil {
 		m.SetResourceVersion(strconv.FormatInt(revision, 10))

@@ -147,5 +147,5 @@ func (c *compiled) matches(o *Object) bool {
 	}
 	return strings.HasPrefix(o.Key, c.scope) &&
 		(c.labels == nil || c.labels.Matches(o.Labels)) &&
-		(c.fields == nil || c.fields.Matches(o.Fields))
+		(c.fields == nil || c.fields.Matches(o.fieldsSeen()))
 }

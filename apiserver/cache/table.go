@@ -324,7 +324,7 @@ func exactField(s fields.Selector) (field, value string, ok bool) {
 		return "metadata.name", v, true
 	}
 	for _, r := range s.Requirements() {
-		if r.Field == "metadata.namespace" {
+		if r.Field == "metadata.namespace" || isLate(r.Field) {
 			continue
 		}
 		if v, found := s.RequiresExactMatch(r.Field); found {

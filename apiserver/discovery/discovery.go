@@ -8,14 +8,18 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 
 	apidiscoveryv2 "k8s.io/api/apidiscovery/v2"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	apiversion "k8s.io/apimachinery/pkg/version"
 
 	"github.com/coracle-dev/coracle/apiserver/kinds"
 	"github.com/coracle-dev/coracle/apiserver/rest"
@@ -26,6 +30,16 @@ const aggregatedType = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupD
 
 // Handler serves /api, /apis and what is below them up to a group's version.
 type Handler struct {
+	now atomic.Pointer[snapshot]
+
+	mu     sync.Mutex // guards what snapshots are built from
+	static []kinds.Kind
+	// dynamic are the kinds that SetKinds added, by source.
+	dynamic map[string][]kinds.Kind
+}
+
+// snapshot is all that is served at one moment. It is never changed.
+type snapshot struct {
 	// documents by path: APIVersions, APIGroupList, APIGroup, APIResourceList.
 	documents map[string]runtime.Object
 	// aggregated holds the encoded aggregated document of /api and /apis.
@@ -39,8 +53,58 @@ type aggregated struct {
 
 // New builds the documents of a table.
 func New(table []kinds.Kind) (*Handler, error) {
-	h := &Handler{documents: map[string]runtime.Object{}, aggregated: map[string]aggregated{}}
-	groups := groupsOf(table)
+	h := &Handler{static: table, dynamic: map[string][]kinds.Kind{}}
+	return h, h.rebuild()
+}
+
+// SetKinds puts table in the place of the kinds that the source set before. Their groups follow the static ones by
+// name, and the versions of a group are in the order of Kubernetes versions: v2, v1, v1beta1. Entries of stored versions
+// (Dynamic.Stored) are left out.
+func (h *Handler) SetKinds(source string, table []kinds.Kind) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.dynamic[source] = table
+	return h.rebuild()
+}
+
+// rebuild makes the snapshot anew. The caller holds the lock, but for New.
+func (h *Handler) rebuild() error {
+	s, err := build(h.groups())
+	if err == nil {
+		h.now.Store(s)
+	}
+	return err
+}
+
+// groups are those of the static table, in its order, and then those of the other sources.
+func (h *Handler) groups() []*group {
+	groups := groupsOf(h.static)
+	var added []kinds.Kind
+	for _, source := range slices.Sorted(maps.Keys(h.dynamic)) {
+		added = append(added, h.dynamic[source]...)
+	}
+	others := groupsOf(added)
+	slices.SortFunc(others, func(a, b *group) int { return strings.Compare(a.name, b.name) })
+	for _, g := range others {
+		slices.SortFunc(g.versions, func(a, b *version) int {
+			return apiversion.CompareKubeAwareVersionStrings(b.gv.Version, a.gv.Version)
+		})
+		known := slices.IndexFunc(groups, func(k *group) bool { return k.name == g.name })
+		if known < 0 {
+			groups = append(groups, g)
+			continue
+		}
+		for _, v := range g.versions {
+			if !slices.ContainsFunc(groups[known].versions, func(k *version) bool { return k.gv == v.gv }) {
+				groups[known].versions = append(groups[known].versions, v)
+			}
+		}
+	}
+	return groups
+}
+
+func build(groups []*group) (*snapshot, error) {
+	h := &snapshot{documents: map[string]runtime.Object{}, aggregated: map[string]aggregated{}}
 	list := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList"), Groups: []metav1.APIGroup{}}
 	var core, others []apidiscoveryv2.APIGroupDiscovery
 	for _, g := range groups {
@@ -85,12 +149,13 @@ func aggregate(items []apidiscoveryv2.APIGroupDiscovery) (aggregated, error) {
 }
 
 // Serves tells whether a path, without a slash at its end, is a discovery document.
-func (h *Handler) Serves(path string) bool { return h.documents[path] != nil }
+func (h *Handler) Serves(path string) bool { return h.now.Load().documents[path] != nil }
 
 // Paths lists the paths served, sorted.
 func (h *Handler) Paths() []string {
-	paths := make([]string, 0, len(h.documents))
-	for p := range h.documents {
+	documents := h.now.Load().documents
+	paths := make([]string, 0, len(documents))
+	for p := range documents {
 		paths = append(paths, p)
 	}
 	slices.Sort(paths)
@@ -100,14 +165,20 @@ func (h *Handler) Paths() []string {
 // ServeHTTP answers with the document of a path that Serves.
 func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	path := strings.TrimSuffix(req.URL.Path, "/")
-	if a, ok := h.aggregated[path]; ok {
+	s := h.now.Load()
+	if a, ok := s.aggregated[path]; ok {
 		w.Header().Add("Vary", "Accept")
 		if wantsAggregated(req.Header.Get("Accept")) {
 			a.serve(w, req)
 			return
 		}
 	}
-	doc := h.documents[path].DeepCopyObject()
+	doc := s.documents[path]
+	if doc == nil { // it went since Serves was asked
+		http.NotFound(w, req)
+		return
+	}
+	doc = doc.DeepCopyObject()
 	rest.WriteObject(w, req, http.StatusOK, doc.GetObjectKind().GroupVersionKind(), doc)
 }
 
@@ -155,6 +226,9 @@ func groupsOf(table []kinds.Kind) []*group {
 	var groups []*group
 	for i := range table {
 		k := &table[i]
+		if k.Dynamic != nil && k.Dynamic.Stored {
+			continue
+		}
 		g := find(&groups, func(g *group) bool { return g.name == k.GVK.Group }, func() *group { return &group{name: k.GVK.Group} })
 		gv := k.GVK.GroupVersion()
 		v := find(&g.versions, func(v *version) bool { return v.gv == gv }, func() *version { return &version{gv: gv} })
@@ -262,7 +336,11 @@ func storageHash(k *kinds.Kind) string {
 	if k.NotStored {
 		return ""
 	}
-	sum := sha256.Sum256([]byte(k.GVK.Group + "/" + k.GVK.Version + "/" + k.GVK.Kind))
+	version := k.GVK.Version
+	if k.Dynamic != nil {
+		version = k.Dynamic.StorageVersion
+	}
+	sum := sha256.Sum256([]byte(k.GVK.Group + "/" + version + "/" + k.GVK.Kind))
 	return base64.StdEncoding.EncodeToString(sum[:8])
 }
 

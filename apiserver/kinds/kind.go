@@ -80,8 +80,32 @@ type Kind struct {
 
 	Status *Subresource
 	Scale  *Scale
+	// Dynamic is set for kinds that are known only at run time.
+	Dynamic *Dynamic
 	// Others names subresources that rest serves with a handler of their own (binding, eviction, log, exec, token, finalize ...).
 	Others []string
+}
+
+// Dynamic is what a kind needs whose objects have no Go type: New gives *unstructured.Unstructured and NewList
+// *unstructured.UnstructuredList, both with their kinds set. Objects are stored as JSON, in whatever version they were
+// written last; FromStorage gives them in the served version, as the schema has them.
+type Dynamic struct {
+	// Schema identifies all that the entry was made from. Another one ends watches and drops what is remembered of objects.
+	Schema string
+	// Stored: the entry stands for the stored version of its prefix and is not served. It alone has no FromStorage.
+	Stored bool
+	// StorageVersion is the one that objects are written in.
+	StorageVersion string
+	// Coerce brings an object that came from a client into the shape of the schema. With track, it lists the paths
+	// of the fields that it dropped.
+	Coerce func(obj runtime.Object, track bool) (unknown []string, err error)
+	// Terminating: the kind is about to go, and nothing more is created.
+	Terminating bool
+	// Warning is given on every request, where not empty.
+	Warning string
+	// LateField gives, on the stored version's entry, the value of a field label that FieldNames of a served version
+	// leads to. Such labels hold a colon. It may convert the object, and is called where a selector asks for it.
+	LateField func(obj runtime.Object, label string) string
 }
 
 // Subresource is an update path to a part of the object (status, ephemeralcontainers, resize).
@@ -96,6 +120,8 @@ type Scale struct {
 	Get func(obj runtime.Object) *autoscalingv1.Scale
 	// Set writes spec.replicas into obj.
 	Set func(obj runtime.Object, replicas int32)
+	// Check, where set, tells why there is no Scale of an object.
+	Check func(obj runtime.Object) error
 }
 
 // Deprecation is the Warning that upstream gives on every request for a kind that it has deprecated; empty for others.

@@ -49,7 +49,7 @@ var podsGVR = corev1.SchemeGroupVersion.WithResource("pods")
 
 // createBinding answers a POST to the collection "bindings", the older way to bind: the body names the pod.
 func (c *call) createBinding(b *corev1.Binding) error {
-	pods := c.resources[podsGVR]
+	pods := c.find(podsGVR)
 	if pods == nil {
 		return notFoundPath()
 	}

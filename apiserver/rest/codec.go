@@ -7,8 +7,10 @@ import (
 	"fmt"
 	"strconv"
 
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	kjson "sigs.k8s.io/json"
 
 	"github.com/coracle-dev/coracle/apiserver/kinds"
 )
@@ -124,6 +126,10 @@ func encodeJSON(obj runtime.Object) ([]byte, error) {
 // decode reads a stored value: the protobuf envelope or JSON.
 func (c *codec) decode(value []byte) (runtime.Object, error) {
 	obj := c.empty()
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		u.Object = map[string]any{}
+		return u, kjson.UnmarshalCaseSensitivePreserveInts(value, &u.Object)
+	}
 	if !bytes.HasPrefix(value, magic) {
 		return obj, json.Unmarshal(value, obj)
 	}

@@ -12,6 +12,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	kjson "sigs.k8s.io/json"
@@ -47,6 +48,17 @@ type decoding struct {
 	mediaType string
 	strict    bool
 	scheme    *runtime.Scheme // to tell unknown kinds from misplaced ones
+	// coerce brings objects without Go type into the shape of their schema; nil for others.
+	coerce func(obj runtime.Object, track bool) (unknown []string, err error)
+}
+
+// decoding says how the call's resource is read.
+func (c *call) decoding(mediaType string) decoding {
+	d := decoding{mediaType: mediaType, strict: c.fieldValidation != metav1.FieldValidationIgnore, scheme: c.Scheme}
+	if c.r != nil && c.r.Dynamic != nil {
+		d.coerce = c.r.Dynamic.Coerce
+	}
+	return d
 }
 
 // typeError is a failure to decode that names the kind met in the body, if that was readable.
@@ -61,7 +73,11 @@ func (e *typeError) Unwrap() error { return e.cause }
 // decodeInto reads body into obj, whose kind is want. Strict findings (unknown and duplicate fields) come
 // back beside err and leave obj filled.
 func (d decoding) decodeInto(body []byte, want schema.GroupVersionKind, obj runtime.Object) (strict []error, err error) {
+	u, dynamic := obj.(*unstructured.Unstructured)
 	if d.mediaType == typeProtobuf {
+		if dynamic {
+			return nil, &typeError{cause: unsupportedMediaType(servedDynamic)}
+		}
 		return nil, d.decodeProtobuf(body, want, obj)
 	}
 	original := body
@@ -69,6 +85,9 @@ func (d decoding) decodeInto(body []byte, want schema.GroupVersionKind, obj runt
 		if body, err = yaml.YAMLToJSON(original); err != nil {
 			return nil, &typeError{cause: err}
 		}
+	}
+	if dynamic {
+		return d.decodeUnstructured(original, body, want, u)
 	}
 	if d.strict {
 		strict, err = unmarshalStrict(d.mediaType, original, body, obj)
@@ -81,6 +100,49 @@ func (d decoding) decodeInto(body []byte, want schema.GroupVersionKind, obj runt
 	}
 	obj.GetObjectKind().SetGroupVersionKind(want)
 	return strict, nil
+}
+
+// decodeUnstructured reads an object that has no Go type. Here the body must say what it is.
+func (d decoding) decodeUnstructured(original, body []byte, want schema.GroupVersionKind, u *unstructured.Unstructured) (strict []error, err error) {
+	content := map[string]any{}
+	if d.strict {
+		strict, err = unmarshalStrict(d.mediaType, original, body, &content)
+	} else {
+		err = kjson.UnmarshalCaseSensitivePreserveInts(body, &content)
+	}
+	if err != nil {
+		return nil, &typeError{cause: err}
+	}
+	u.Object = content
+	met := u.GroupVersionKind()
+	switch {
+	case met.Kind == "":
+		return nil, &typeError{cause: runtime.NewMissingKindErr(string(original))}
+	case met.Version == "":
+		return nil, &typeError{cause: runtime.NewMissingVersionErr(string(original))}
+	case met != want:
+		return nil, &typeError{met: met, cause: otherKind(met, want)}
+	}
+	if d.coerce == nil {
+		return strict, nil
+	}
+	unknown, err := d.coerce(u, d.strict)
+	if err != nil {
+		return nil, &typeError{met: met, cause: err}
+	}
+	for _, path := range unknown {
+		strict = append(strict, fmt.Errorf("unknown field %q", path))
+	}
+	return strict, nil
+}
+
+// otherKind refuses an object of another kind than the path's.
+func otherKind(met, want schema.GroupVersionKind) error {
+	if met.Group == want.Group && met.Kind == want.Kind {
+		return apierrors.NewBadRequest(fmt.Sprintf("the API version in the data (%s) does not match the expected API version (%s)",
+			met.GroupVersion(), want.GroupVersion()))
+	}
+	return apierrors.NewBadRequest(fmt.Sprintf("the kind in the data (%s) does not match the expected kind (%s)", met, want))
 }
 
 // explain finds out why a body is not of the wanted kind, or did not decode with err. That the body is of another
@@ -100,7 +162,7 @@ func (d decoding) explain(body []byte, want schema.GroupVersionKind, err error) 
 	return &typeError{met: met, cause: err}
 }
 
-func unmarshalStrict(mediaType string, original, body []byte, obj runtime.Object) ([]error, error) {
+func unmarshalStrict(mediaType string, original, body []byte, obj any) ([]error, error) {
 	var strict []error
 	if mediaType == typeYAML {
 		if _, err := yaml.YAMLToJSONStrict(original); err != nil {
@@ -223,8 +285,7 @@ func (c *call) decodeObject(body []byte, want schema.GroupVersionKind, obj runti
 	if err != nil {
 		return err
 	}
-	d := decoding{mediaType: mediaType, strict: c.fieldValidation != metav1.FieldValidationIgnore, scheme: c.Scheme}
-	strict, err := d.decodeInto(body, want, obj)
+	strict, err := c.decoding(mediaType).decodeInto(body, want, obj)
 	if err != nil {
 		return badBody(err, want, body)
 	}

@@ -95,6 +95,8 @@ func readError(gr schema.GroupResource, name string, revision int64, err error) 
 		return tooLargeVersion(revision)
 	case errors.Is(err, store.ErrUnavailable):
 		return apierrors.NewServiceUnavailable(err.Error())
+	case errors.Is(err, cache.ErrRemoved):
+		return notFoundPath()
 	}
 	return err
 }
@@ -143,6 +145,13 @@ func describe(a authorizer.AttributesRecord) string {
 		return fmt.Sprintf("%s in the namespace %q", text, a.Namespace)
 	}
 	return text + " at the cluster scope"
+}
+
+// terminating refuses what a kind does not take any more while it is being deleted.
+func terminating(verb string) error {
+	err := MethodNotAllowed().(*apierrors.StatusError)
+	err.ErrStatus.Message = verb + " not allowed while custom resource definition is terminating"
+	return err
 }
 
 // MethodNotAllowed is the 405 of a method that a path does not have.

@@ -18,7 +18,7 @@ func FuzzAccept(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, header string) {
-		o, ok := negotiateHeader(header)
+		o, ok := negotiateHeader(header, false)
 		if ok && !slices.Contains(served, o.mediaType) {
 			t.Errorf("%q is answered as %q", header, o.mediaType)
 		}

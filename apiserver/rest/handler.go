@@ -2,9 +2,12 @@ package rest
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -61,19 +64,19 @@ type Config struct {
 // Handler serves the resources of one table. It expects RequestInfo and the user in the request's context.
 type Handler struct {
 	Config
-	resources map[schema.GroupVersionResource]*resource
-	// storage finds the resource that holds the stored version, by cache name.
-	storage map[string]*resource
+	static routes
+	// routes is what is served now: the static resources and those set by SetDynamic.
+	routes  atomic.Pointer[routes]
+	change  sync.Mutex // held to put other routes in place
 	watches watchGate
 }
 
+// routes finds resources. They are never changed once requests see them.
+type routes map[schema.GroupVersionResource]*resource
+
 // New derives what requests need from the table.
 func New(cfg Config) *Handler {
-	h := &Handler{
-		Config:    cfg,
-		resources: map[schema.GroupVersionResource]*resource{},
-		storage:   map[string]*resource{},
-	}
+	h := &Handler{Config: cfg, static: routes{}}
 	if h.Now == nil {
 		h.Now = time.Now
 	}
@@ -81,26 +84,61 @@ func New(cfg Config) *Handler {
 		h.MinWatch = 30 * time.Minute
 	}
 	h.watches.init()
+	h.static.add(h.Kinds, cfg, nil)
+	h.routes.Store(&h.static)
+	return h
+}
+
+// add derives the resources of a table. One that another table held with the same Dynamic.Schema is taken from there.
+func (rs routes) add(table []kinds.Kind, cfg Config, known routes) {
 	byPrefix := map[string]*resource{}
-	for i := range cfg.Kinds {
-		k := &h.Kinds[i]
+	var added []*resource
+	for i := range table {
+		k := &table[i]
 		r := newResource(k, cfg.Scheme, cfg.Hooks[k.GroupResource()])
-		h.resources[r.gvr] = r
+		if k.Dynamic == nil || !k.Dynamic.Stored {
+			if old := known[r.gvr]; old != nil && old.Dynamic != nil && k.Dynamic != nil && old.Dynamic.Schema == k.Dynamic.Schema {
+				rs[r.gvr] = old
+				continue
+			}
+			rs[r.gvr] = r
+			added = append(added, r)
+		}
 		if stored(k) && k.FromStorage == nil {
 			byPrefix[r.prefix] = r
-			h.storage[r.gr.String()] = r
 		}
 	}
-	for _, r := range h.resources {
+	for _, r := range added {
 		if s := byPrefix[r.prefix]; s != nil {
 			r.storage, r.stored = s.gr.String(), s
 		}
 	}
-	return h
 }
 
-// Serves tells whether a resource is one of the table's.
-func (h *Handler) Serves(gvr schema.GroupVersionResource) bool { return h.resources[gvr] != nil }
+// SetDynamic puts kinds in the place of those that an earlier call set; the static ones win where both are there.
+// Watches of kinds whose Dynamic.Schema is another now end, and their clients take them up again behind what they
+// have seen. Those of kinds that are gone end when the cache removes the resource, not before its last event.
+// Their resources must be in the cache (CacheResources).
+func (h *Handler) SetDynamic(table []kinds.Kind) {
+	h.change.Lock()
+	defer h.change.Unlock()
+	known := *h.routes.Load()
+	next := routes{}
+	next.add(table, h.Config, known)
+	maps.Copy(next, h.static)
+	h.routes.Store(&next)
+	for gvr, old := range known {
+		if r := next[gvr]; r != nil && r != old {
+			old.end()
+		}
+	}
+}
+
+// find gives a resource that is served, or nil.
+func (h *Handler) find(gvr schema.GroupVersionResource) *resource { return (*h.routes.Load())[gvr] }
+
+// Serves tells whether a resource is served.
+func (h *Handler) Serves(gvr schema.GroupVersionResource) bool { return h.find(gvr) != nil }
 
 // EndWatches ends every watch and other endless request that is being served, and those to come, at shutdown.
 func (h *Handler) EndWatches() { h.watches.close() }
@@ -155,9 +193,17 @@ func (c *call) serve() error {
 	if c.info == nil || !c.info.IsResourceRequest {
 		return notFoundPath()
 	}
-	c.r = c.resources[schema.GroupVersionResource{Group: c.info.APIGroup, Version: c.info.APIVersion, Resource: c.info.Resource}]
+	c.r = c.find(schema.GroupVersionResource{Group: c.info.APIGroup, Version: c.info.APIVersion, Resource: c.info.Resource})
 	if c.r == nil {
 		return notFoundPath()
+	}
+	if d := c.r.Dynamic; d != nil {
+		if d.Warning != "" {
+			c.warn(d.Warning)
+		}
+		if d.Terminating && c.info.Verb == "create" {
+			return terminating(c.info.Verb)
+		}
 	}
 	if c.r.Namespaced && c.info.Namespace == "" && c.info.Name != "" && !isWatchPath(c.info) {
 		return notFoundPath()
@@ -166,7 +212,7 @@ func (c *call) serve() error {
 		return c.serveSubresource()
 	}
 	var err error
-	if c.out, err = negotiate(c.req); err != nil {
+	if c.out, err = c.r.negotiate(c.req); err != nil {
 		return err
 	}
 	if !c.r.verbs[c.info.Verb] || !c.r.pathTakes(c.info) {

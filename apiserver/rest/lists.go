@@ -17,9 +17,7 @@ func (r *resource) listKind(out output) schema.GroupVersionKind {
 	if out.meta() {
 		return schema.GroupVersionKind{Group: metav1.GroupName, Version: out.metaVersion, Kind: "PartialObjectMetadataList"}
 	}
-	gvk := r.GVK
-	gvk.Kind += "List"
-	return gvk
+	return r.list
 }
 
 // metaCodec knows the heads of PartialObjectMetadata.

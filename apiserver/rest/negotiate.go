@@ -20,6 +20,9 @@ const (
 // served lists media types in order of preference.
 var served = []string{typeJSON, typeYAML, typeProtobuf}
 
+// servedDynamic are those of objects without Go type.
+var servedDynamic = []string{typeJSON, typeYAML}
+
 // servedStreams are the media types of watches; YAML has no frames.
 var servedStreams = []string{typeJSON + ";stream=watch", typeProtobuf + ";stream=watch"}
 
@@ -130,13 +133,29 @@ func (c clause) accept(mediaType string) (output, bool) {
 
 // negotiate picks the response's form from the Accept header, or fails with 406.
 func negotiate(req *http.Request) (output, error) {
+	return negotiateAmong(req, false)
+}
+
+// negotiate picks the form of a response about the resource: objects without Go type have no protobuf form, but their
+// metadata has.
+func (r *resource) negotiate(req *http.Request) (output, error) {
+	return negotiateAmong(req, r.Dynamic != nil)
+}
+
+func negotiateAmong(req *http.Request, dynamic bool) (output, error) {
 	o, ok := output{mediaType: typeJSON}, true
 	switch header := req.Header.Get("Accept"); header {
 	case "", typeJSON, "*/*":
 	case typeProtobuf, typeProtobuf + ", */*", typeProtobuf + ",application/json", typeProtobuf + ";stream=watch":
 		o.mediaType = typeProtobuf
+		if dynamic {
+			o, ok = negotiateHeader(header, true)
+		}
 	default:
-		o, ok = negotiateHeader(header)
+		o, ok = negotiateHeader(header, dynamic)
+	}
+	if !ok && dynamic {
+		return o, notAcceptable(servedDynamic)
 	}
 	if !ok {
 		return o, notAcceptable(served)
@@ -147,13 +166,13 @@ func negotiate(req *http.Request) (output, error) {
 	return o, nil
 }
 
-func negotiateHeader(header string) (output, bool) {
+func negotiateHeader(header string, dynamic bool) (output, bool) {
 	for _, c := range parseAccept(header) {
 		for _, mediaType := range served {
 			if !matches(c.mediaType, mediaType) {
 				continue
 			}
-			if o, ok := c.accept(mediaType); ok {
+			if o, ok := c.accept(mediaType); ok && (!dynamic || mediaType != typeProtobuf || o.meta()) {
 				return o, true
 			}
 		}

@@ -27,6 +27,14 @@ var patchTypes = []string{
 	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType),
 }
 
+// patchTypes are those that the resource takes: what a strategic merge patch means, a Go type's tags tell.
+func (r *resource) patchTypes() []string {
+	if r.Dynamic == nil {
+		return patchTypes
+	}
+	return slices.DeleteFunc(slices.Clone(patchTypes), func(t string) bool { return t == string(types.StrategicMergePatchType) })
+}
+
 // patcher applies one patch to objects of one kind.
 type patcher struct {
 	c    *call
@@ -42,8 +50,8 @@ type patcher struct {
 // newPatcher reads a PATCH request.
 func (c *call) newPatcher() (*patcher, error) {
 	contentType, _, _ := strings.Cut(c.req.Header.Get("Content-Type"), ";")
-	if !slices.Contains(patchTypes, contentType) {
-		return nil, unsupportedMediaType(patchTypes)
+	if types := c.r.patchTypes(); !slices.Contains(types, contentType) {
+		return nil, unsupportedMediaType(types)
 	}
 	body, err := readBody(c.req)
 	if err != nil {
@@ -135,8 +143,7 @@ func (p *patcher) onJSON(asJSON func() ([]byte, error)) (runtime.Object, error) 
 		return nil, err
 	}
 	obj := p.new()
-	d := decoding{mediaType: typeJSON, strict: p.strict(), scheme: p.c.Scheme}
-	found, err := d.decodeInto(after, p.gvk, obj)
+	found, err := p.c.decoding(typeJSON).decodeInto(after, p.gvk, obj)
 	if err != nil {
 		return nil, invalidPatch(string(after), err.Error())
 	}

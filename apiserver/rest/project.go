@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 )
 
@@ -70,6 +71,9 @@ func graft(obj, patched runtime.Object, fields []int) runtime.Object {
 
 // specChanged tells whether anything but type, metadata and status differs.
 func specChanged(obj, old runtime.Object) bool {
+	if u, ok := obj.(*unstructured.Unstructured); ok {
+		return contentChanged(u, old.(*unstructured.Unstructured))
+	}
 	a, b := reflect.ValueOf(obj), reflect.ValueOf(old)
 	if a.Type() != b.Type() || a.Kind() != reflect.Pointer || a.Elem().Kind() != reflect.Struct {
 		return !apiequality.Semantic.DeepEqual(obj, old)
@@ -81,6 +85,22 @@ func specChanged(obj, old runtime.Object) bool {
 			continue
 		}
 		if !sameBytes(a.Field(i), b.Field(i)) && !apiequality.Semantic.DeepEqual(a.Field(i).Interface(), b.Field(i).Interface()) {
+			return true
+		}
+	}
+	return false
+}
+
+// contentChanged compares all but the metadata: what of an object without Go type is its status, its kind has
+// carried over from old where status is an update path of its own.
+func contentChanged(obj, old *unstructured.Unstructured) bool {
+	for name, value := range obj.Object {
+		if name != "metadata" && !apiequality.Semantic.DeepEqual(value, old.Object[name]) {
+			return true
+		}
+	}
+	for name := range old.Object {
+		if _, ok := obj.Object[name]; !ok && name != "metadata" {
 			return true
 		}
 	}

@@ -249,7 +249,7 @@ func (c *call) respondPage(p page) error {
 		writeBody(c.w, c.req, typeProtobuf, http.StatusOK, segments...)
 		return nil
 	}
-	return c.respondJSONList(jsonListBody{list: list, head: &head, meta: p.meta, items: items, whole: c.out.meta()})
+	return c.respondJSONList(jsonListBody{list: list, head: &head, meta: p.meta, items: items, whole: c.out.meta() || c.r.Dynamic != nil})
 }
 
 // respondJSONList sends a JSON list, or the YAML or indented form of it.

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"fmt"
 
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -27,6 +28,10 @@ type resource struct {
 	fields  map[string]bool // supported field labels
 	verbs   map[string]bool
 	parts   parts
+	list    schema.GroupVersionKind // of lists
+	// life ends when another takes the place of a dynamic resource; nil for the others.
+	life context.Context
+	end  context.CancelFunc
 }
 
 // key is where an object lies in the store.
@@ -92,6 +97,12 @@ func newResource(k *kinds.Kind, scheme *runtime.Scheme, hook Hook) *resource {
 	}
 	r.codec = newCodec(k, scheme)
 	r.parts = partsOf(k.New())
+	r.list = k.GVK
+	r.list.Kind += "List"
+	if k.Dynamic != nil {
+		r.list = k.NewList().GetObjectKind().GroupVersionKind()
+		r.life, r.end = context.WithCancel(context.Background())
+	}
 	return r
 }
 
@@ -113,6 +124,9 @@ func CacheResources(table []kinds.Kind, scheme *runtime.Scheme) []cache.Resource
 			Decode: r.decodeStored,
 			Fields: r.fieldSet,
 		})
+		if k.Dynamic != nil {
+			all[len(all)-1].LateField = k.Dynamic.LateField
+		}
 	}
 	return all
 }
@@ -126,7 +140,9 @@ func (r *resource) decodeStored(value []byte, revision int64) (runtime.Object, e
 	if r.Default != nil {
 		r.Default(obj)
 	}
-	obj.GetObjectKind().SetGroupVersionKind(r.GVK)
+	if r.Dynamic == nil { // those say themselves which version they are in
+		obj.GetObjectKind().SetGroupVersionKind(r.GVK)
+	}
 	m, err := meta.Accessor(obj)
 	if err != nil {
 		return nil, err

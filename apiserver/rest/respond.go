@@ -179,6 +179,8 @@ func (r *resource) form(out output) form {
 	case out.meta():
 		f.meta = out.metaVersion
 		f.name += "/meta/" + f.meta
+	case r.Dynamic != nil:
+		f.name += "/" + r.GVK.GroupVersion().String() + "/" + r.Dynamic.Schema
 	case r.FromStorage != nil:
 		f.name += "/" + r.GVK.GroupVersion().String()
 	}

@@ -25,7 +25,7 @@ func (c *call) serveSubresource() error {
 		return notFoundPath()
 	}
 	var err error
-	if c.out, err = negotiate(c.req); err != nil {
+	if c.out, err = c.r.negotiate(c.req); err != nil {
 		return err
 	}
 	switch sub {
@@ -67,6 +67,9 @@ func (c *call) serveScale() error {
 		if err != nil {
 			return err
 		}
+		if err := c.scalable(obj); err != nil {
+			return err
+		}
 		return c.respondFresh(http.StatusOK, scaleGVK, c.r.Kind.Scale.Get(obj))
 	case "update":
 		return c.putScale()
@@ -105,6 +108,9 @@ func (c *call) patchScale() error {
 	p.gvk, p.defaults, p.parts = scaleGVK, nil, nil
 	p.new = func() runtime.Object { return &autoscalingv1.Scale{} }
 	return c.applyScale(func(cur *current) (*autoscalingv1.Scale, error) {
+		if err := c.scalable(cur.obj); err != nil {
+			return nil, err
+		}
 		old := c.r.Kind.Scale.Get(cur.obj)
 		old.SetGroupVersionKind(scaleGVK)
 		obj, err := p.apply(old, func() ([]byte, error) { return encodeJSON(old) })
@@ -154,6 +160,14 @@ func (c *call) applyScale(wanted func(*current) (*autoscalingv1.Scale, error)) e
 		return err
 	}
 	return c.respondFresh(http.StatusOK, scaleGVK, c.r.Kind.Scale.Get(obj))
+}
+
+// scalable refuses objects that have no Scale.
+func (c *call) scalable(obj runtime.Object) error {
+	if check := c.r.Kind.Scale.Check; check != nil {
+		return check(obj)
+	}
+	return nil
 }
 
 func validateScale(s *autoscalingv1.Scale) field.ErrorList {

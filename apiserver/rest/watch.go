@@ -61,6 +61,9 @@ func (c *call) watch(o *metainternal.ListOptions) error {
 	defer end()
 	ctx, cancel := context.WithTimeout(base, c.watchFor(o))
 	defer cancel()
+	if c.r.life != nil {
+		defer context.AfterFunc(c.r.life, cancel)()
+	}
 	s := c.newStream(o)
 	initial := deref(o.SendInitialEvents)
 	if !initial && revision == 0 {
@@ -234,8 +237,12 @@ func (s *stream) table(obj runtime.Object) ([]byte, error) {
 
 // bookmark is an empty object of the stored kind that carries a resourceVersion.
 func (r *resource) bookmark(e *cache.Event) runtime.Object {
-	obj := r.stored.New()
-	obj.GetObjectKind().SetGroupVersionKind(r.stored.GVK)
+	of := r.stored
+	if r.Dynamic != nil {
+		of = r // nothing to convert
+	}
+	obj := of.New()
+	obj.GetObjectKind().SetGroupVersionKind(of.GVK)
 	m := accessor(obj)
 	m.SetResourceVersion(formatRevision(e.Revision))
 	if e.InitialEnd {
