@@ -282,10 +282,10 @@ func checkColumns(t *testing.T, k *Kind) {
 	}
 }
 
-// cellTypes are what a column of a type may hold. Numbers in string columns, and texts such as "<unknown>" or "3 (2m ago)" in
+// cellTypes are what a column of a type may hold. Numbers and booleans in string columns, and texts such as "<unknown>" or "3 (2m ago)" in
 // those of numbers, are upstream's.
 var cellTypes = map[string][]string{
-	"string":  {"string", "int64"},
+	"string":  {"string", "int64", "bool"},
 	"integer": {"int64", "string"},
 	"boolean": {"bool"},
 	"date":    {"string"},
