@@ -5,6 +5,7 @@ package conformance
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strings"
 	"testing"
@@ -199,6 +200,10 @@ func (e *env) raw(verb, path, contentType, body string) (string, error) {
 		r = r.SetHeader("Content-Type", contentType).Body([]byte(body))
 	}
 	out, err := r.DoRaw(e.ctx)
+	var status metav1.Status
+	if err != nil && json.Unmarshal(out, &status) == nil && status.Message != "" {
+		err = errors.New(status.Message)
+	}
 	return string(out), err
 }
 

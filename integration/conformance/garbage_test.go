@@ -151,7 +151,7 @@ func twoOwners(e *env) {
 func deleteOptions(e *env) {
 	e.configMap("one", nil)
 	maps := e.kube.CoreV1().ConfigMaps(e.ns)
-	e.refused(maps.Delete(e.ctx, "one", metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("other")}), "Precondition failed: UID in precondition: other")
+	e.refused(maps.Delete(e.ctx, "one", metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("other")}), "the UID in the precondition (other) does not match the UID in record")
 	orphan, background := true, metav1.DeletePropagationBackground
 	e.refused(maps.Delete(e.ctx, "one", metav1.DeleteOptions{OrphanDependents: &orphan, PropagationPolicy: &background}), "orphanDependents and deletionPropagation cannot be both set")
 	bad := metav1.DeletionPropagation("Sideways")
