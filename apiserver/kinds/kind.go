@@ -55,6 +55,8 @@ type Kind struct {
 	CreateOnUpdate bool
 	// UnconditionalUpdate: PUT without resourceVersion is allowed.
 	UnconditionalUpdate bool
+	// BeginDelete, where set, marks an object of which the deletion begins: it may add finalizers and change its status.
+	BeginDelete func(obj runtime.Object, now metav1.Time)
 	// OrphanByDefault: a delete without a policy orphans dependents (ReplicationController).
 	OrphanByDefault bool
 	// GracePeriod, where set, gives graceful deletion: the seconds granted for these options (zero: now).

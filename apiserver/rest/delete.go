@@ -93,6 +93,9 @@ func (c *call) removeOnce(cur *current, opts *metav1.DeleteOptions) (deletion, e
 		// As upstream: what is to answer is the object as it is, although nothing happened.
 		return deletion{obj: cur.raw.DeepCopyObject(), gone: returnsDeleted[c.r.gr]}, nil
 	}
+	if c.r.BeginDelete != nil && m.GetDeletionTimestamp() == nil {
+		c.r.BeginDelete(obj, c.now())
+	}
 	m.SetFinalizers(c.r.finalizersFor(m.GetFinalizers(), opts))
 	waits := len(m.GetFinalizers()) > 0
 	if waits && !graceful {

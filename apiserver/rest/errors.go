@@ -147,13 +147,6 @@ func describe(a authorizer.AttributesRecord) string {
 	return text + " at the cluster scope"
 }
 
-// terminating refuses what a kind does not take any more while it is being deleted.
-func terminating(verb string) error {
-	err := MethodNotAllowed().(*apierrors.StatusError)
-	err.ErrStatus.Message = verb + " not allowed while custom resource definition is terminating"
-	return err
-}
-
 // MethodNotAllowed is the 405 of a method that a path does not have.
 func MethodNotAllowed() error {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{

@@ -197,13 +197,8 @@ func (c *call) serve() error {
 	if c.r == nil {
 		return notFoundPath()
 	}
-	if d := c.r.Dynamic; d != nil {
-		if d.Warning != "" {
-			c.warn(d.Warning)
-		}
-		if d.Terminating && c.info.Verb == "create" {
-			return terminating(c.info.Verb)
-		}
+	if d := c.r.Dynamic; d != nil && d.Warning != "" {
+		c.warn(d.Warning)
 	}
 	if c.r.Namespaced && c.info.Namespace == "" && c.info.Name != "" && !isWatchPath(c.info) {
 		return notFoundPath()

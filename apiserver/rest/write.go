@@ -149,6 +149,10 @@ func (c *call) admissionRequest(op admission.Operation, obj, old runtime.Object)
 }
 
 func (c *call) mutate(op admission.Operation, obj, old runtime.Object) error {
+	if d := c.r.Dynamic; d != nil && d.Terminating && op == admission.Create {
+		return apierrors.NewForbidden(c.r.gr, accessor(obj).GetName(),
+			errors.New("create not allowed while custom resource definition is terminating"))
+	}
 	if c.Admission == nil {
 		return nil
 	}
