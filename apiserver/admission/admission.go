@@ -36,6 +36,8 @@ type Request struct {
 	Options     runtime.Object // CreateOptions, UpdateOptions, DeleteOptions or nil
 	// Warn collects Warning headers for the client.
 	Warn func(text string)
+	// OnFailure, if set, takes what is to be undone where the object is not stored after all.
+	OnFailure func(undo func(context.Context))
 }
 
 // Plugin is one link. Either method may do nothing. Errors are API status errors.

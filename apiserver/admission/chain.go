@@ -12,9 +12,9 @@ import (
 // Chain is the plug-ins in their order. It is a Plugin itself.
 type Chain []Plugin
 
-// New is the chain that every write passes, in upstream's order.
-func New(r Reader) Chain {
-	return Chain{
+// New is the chain that every write passes, in upstream's order. A nil QuotaWriter leaves quotas uncharged.
+func New(r Reader, quotas QuotaWriter) Chain {
+	chain := Chain{
 		namespaceLifecycle{reader: r},
 		limitRanger{reader: r},
 		newServiceAccount(r),
@@ -26,6 +26,10 @@ func New(r Reader) Chain {
 		runtimeClass{reader: r},
 		defaultIngressClass{reader: r},
 	}
+	if quotas != nil {
+		chain = append(chain, newResourceQuota(r, quotas))
+	}
+	return chain
 }
 
 // Name implements Plugin.

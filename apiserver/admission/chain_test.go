@@ -3,7 +3,6 @@ package admission
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -83,7 +82,7 @@ func simplePod(ns string) *corev1.Pod {
 
 func admit(t *testing.T, r *Request) error {
 	t.Helper()
-	c := New(world())
+	c := New(world(), nil)
 	if err := c.Mutate(t.Context(), r); err != nil {
 		return err
 	}
