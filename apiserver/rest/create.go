@@ -169,6 +169,7 @@ func (c *call) storeNew(raw runtime.Object) error {
 		return err
 	}
 	revision, err := c.Store.Create(c.ctx(), key, value, store.CreateOptions{TTL: time.Duration(c.r.TTLSeconds) * time.Second})
+	c.wrote(err)
 	if err != nil {
 		return err
 	}

@@ -161,6 +161,7 @@ type call struct {
 	options         runtime.Object // CreateOptions, UpdateOptions or DeleteOptions, for admission
 	dryRun          bool
 	fieldValidation string
+	undo            []func(context.Context) // what admission did for a write that is yet to happen
 	values          url.Values
 }
 
@@ -185,6 +186,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	c.info, _ = request.RequestInfoFrom(req.Context())
 	c.user, _ = request.UserFrom(req.Context())
 	if err := c.serve(); err != nil {
+		c.takeBack()
 		WriteError(w, req, err)
 	}
 }

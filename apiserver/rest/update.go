@@ -325,6 +325,7 @@ func (c *call) storeUpdate(obj runtime.Object, cur *current) (runtime.Object, er
 	revision := cur.revision
 	if !same && !c.dryRun {
 		revision, err = c.Store.Update(c.ctx(), c.r.key(m.GetNamespace(), m.GetName()), value, cur.revision)
+		c.wrote(err)
 		if err != nil {
 			return nil, err
 		}

@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -163,7 +164,10 @@ func (c *call) validate(op admission.Operation, obj, old runtime.Object) error {
 	if c.Admission == nil {
 		return nil
 	}
-	return c.Admission.Validate(c.ctx(), c.admissionRequest(op, obj, old))
+	c.takeBack() // an attempt before this one stored nothing
+	r := c.admissionRequest(op, obj, old)
+	r.OnFailure = func(undo func(context.Context)) { c.undo = append(c.undo, undo) }
+	return c.Admission.Validate(c.ctx(), r)
 }
 
 // matchNamespace makes an object's namespace the request's.
