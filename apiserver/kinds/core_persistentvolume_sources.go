@@ -34,12 +34,16 @@ func persistent[T any](name, at string, get func(*corev1.PersistentVolumeSource)
 // persistentSources are the kinds of volume, in the order in which the first of several is the one that counts.
 var persistentSources = []persistentSource{
 	persistent("hostPath", "hostPath", func(s *corev1.PersistentVolumeSource) *corev1.HostPathVolumeSource { return s.HostPath }, validateHostPath),
-	persistent("gcePersistentDisk", "persistentDisk", func(s *corev1.PersistentVolumeSource) *corev1.GCEPersistentDiskVolumeSource { return s.GCEPersistentDisk },
+	persistent("gcePersistentDisk", "persistentDisk", func(s *corev1.PersistentVolumeSource) *corev1.GCEPersistentDiskVolumeSource {
+		return s.GCEPersistentDisk
+	},
 		func(s *corev1.GCEPersistentDiskVolumeSource, path *field.Path) field.ErrorList {
 			return append(required(path, namedValue{"pdName", s.PDName}), validatePartition(s.Partition, path.Child("partition"))...)
 		}),
 	persistent("awsElasticBlockStore", "awsElasticBlockStore",
-		func(s *corev1.PersistentVolumeSource) *corev1.AWSElasticBlockStoreVolumeSource { return s.AWSElasticBlockStore },
+		func(s *corev1.PersistentVolumeSource) *corev1.AWSElasticBlockStoreVolumeSource {
+			return s.AWSElasticBlockStore
+		},
 		func(s *corev1.AWSElasticBlockStoreVolumeSource, path *field.Path) field.ErrorList {
 			return append(required(path, namedValue{"volumeID", s.VolumeID}), validatePartition(s.Partition, path.Child("partition"))...)
 		}),
@@ -83,7 +87,9 @@ var persistentSources = []persistentSource{
 			return required(path, namedValue{"volumePath", s.VolumePath})
 		}),
 	persistent("photonPersistentDisk", "photonPersistentDisk",
-		func(s *corev1.PersistentVolumeSource) *corev1.PhotonPersistentDiskVolumeSource { return s.PhotonPersistentDisk },
+		func(s *corev1.PersistentVolumeSource) *corev1.PhotonPersistentDiskVolumeSource {
+			return s.PhotonPersistentDisk
+		},
 		func(s *corev1.PhotonPersistentDiskVolumeSource, path *field.Path) field.ErrorList {
 			return required(path, namedValue{"pdID", s.PdID})
 		}),

@@ -132,7 +132,10 @@ func csiNodes() Kind {
 		New:      func() runtime.Object { return &storagev1.CSINode{} },
 		NewList:  func() runtime.Object { return &storagev1.CSINodeList{} },
 
-		Validate: check(func(n *storagev1.CSINode) field.ErrorList { return validateCSINode(n, nil) }),
+		// The status is that of feature CSIVolumeHealth, which is off.
+		PrepareCreate: on(func(n *storagev1.CSINode) { n.Status = storagev1.CSINodeStatus{} }),
+		PrepareUpdate: onUpdate(func(n, old *storagev1.CSINode) { n.Status = *old.Status.DeepCopy() }),
+		Validate:      check(func(n *storagev1.CSINode) field.ErrorList { return validateCSINode(n, nil) }),
 		ValidateUpdate: checkUpdate(func(n, old *storagev1.CSINode) field.ErrorList {
 			return append(validateMetaUpdate(&n.ObjectMeta, &old.ObjectMeta), validateCSINode(n, old)...)
 		}),
