@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -55,6 +56,9 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 		if err != nil && !apierrors.IsAlreadyExists(err) {
 			return err
 		}
+	}
+	if err := s.access.keep(ctx, client); err != nil {
+		return fmt.Errorf("default roles: %w", err)
 	}
 	for _, class := range priorityClasses() {
 		_, err := client.SchedulingV1().PriorityClasses().Get(ctx, class.Name, metav1.GetOptions{ResourceVersion: "0"})

@@ -86,6 +86,7 @@ type Server struct {
 	listener  net.Listener
 	health    *health
 	metrics   *metrics
+	access    *access
 	log       *slog.Logger
 	scheme    *runtime.Scheme
 }
@@ -105,9 +106,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
 	table, scheme := kinds.All(), kinds.Scheme()
+	s.access = newAccess(s)
 	s.rest = rest.New(rest.Config{
 		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
-		Authorizer: cfg.Authorizer, Hooks: cfg.Hooks, Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
+		Authorizer: cfg.Authorizer, Hooks: s.access.hooks(cfg.Hooks), Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
 	})
 	s.metrics.served = s.rest.Serves
 	var err error
@@ -161,7 +163,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.keep)
+	err := run.All(ctx, s.serve, s.access.run, s.keep)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)

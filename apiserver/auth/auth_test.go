@@ -308,7 +308,7 @@ func TestIssueChecks(t *testing.T) {
 	}
 }
 
-func request(t *testing.T, change func(*http.Request)) *http.Request {
+func bearing(t *testing.T, change func(*http.Request)) *http.Request {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://x/api", nil)
 	if err != nil {
@@ -383,7 +383,7 @@ func TestAuthenticator(t *testing.T) {
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			req := request(t, c.change)
+			req := bearing(t, c.change)
 			for range 2 {
 				resp, ok, err := a.AuthenticateRequest(req.Clone(req.Context()))
 				if c.user == "" {
@@ -398,7 +398,7 @@ func TestAuthenticator(t *testing.T) {
 			}
 		})
 	}
-	req := request(t, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) })
+	req := bearing(t, func(r *http.Request) { r.Header.Set("Authorization", "Bearer "+token) })
 	if _, _, err := a.AuthenticateRequest(req); err != nil || req.Header.Get("Authorization") != "" {
 		t.Error("the token stayed in the request")
 	}

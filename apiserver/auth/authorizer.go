@@ -2,25 +2,32 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"slices"
-	"strings"
 
-	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// Authorizer decides by the tables in rules.go and, for nodes, by the pods that are bound to them. What neither
-// allows gets no opinion, which is a refusal.
-type Authorizer struct{ nodes nodeRules }
+// Authorizer lets members of system:masters do anything, nodes what the pods that are bound to them need, and everybody
+// what roles allow. What none of these allows gets no opinion, which is a refusal.
+type Authorizer struct {
+	nodes  nodeRules
+	policy *Policy
+}
 
 var (
 	_ authorizer.Authorizer   = (*Authorizer)(nil)
 	_ authorizer.RuleResolver = (*Authorizer)(nil)
 )
 
-// NewAuthorizer decides by what r shows.
-func NewAuthorizer(r Reader) *Authorizer { return &Authorizer{nodes: nodeRules{pods: newPodIndex(r)}} }
+// NewAuthorizer decides by what r shows of pods and by its Policy, which somebody has to feed.
+func NewAuthorizer(r Reader) *Authorizer {
+	return &Authorizer{nodes: nodeRules{pods: newPodIndex(r), reader: r}, policy: NewPolicy()}
+}
+
+// Policy is what roles and bindings say, for the API server to feed from its watch cache.
+func (z *Authorizer) Policy() *Policy { return z.policy }
 
 // Authorize implements authorizer.Authorizer.
 func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (authorizer.Decision, string, error) {
@@ -28,18 +35,30 @@ func (z *Authorizer) Authorize(ctx context.Context, a authorizer.Attributes) (au
 	if u == nil {
 		return authorizer.DecisionNoOpinion, "", nil
 	}
-	for rules := range rulesOf(u) {
-		for i := range rules {
-			if allows(&rules[i], a) {
-				return authorizer.DecisionAllow, "", nil
-			}
-		}
+	if isMaster(u) {
+		return authorizer.DecisionAllow, "", nil
 	}
+	var ofNode string
 	if node, ok := NodeName(u); ok {
-		return z.nodes.authorize(ctx, node, a)
+		decision, reason, err := z.nodes.authorize(ctx, node, a)
+		if decision == authorizer.DecisionAllow || err != nil {
+			return decision, reason, err
+		}
+		ofNode = reason
 	}
-	return authorizer.DecisionNoOpinion, "", nil
+	allowed, reason := z.policy.authorize(u, a)
+	switch {
+	case allowed:
+		return authorizer.DecisionAllow, reason, nil
+	case ofNode != "" && reason != "":
+		reason = ofNode + "\n" + reason
+	case ofNode != "":
+		reason = ofNode
+	}
+	return authorizer.DecisionNoOpinion, reason, nil
 }
+
+func isMaster(u user.Info) bool { return slices.Contains(u.GetGroups(), user.SystemPrivilegedGroup) }
 
 // ConditionsAwareAuthorize implements authorizer.Authorizer: no decision here has conditions.
 func (z *Authorizer) ConditionsAwareAuthorize(ctx context.Context, a authorizer.Attributes) authorizer.ConditionsAwareDecision {
@@ -51,77 +70,28 @@ func (z *Authorizer) EvaluateConditions(context.Context, authorizer.ConditionsAw
 	return authorizer.DecisionDeny, "", authorizer.ErrorConditionEvaluationNotSupported
 }
 
+// errNodeRules is what upstream says of nodes.
+var errNodeRules = errors.New("node authorizer does not support user rule resolution")
+
 // RulesFor implements authorizer.RuleResolver. A node's rules are incomplete: they depend on its pods.
-func (z *Authorizer) RulesFor(_ context.Context, u user.Info, _ string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
+func (z *Authorizer) RulesFor(_ context.Context, u user.Info, namespace string) ([]authorizer.ResourceRuleInfo, []authorizer.NonResourceRuleInfo, bool, error) {
 	var resources []authorizer.ResourceRuleInfo
 	var paths []authorizer.NonResourceRuleInfo
-	for rules := range rulesOf(u) {
-		for _, r := range rules {
-			if len(r.NonResourceURLs) > 0 {
-				paths = append(paths, &authorizer.DefaultNonResourceRuleInfo{Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs})
-				continue
-			}
+	rules, err := z.policy.rulesFor(u, namespace)
+	for i := range rules {
+		r := &rules[i]
+		if len(r.Resources) > 0 {
 			resources = append(resources, &authorizer.DefaultResourceRuleInfo{Verbs: r.Verbs, APIGroups: r.APIGroups, Resources: r.Resources, ResourceNames: r.ResourceNames})
 		}
-	}
-	_, incomplete := NodeName(u)
-	return resources, paths, incomplete, nil
-}
-
-// rulesOf yields the tables that apply to a user.
-func rulesOf(u user.Info) func(yield func([]rbacv1.PolicyRule) bool) {
-	return func(yield func([]rbacv1.PolicyRule) bool) {
-		if rules := userRules[u.GetName()]; rules != nil && !yield(rules) {
-			return
-		}
-		for _, g := range u.GetGroups() {
-			if rules := groupRules[g]; rules != nil && !yield(rules) {
-				return
-			}
+		if len(r.NonResourceURLs) > 0 {
+			paths = append(paths, &authorizer.DefaultNonResourceRuleInfo{Verbs: r.Verbs, NonResourceURLs: r.NonResourceURLs})
 		}
 	}
-}
-
-func allows(r *rbacv1.PolicyRule, a authorizer.Attributes) bool {
-	if !matches(r.Verbs, a.GetVerb()) {
-		return false
+	_, isNode := NodeName(u)
+	if isNode {
+		err = errors.Join(errNodeRules, err)
 	}
-	if !a.IsResourceRequest() {
-		return slices.ContainsFunc(r.NonResourceURLs, func(pattern string) bool { return pathMatches(pattern, a.GetPath()) })
-	}
-	if !matches(r.APIGroups, a.GetAPIGroup()) || !resourceMatches(r.Resources, a.GetResource(), a.GetSubresource()) {
-		return false
-	}
-	return len(r.ResourceNames) == 0 || slices.Contains(r.ResourceNames, objectName(a))
-}
-
-func matches(allowed []string, want string) bool {
-	for _, s := range allowed {
-		if s == "*" || s == want {
-			return true
-		}
-	}
-	return false
-}
-
-func resourceMatches(allowed []string, resource, subresource string) bool {
-	for _, s := range allowed {
-		if s == "*" {
-			return true
-		}
-		name, sub, _ := strings.Cut(s, "/")
-		if (name == resource || name == "*") && sub == subresource {
-			return true
-		}
-	}
-	return false
-}
-
-func pathMatches(pattern, path string) bool {
-	if prefix, ok := strings.CutSuffix(pattern, "*"); ok {
-		return strings.HasPrefix(path, prefix)
-	}
-	return pattern == path
+	return resources, paths, isNode, err
 }
 
 // objectName is the one object a request is about: that of its path or, for list and watch, of a field selector.

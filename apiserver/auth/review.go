@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"fmt"
+	"reflect"
 	"slices"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -14,10 +15,11 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/selection"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/coracle-dev/coracle/apiserver/kinds"
 )
 
 // Reviewer answers the create-only kinds that ask about users and permissions.
@@ -26,19 +28,32 @@ type Reviewer struct {
 		authorizer.UnconditionalAuthorizer
 		authorizer.RuleResolver
 	}
-	Tokens *Tokens
+	// Tokens answers token reviews.
+	Tokens authenticator.Token
 }
 
 // Review answers obj, which u has sent, with a copy whose status is filled in. namespace is that of the
 // URL. Errors are API status errors.
 func (r *Reviewer) Review(ctx context.Context, u user.Info, namespace string, obj runtime.Object) (runtime.Object, error) {
+	if local, ok := obj.(*authorizationv1.LocalSubjectAccessReview); ok {
+		if local.Namespace != "" && local.Namespace != namespace {
+			return nil, apierrors.NewBadRequest("the namespace of the provided object does not match the namespace sent on the request")
+		}
+		local = local.DeepCopy()
+		local.Namespace = namespace
+		obj = local
+	}
+	if errs := kinds.ValidateReview(obj); len(errs) > 0 {
+		kind := reflect.TypeOf(obj).Elem().Name()
+		return nil, apierrors.NewInvalid(schema.GroupKind{Group: authorizationv1.GroupName, Kind: kind}, "", errs)
+	}
 	switch in := obj.(type) {
 	case *authorizationv1.SelfSubjectAccessReview:
 		return r.selfAccess(ctx, u, in)
 	case *authorizationv1.SubjectAccessReview:
 		return r.access(ctx, in)
 	case *authorizationv1.LocalSubjectAccessReview:
-		return r.localAccess(ctx, namespace, in)
+		return r.localAccess(ctx, in)
 	case *authorizationv1.SelfSubjectRulesReview:
 		return r.selfRules(ctx, u, in)
 	case *authenticationv1.SelfSubjectReview:
@@ -52,35 +67,18 @@ func (r *Reviewer) Review(ctx context.Context, u user.Info, namespace string, ob
 }
 
 func (r *Reviewer) selfAccess(ctx context.Context, u user.Info, in *authorizationv1.SelfSubjectAccessReview) (runtime.Object, error) {
-	if errs := validateAccess(in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes); len(errs) > 0 {
-		return nil, invalid("SelfSubjectAccessReview", errs)
-	}
 	out := in.DeepCopy()
 	out.Status = r.decide(ctx, u, in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
 	return out, nil
 }
 
 func (r *Reviewer) access(ctx context.Context, in *authorizationv1.SubjectAccessReview) (runtime.Object, error) {
-	if errs := validateSubject(&in.Spec); len(errs) > 0 {
-		return nil, invalid("SubjectAccessReview", errs)
-	}
 	out := in.DeepCopy()
 	out.Status = r.decide(ctx, subjectOf(&in.Spec), in.Spec.ResourceAttributes, in.Spec.NonResourceAttributes)
 	return out, nil
 }
 
-func (r *Reviewer) localAccess(ctx context.Context, namespace string, in *authorizationv1.LocalSubjectAccessReview) (runtime.Object, error) {
-	errs := validateSubject(&in.Spec)
-	path := field.NewPath("spec", "resourceAttributes")
-	if ra := in.Spec.ResourceAttributes; ra != nil && ra.Namespace != namespace {
-		errs = append(errs, field.Invalid(path.Child("namespace"), ra.Namespace, "must match metadata.namespace"))
-	}
-	if in.Spec.NonResourceAttributes != nil {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "nonResourceAttributes"), in.Spec.NonResourceAttributes, "disallowed on this kind of request"))
-	}
-	if len(errs) > 0 {
-		return nil, invalid("LocalSubjectAccessReview", errs)
-	}
+func (r *Reviewer) localAccess(ctx context.Context, in *authorizationv1.LocalSubjectAccessReview) (runtime.Object, error) {
 	out := in.DeepCopy()
 	out.Status = r.decide(ctx, subjectOf(&in.Spec), in.Spec.ResourceAttributes, nil)
 	return out, nil
@@ -144,30 +142,6 @@ func (r *Reviewer) token(ctx context.Context, in *authenticationv1.TokenReview) 
 		}
 	}
 	return out, nil
-}
-
-// validateAccess requires exactly one kind of attributes.
-func validateAccess(ra *authorizationv1.ResourceAttributes, na *authorizationv1.NonResourceAttributes) field.ErrorList {
-	path := field.NewPath("spec")
-	switch {
-	case ra != nil && na != nil:
-		return field.ErrorList{field.Invalid(path.Child("nonResourceAttributes"), na, "cannot be specified in combination with resourceAttributes")}
-	case ra == nil && na == nil:
-		return field.ErrorList{field.Invalid(path.Child("resourceAttributes"), na, "exactly one of nonResourceAttributes or resourceAttributes must be specified")}
-	}
-	return nil
-}
-
-func validateSubject(spec *authorizationv1.SubjectAccessReviewSpec) field.ErrorList {
-	errs := validateAccess(spec.ResourceAttributes, spec.NonResourceAttributes)
-	if spec.User == "" && len(spec.Groups) == 0 {
-		errs = append(errs, field.Invalid(field.NewPath("spec", "user"), spec.User, "at least one of user or group must be specified"))
-	}
-	return errs
-}
-
-func invalid(kind string, errs field.ErrorList) error {
-	return apierrors.NewInvalid(schema.GroupKind{Group: authorizationv1.GroupName, Kind: kind}, "", errs)
 }
 
 func subjectOf(spec *authorizationv1.SubjectAccessReviewSpec) user.Info {

@@ -1,105 +1,114 @@
 package auth
 
 import (
+	"slices"
+	"strings"
+
 	rbacv1 "k8s.io/api/rbac/v1"
-	"k8s.io/apiserver/pkg/authentication/serviceaccount"
-	"k8s.io/apiserver/pkg/authentication/user"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// The verbs that rules combine.
-var (
-	read   = []string{"get", "list", "watch"}
-	write  = []string{"create", "update", "patch", "delete"}
-	all    = []string{"*"}
-	record = []string{"create", "patch", "update"}
-)
-
-// userRules are what a user may do by name.
-var userRules = map[string][]rbacv1.PolicyRule{
-	user.KubeScheduler: {
-		on(read, "", "nodes", "pods", "namespaces", "services", "replicationcontrollers", "persistentvolumes", "persistentvolumeclaims"),
-		on(read, "apps", "replicasets", "statefulsets"),
-		on(read, "policy", "poddisruptionbudgets"),
-		on(read, "scheduling.k8s.io", "priorityclasses"),
-		on(read, "storage.k8s.io", "storageclasses", "csinodes", "csidrivers", "csistoragecapacities"),
-		on([]string{"delete"}, "", "pods"),
-		on([]string{"create"}, "", "pods/binding", "bindings"),
-		on([]string{"update", "patch"}, "", "pods/status"),
-		on(record, "", "events"),
-		on(record, "events.k8s.io", "events"),
-		on([]string{"create"}, "coordination.k8s.io", "leases"),
-		named([]string{"get", "update", "patch"}, "coordination.k8s.io", "leases", "kube-scheduler"),
-	},
-
-	user.KubeControllerManager: {
-		// Garbage collection and namespace deletion walk over every resource there is.
-		on(read, "*", "*"),
-		on([]string{"delete", "deletecollection", "patch", "update"}, "*", "*"),
-		on(write, "", "pods", "endpoints", "serviceaccounts", "configmaps"),
-		on([]string{"update"}, "", "namespaces/finalize", "namespaces/status", "nodes/status", "pods/status", "replicationcontrollers/status", "replicationcontrollers/scale"),
-		on([]string{"create"}, "", "pods/eviction"),
-		on(write, "apps", "replicasets", "controllerrevisions"),
-		on([]string{"update", "patch"}, "apps", "deployments/status", "replicasets/status", "replicasets/scale", "deployments/scale"),
-		on(write, "discovery.k8s.io", "endpointslices"),
-		on(write, "coordination.k8s.io", "leases"),
-		on(record, "", "events"),
-		on(record, "events.k8s.io", "events"),
-	},
-
-	user.KubeProxy: {
-		on(read, "", "nodes", "services", "endpoints", "namespaces"),
-		on(read, "discovery.k8s.io", "endpointslices"),
-		on(record, "", "events"),
-		on(record, "events.k8s.io", "events"),
-	},
+// allows tells whether a rule covers a request. It allocates nothing.
+func allows(r *rbacv1.PolicyRule, a authorizer.Attributes) bool {
+	if !matches(r.Verbs, a.GetVerb()) {
+		return false
+	}
+	if !a.IsResourceRequest() {
+		return pathAllowed(r.NonResourceURLs, a.GetPath())
+	}
+	if !matches(r.APIGroups, a.GetAPIGroup()) || !resourceMatches(r.Resources, a.GetResource(), a.GetSubresource()) {
+		return false
+	}
+	return len(r.ResourceNames) == 0 || slices.Contains(r.ResourceNames, a.GetName())
 }
 
-// groupRules are what the members of a group may do. What a node may do beyond these depends on the pods that
-// are bound to it: see nodes.go.
-var groupRules = map[string][]rbacv1.PolicyRule{
-	user.SystemPrivilegedGroup: {
-		on(all, "*", "*"),
-		at(all, "*"),
-	},
-
-	user.NodesGroup: {
-		// Nodes route to each other's pods and serve DNS and Services, so they see what these take.
-		on(read, "", "nodes", "services", "endpoints", "namespaces"),
-		on(read, "discovery.k8s.io", "endpointslices"),
-		on([]string{"create"}, "", "nodes"), // its own: NodeRestriction
-		on(record, "", "events"),
-		on(record, "events.k8s.io", "events"),
-	},
-
-	user.AllAuthenticated: {
-		at([]string{"get"}, "/api", "/api/*", "/apis", "/apis/*", "/openapi", "/openapi/*"),
-		at([]string{"get"}, health...),
-		on([]string{"create"}, "authorization.k8s.io", "selfsubjectaccessreviews", "selfsubjectrulesreviews"),
-		on([]string{"create"}, "authentication.k8s.io", "selfsubjectreviews"),
-	},
-
-	serviceaccount.AllServiceAccountsGroup: {
-		at([]string{"get"}, OpenIDConfigurationPath, JWKSPath),
-	},
-
-	user.AllUnauthenticated: {
-		at([]string{"get"}, health...),
-	},
+func matches(allowed []string, want string) bool {
+	for _, s := range allowed {
+		if s == "*" || s == want {
+			return true
+		}
+	}
+	return false
 }
 
-var health = []string{"/livez", "/livez/*", "/readyz", "/readyz/*", "/healthz", "/healthz/*", "/version", "/version/"}
-
-// on allows verbs on resources ("pods", "pods/status") of an API group.
-func on(verbs []string, group string, resources ...string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: verbs, APIGroups: []string{group}, Resources: resources}
+// resourceMatches: "pods", "pods/status", "*/scale", and "*", which stands for everything.
+func resourceMatches(allowed []string, resource, subresource string) bool {
+	for _, s := range allowed {
+		if s == "*" {
+			return true
+		}
+		name, sub, _ := strings.Cut(s, "/")
+		if sub == subresource && (name == resource || name == "*" && sub != "") {
+			return true
+		}
+	}
+	return false
 }
 
-// named allows verbs on one object of a resource, in any namespace.
-func named(verbs []string, group, resource, name string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: verbs, APIGroups: []string{group}, Resources: []string{resource}, ResourceNames: []string{name}}
+func pathAllowed(patterns []string, path string) bool {
+	for _, p := range patterns {
+		if prefix, open := strings.CutSuffix(p, "*"); p == path || open && strings.HasPrefix(path, prefix) {
+			return true
+		}
+	}
+	return false
 }
 
-// at allows verbs on paths that are no resources; a final * stands for any rest.
-func at(verbs []string, paths ...string) rbacv1.PolicyRule {
-	return rbacv1.PolicyRule{Verbs: verbs, NonResourceURLs: paths}
+// role is one role's rules, indexed by what they are about. It never changes.
+type role struct {
+	rules []rbacv1.PolicyRule
+	// exact finds the rules that name a resource of a group, wide lists those with a wildcard in its place, paths
+	// those about other paths than resources.
+	exact map[resourceKey][]int
+	wide  []int
+	paths []int
+}
+
+type resourceKey struct{ group, resource, subresource string }
+
+func newRole(rules []rbacv1.PolicyRule) *role {
+	r := &role{rules: rules, exact: map[resourceKey][]int{}}
+	for i := range rules {
+		rule := &rules[i]
+		if len(rule.NonResourceURLs) > 0 {
+			r.paths = append(r.paths, i)
+		}
+		if len(rule.Resources) == 0 {
+			continue
+		}
+		if hasWildcard(rule) {
+			r.wide = append(r.wide, i)
+			continue
+		}
+		for _, group := range rule.APIGroups {
+			for _, name := range rule.Resources {
+				resource, sub, _ := strings.Cut(name, "/")
+				key := resourceKey{group, resource, sub}
+				r.exact[key] = append(r.exact[key], i)
+			}
+		}
+	}
+	return r
+}
+
+func hasWildcard(rule *rbacv1.PolicyRule) bool {
+	return slices.Contains(rule.APIGroups, "*") ||
+		slices.ContainsFunc(rule.Resources, func(name string) bool { return strings.HasPrefix(name, "*") })
+}
+
+// allows tells whether one of the role's rules covers a request.
+func (r *role) allows(a authorizer.Attributes) bool {
+	if !a.IsResourceRequest() {
+		return r.anyAllows(r.paths, a)
+	}
+	return r.anyAllows(r.exact[resourceKey{a.GetAPIGroup(), a.GetResource(), a.GetSubresource()}], a) || r.anyAllows(r.wide, a)
+}
+
+func (r *role) anyAllows(rules []int, a authorizer.Attributes) bool {
+	for _, i := range rules {
+		if allows(&r.rules[i], a) {
+			return true
+		}
+	}
+	return false
 }

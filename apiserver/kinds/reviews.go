@@ -28,6 +28,6 @@ func review(gvk schema.GroupVersionKind, make func() runtime.Object) Kind {
 	singular := strings.ToLower(gvk.Kind)
 	return Kind{
 		GVK: gvk, Resource: singular + "s", Singular: singular, Verbs: []string{"create"}, NotStored: true, New: make,
-		Validate: validateReview,
+		Validate: ValidateReview,
 	}
 }

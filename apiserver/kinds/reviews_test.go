@@ -44,7 +44,7 @@ func TestReviewValidation(t *testing.T) {
 		{local(metav1.ObjectMeta{Namespace: "a"}, authorizationv1.SubjectAccessReviewSpec{NonResourceAttributes: &authorizationv1.NonResourceAttributes{}}), "disallowed on this kind of request"},
 	}
 	for i, c := range cases {
-		errs := validateReview(c.obj)
+		errs := ValidateReview(c.obj)
 		if c.want == "" && len(errs) > 0 || c.want != "" && (len(errs) == 0 || !strings.Contains(errs[0].Error(), c.want)) {
 			t.Errorf("%d: %v, want %s", i, errs, c.want)
 		}

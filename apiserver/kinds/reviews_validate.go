@@ -12,8 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// validateReview checks a question about users and permissions. What a client says of the answer is not looked at.
-func validateReview(obj runtime.Object) field.ErrorList {
+// ValidateReview checks a question about users and permissions. What a client says of the answer is not looked at.
+func ValidateReview(obj runtime.Object) field.ErrorList {
 	switch r := obj.(type) {
 	case *authorizationv1.SelfSubjectAccessReview:
 		errs := validateAccess(r.Spec.ResourceAttributes, r.Spec.NonResourceAttributes)
