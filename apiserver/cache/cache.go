@@ -26,7 +26,7 @@ const (
 	progressFirst = 2 * time.Millisecond
 	progressEvery = 50 * time.Millisecond
 	// sweepEvery is how often history, snapshots and encodings that nobody needs are dropped.
-	sweepEvery = time.Minute
+	sweepEvery = 15 * time.Second
 )
 
 // Newest, as the minRevision of Get, asks for a consistent read: one that sees every write acknowledged

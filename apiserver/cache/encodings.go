@@ -82,7 +82,7 @@ type encodingPool struct {
 }
 
 // keptEpochs is how many calls of sweep an unused encoding outlives.
-const keptEpochs = 2
+const keptEpochs = 4
 
 func (p *encodingPool) touch(o *Object, e *encoding, first bool) {
 	if now := p.epoch.Load(); first || e.used.Load() != now {

@@ -8,13 +8,12 @@ import (
 )
 
 // Bounds of one resource's history. It holds every event younger than historyFresh while that stays below
-// historyMax events and historyBytes of stored values, and none older than historyStale beyond historyMin.
+// historyMax events and historyBytes of stored values, and none older beyond historyMin: each holds a decoded object.
 const (
 	historyMin   = 100
 	historyMax   = 10_000
 	historyBytes = 12 << 20
 	historyFresh = 75 * time.Second
-	historyStale = 5 * time.Minute
 )
 
 // change is one event in a resource's history. cur is nil for a deletion, prev for a creation.
@@ -91,7 +90,7 @@ func (h *history) dropOldest() {
 
 // trim drops what is stale and gives back a ring grown too large for the rest.
 func (h *history) trim(now time.Time) {
-	for h.len() > historyMin && now.Sub(h.get(h.tail).at) > historyStale {
+	for h.len() > historyMin && now.Sub(h.get(h.tail).at) > historyFresh {
 		h.dropOldest()
 	}
 	if len(h.ring) > 512 && h.len() < len(h.ring)/4 {
