@@ -7,13 +7,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
 // Chain is the plug-ins in their order. It is a Plugin itself.
 type Chain []Plugin
 
-// New is the chain that every write passes, in upstream's order. A nil QuotaWriter leaves quotas uncharged.
-func New(r Reader, quotas QuotaWriter) Chain {
+// New is the chain that every write passes, in upstream's order. A nil QuotaWriter leaves quotas uncharged, a nil authorizer lets everyone
+// approve and sign certificates.
+func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer) Chain {
 	chain := Chain{
 		namespaceLifecycle{reader: r},
 		limitRanger{reader: r},
@@ -23,7 +25,13 @@ func New(r Reader, quotas QuotaWriter) Chain {
 		newPodSecurity(r),
 		priority{reader: r},
 		defaultTolerationSeconds{},
+		defaultStorageClass{reader: r},
+		storageInUseProtection{},
+		claimResize{reader: r},
 		runtimeClass{reader: r},
+		certificateApproval{signers{authz}},
+		certificateSigning{signers{authz}},
+		certificateSubjectRestriction{},
 		defaultIngressClass{reader: r},
 	}
 	if quotas != nil {

@@ -82,7 +82,7 @@ func simplePod(ns string) *corev1.Pod {
 
 func admit(t *testing.T, r *Request) error {
 	t.Helper()
-	c := New(world(), nil)
+	c := New(world(), nil, nil)
 	if err := c.Mutate(t.Context(), r); err != nil {
 		return err
 	}

@@ -176,7 +176,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Store: s.engine, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
 		Authenticator: auth.NewAuthenticator(s.pki.CAPool(), tokens),
 		Authorizer:    authz,
-		Admission:     admission.New(reader, apiserver.NewQuotaWriter(s.engine)),
+		Admission:     admission.New(reader, apiserver.NewQuotaWriter(s.engine), authz),
 		Hooks: map[schema.GroupResource]rest.Hook{
 			{Resource: "services"}: {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
 		},
