@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 
+	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
 	"github.com/coracle-dev/coracle/controllers/deployment"
 	"github.com/coracle-dev/coracle/controllers/endpoints"
 	"github.com/coracle-dev/coracle/controllers/endpointslice"
@@ -17,6 +18,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
 	"github.com/coracle-dev/coracle/controllers/podgc"
 	"github.com/coracle-dev/coracle/controllers/replicaset"
+	"github.com/coracle-dev/coracle/controllers/resourcequota"
 	"github.com/coracle-dev/coracle/controllers/rootca"
 	"github.com/coracle-dev/coracle/controllers/serviceaccount"
 )
@@ -51,7 +53,15 @@ var table = []struct {
 		}
 		return garbage.New(e, d, m)
 	}},
+	{"resourcequota", func(c Config, e env.Env) (runner, error) {
+		d, m, err := c.generic()
+		if err != nil {
+			return nil, err
+		}
+		return resourcequota.New(e, d, m), nil
+	}},
 	{"podgc", func(c Config, e env.Env) (runner, error) { return podgc.New(e, c.TerminatedPodThreshold), nil }},
+	{"clusterroleaggregation", func(_ Config, e env.Env) (runner, error) { return clusterroleaggregation.New(e), nil }},
 	{"serviceaccount", func(_ Config, e env.Env) (runner, error) { return serviceaccount.New(e), nil }},
 	{"rootca", func(c Config, e env.Env) (runner, error) {
 		if len(c.ClusterCA) == 0 {
