@@ -104,6 +104,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Cache == nil {
 		cfg.Cache = NewCache(cfg.Store)
 	}
+	cfg.Hooks = stampHooks(cfg.Hooks, cfg.Now)
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
 	table, scheme := kinds.All(), kinds.Scheme()
 	s.access = newAccess(s)
@@ -163,7 +164,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.access.run, s.keep)
+	err := run.All(ctx, s.serve, s.serveDefinitions, s.access.run, s.keep)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)

@@ -5,11 +5,14 @@ import (
 	"slices"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	certificatesv1 "k8s.io/api/certificates/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/kinds"
 )
 
 // serveSubresource finds who serves a path below an object.
@@ -42,16 +45,27 @@ func (c *call) notSupported() error {
 	return MethodNotAllowed()
 }
 
-func (c *call) serveStatus() error {
+func (c *call) serveStatus() error { return c.servePart(c.statusChange()) }
+
+// servePart serves a path that changes a part of the object.
+func (c *call) servePart(ch change) error {
 	switch c.info.Verb {
 	case "get":
 		return c.get()
 	case "update":
-		return c.put(c.statusChange(), false)
+		return c.put(ch, false)
 	case "patch":
-		return c.patchBy(c.statusChange())
+		return c.patchBy(ch)
 	}
 	return c.notSupported()
+}
+
+var signingRequests = schema.GroupResource{Group: certificatesv1.GroupName, Resource: "certificatesigningrequests"}
+
+// approvalChange is the path by which alone a request for a certificate is approved or denied.
+func (c *call) approvalChange() change {
+	p := kinds.SigningRequestApproval()
+	return change{prepare: p.PrepareUpdate, validate: p.ValidateUpdate, unconditional: c.r.UnconditionalUpdate, silent: true}
 }
 
 var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
@@ -108,9 +122,6 @@ func (c *call) patchScale() error {
 	p.gvk, p.defaults, p.parts = scaleGVK, nil, nil
 	p.new = func() runtime.Object { return &autoscalingv1.Scale{} }
 	return c.applyScale(func(cur *current) (*autoscalingv1.Scale, error) {
-		if err := c.scalable(cur.obj); err != nil {
-			return nil, err
-		}
 		old := c.r.Kind.Scale.Get(cur.obj)
 		old.SetGroupVersionKind(scaleGVK)
 		obj, err := p.apply(old, func() ([]byte, error) { return encodeJSON(old) })
@@ -179,6 +190,9 @@ func validateScale(s *autoscalingv1.Scale) field.ErrorList {
 
 // serveOther serves the subresources that are actions on one kind.
 func (c *call) serveOther() error {
+	if c.r.gr == signingRequests && c.info.Subresource == "approval" {
+		return c.servePart(c.approvalChange())
+	}
 	action := map[string]func() error{
 		"pods/binding":          c.bind,
 		"pods/eviction":         c.evict,

@@ -213,7 +213,7 @@ func (b *builder) other(path, sub string) {
 		b.connect(path, "Portforward", &corev1.PodPortForwardOptions{}, core("PodPortForwardOptions"), http.MethodGet, http.MethodPost)
 	case "proxy":
 		b.proxy(path)
-	case "ephemeralcontainers", "resize":
+	case "approval", "ephemeralcontainers", "resize":
 		b.part(path, title(sub), sub+" of ", b.kind.New(), b.kind.GVK)
 	}
 }
