@@ -97,9 +97,12 @@ func (rs routes) add(table []kinds.Kind, cfg Config, known routes) {
 		k := &table[i]
 		r := newResource(k, cfg.Scheme, cfg.Hooks[k.GroupResource()])
 		if k.Dynamic == nil || !k.Dynamic.Stored {
-			if old := known[r.gvr]; old != nil && old.Dynamic != nil && k.Dynamic != nil && old.Dynamic.Schema == k.Dynamic.Schema {
-				rs[r.gvr] = old
-				continue
+			if old := known[r.gvr]; old.sameSchema(k) {
+				if old.Dynamic.Terminating == k.Dynamic.Terminating {
+					rs[r.gvr] = old
+					continue
+				}
+				r.life, r.end = old.life, old.end
 			}
 			rs[r.gvr] = r
 			added = append(added, r)
@@ -128,10 +131,15 @@ func (h *Handler) SetDynamic(table []kinds.Kind) {
 	maps.Copy(next, h.static)
 	h.routes.Store(&next)
 	for gvr, old := range known {
-		if r := next[gvr]; r != nil && r != old {
+		if r := next[gvr]; r != nil && r != old && !old.sameSchema(r.Kind) {
 			old.end()
 		}
 	}
+}
+
+// sameSchema tells whether objects of the dynamic kind k look as those of r.
+func (r *resource) sameSchema(k *kinds.Kind) bool {
+	return r != nil && r.Dynamic != nil && k.Dynamic != nil && r.Dynamic.Schema == k.Dynamic.Schema
 }
 
 // find gives a resource that is served, or nil.
@@ -160,6 +168,7 @@ type call struct {
 
 	options         runtime.Object // CreateOptions, UpdateOptions or DeleteOptions, for admission
 	dryRun          bool
+	unasked         bool // admission is not asked
 	fieldValidation string
 	undo            []func(context.Context) // what admission did for a write that is yet to happen
 	values          url.Values

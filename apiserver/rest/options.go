@@ -209,7 +209,7 @@ func (c *call) deleteQuery(o *metav1.DeleteOptions) error {
 
 // unsupportedField words the refusal as upstream does: kinds with selectors of their own differ from the rest.
 func (c *call) unsupportedField(label string) error {
-	if c.r.Kind.Fields != nil {
+	if c.r.Kind.Fields != nil || c.r.Dynamic != nil {
 		return fmt.Errorf("field label not supported: %s", label)
 	}
 	if label == "metadata.namespace" {

@@ -213,9 +213,13 @@ func (c *call) past(e store.Entry) (*cache.Object, error) {
 		return nil, err
 	}
 	m := accessor(obj)
-	return &cache.Object{
-		Key: e.Key, Revision: e.Revision, Object: obj, Labels: m.GetLabels(), Fields: c.r.stored.fieldSet(obj),
-	}, nil
+	set := c.r.stored.fieldSet(obj)
+	if d := c.r.stored.Dynamic; d != nil {
+		for _, label := range c.r.FieldNames {
+			set[label] = d.LateField(obj, label)
+		}
+	}
+	return &cache.Object{Key: e.Key, Revision: e.Revision, Object: obj, Labels: m.GetLabels(), Fields: set}, nil
 }
 
 // respondPage answers with a list, put together from memoised bytes.

@@ -92,7 +92,11 @@ func newResource(k *kinds.Kind, scheme *runtime.Scheme, hook Hook) *resource {
 			r.fields[label] = true
 		}
 	}
-	for _, v := range Verbs(k) {
+	verbs := Verbs(k)
+	if k.Dynamic != nil { // discovery may show fewer
+		verbs = allVerbs
+	}
+	for _, v := range verbs {
 		r.verbs[v] = true
 	}
 	r.codec = newCodec(k, scheme)

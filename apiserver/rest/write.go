@@ -154,14 +154,14 @@ func (c *call) mutate(op admission.Operation, obj, old runtime.Object) error {
 		return apierrors.NewForbidden(c.r.gr, accessor(obj).GetName(),
 			errors.New("create not allowed while custom resource definition is terminating"))
 	}
-	if c.Admission == nil {
+	if c.Admission == nil || c.unasked {
 		return nil
 	}
 	return c.Admission.Mutate(c.ctx(), c.admissionRequest(op, obj, old))
 }
 
 func (c *call) validate(op admission.Operation, obj, old runtime.Object) error {
-	if c.Admission == nil {
+	if c.Admission == nil || c.unasked {
 		return nil
 	}
 	c.takeBack() // an attempt before this one stored nothing

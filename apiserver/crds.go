@@ -1,0 +1,55 @@
+package apiserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+
+	corev1 "k8s.io/api/core/v1"
+	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+
+	"github.com/coracle-dev/coracle/apiserver/crd"
+)
+
+// serveDefinitions serves the kinds that CustomResourceDefinitions define.
+func (s *Server) serveDefinitions(ctx context.Context) error {
+	client, err := apiextensions.NewForConfig(s.LocalConfig(self))
+	if err != nil {
+		return err
+	}
+	if err := s.cache.WaitReady(ctx); err != nil {
+		return nil // ctx has ended
+	}
+	return crd.New(crd.Config{
+		Cache: s.cache, Scheme: s.scheme, Rest: s.rest, Client: client.CustomResourceDefinitions(),
+		Discovery: s.discovery.SetKinds, Resolve: s.serviceAddress, Now: s.cfg.Now,
+	}).Run(ctx)
+}
+
+// serviceAddress is where a port of a Service is reached: its cluster IP, or the name that it stands for.
+func (s *Server) serviceAddress(ctx context.Context, namespace, name string, port int32) (string, error) {
+	obj, err := NewReader(s.cache).Get(ctx, schema.GroupResource{Resource: "services"}, namespace, name)
+	if err != nil {
+		return "", err
+	}
+	service, ok := obj.(*corev1.Service)
+	if !ok {
+		return "", fmt.Errorf("unexpected object: %T", obj)
+	}
+	text := strconv.Itoa(int(port))
+	switch {
+	case service.Spec.Type == corev1.ServiceTypeExternalName:
+		return net.JoinHostPort(service.Spec.ExternalName, text), nil
+	case service.Spec.ClusterIP == "" || service.Spec.ClusterIP == corev1.ClusterIPNone:
+		return "", errors.New("cannot route to service with ClusterIP \"" + service.Spec.ClusterIP + "\"")
+	}
+	for _, p := range service.Spec.Ports {
+		if p.Port == port {
+			return net.JoinHostPort(service.Spec.ClusterIP, text), nil
+		}
+	}
+	return "", fmt.Errorf("no service port %d found for service %q", port, name)
+}
