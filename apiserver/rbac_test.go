@@ -56,7 +56,7 @@ func startSecured(t testing.TB, st store.Store) *secured {
 	authz := auth.NewAuthorizer(reader)
 	s := apiservertest.StartServer(t, apiserver.Config{
 		Store: st, Cache: c, Authenticator: auth.NewAuthenticator(p.CAPool(), tokens), Authorizer: authz,
-		Admission: admission.New(reader, apiserver.NewQuotaWriter(st)), Tokens: tokens, Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
+		Admission: admission.New(reader, apiserver.NewQuotaWriter(st), authz), Tokens: tokens, Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
 	})
 	return &secured{Server: s, t: t, pki: p, key: key, tokens: tokens}
 }

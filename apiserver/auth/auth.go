@@ -1,6 +1,6 @@
 // Package auth tells who a request is from and whether they may. Its invariants: a credential that was shown and does
-// not hold up refuses the request, it never falls back to being anonymous; nothing is allowed that rules.go or the
-// node rules do not name; a service account token is worth no more than the live objects it is bound to.
+// not hold up refuses the request, it never falls back to being anonymous; nothing is allowed that no role of the user's and no
+// node rule names; a service account token is worth no more than the live objects it is bound to.
 package auth
 
 import (
@@ -25,13 +25,11 @@ type Reader interface {
 }
 
 // NewAuthenticator tries, in this order: an identity this process put into the context (WithLocalUser), a client
-// certificate of clientCAs, a bearer token. A request that shows none of them is system:anonymous.
-func NewAuthenticator(clientCAs *x509.CertPool, tokens authenticator.Token) authenticator.Request {
-	chain := []authenticator.Request{
-		authenticator.RequestFunc(authenticateLocal),
-		newCertificates(clientCAs),
-		&bearer{tokens: tokens},
-	}
+// certificate of clientCAs, a bearer token. Others, such as a FrontProxy's, come before the certificate. A request that shows none
+// of them is system:anonymous.
+func NewAuthenticator(clientCAs *x509.CertPool, tokens authenticator.Token, others ...authenticator.Request) authenticator.Request {
+	chain := slices.Concat([]authenticator.Request{authenticator.RequestFunc(authenticateLocal)}, others,
+		[]authenticator.Request{newCertificates(clientCAs), &bearer{tokens: tokens}})
 	return authenticator.RequestFunc(func(req *http.Request) (*authenticator.Response, bool, error) {
 		for _, link := range chain {
 			resp, ok, err := link.AuthenticateRequest(req)

@@ -34,7 +34,8 @@ type boundClaims struct {
 // tokenClaims is everything a token says.
 type tokenClaims struct {
 	jwt.Claims
-	Kubernetes boundClaims `json:"kubernetes.io,omitzero"`
+	Kubernetes boundClaims  `json:"kubernetes.io,omitzero"`
+	Legacy     legacyClaims `json:"-"`
 }
 
 // keySet verifies signatures by the public keys of one or more signers, found by their key id.
@@ -98,7 +99,7 @@ func (s keySet) verify(token string) (*tokenClaims, error) {
 		return nil, errInvalidToken
 	}
 	claims := &tokenClaims{}
-	if err := parsed.Claims(key.key, claims); err != nil {
+	if err := parsed.Claims(key.key, claims, &claims.Legacy); err != nil {
 		return nil, errInvalidToken
 	}
 	return claims, nil

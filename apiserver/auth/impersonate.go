@@ -2,7 +2,6 @@ package auth
 
 import (
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 
@@ -55,10 +54,7 @@ func impersonated(h http.Header) (*impersonation, error) {
 		if !ok {
 			continue
 		}
-		key = strings.ToLower(key)
-		if plain, err := url.PathUnescape(key); err == nil {
-			key = plain
-		}
+		key = extraKey(key)
 		out.extra[key] = append(out.extra[key], values...)
 	}
 	if out.name != "" {

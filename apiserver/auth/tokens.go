@@ -47,7 +47,7 @@ type TokenConfig struct {
 	Now func() time.Time
 }
 
-// Tokens issues and checks service account tokens.
+// Tokens issues and checks service account tokens, and checks bootstrap tokens.
 type Tokens struct {
 	issuer    string
 	audiences authenticator.Audiences
@@ -95,9 +95,15 @@ func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (*authenti
 	if len(token) > maxTokenBytes {
 		return nil, false, errInvalidToken
 	}
+	if m := bootstrapToken.FindStringSubmatch(token); m != nil {
+		return t.authenticateBootstrap(ctx, m[1], m[2])
+	}
 	claims, err := t.verify(token)
 	if err != nil {
 		return nil, false, err
+	}
+	if claims.Issuer == legacyIssuer && claims.Kubernetes.Namespace == "" {
+		return t.authenticateLegacy(ctx, token, claims)
 	}
 	if claims.Issuer != t.issuer {
 		return nil, false, errInvalidToken
@@ -105,7 +111,7 @@ func (t *Tokens) AuthenticateToken(ctx context.Context, token string) (*authenti
 	if err := checkDates(&claims.Claims, t.now()); err != nil {
 		return nil, false, err
 	}
-	accepted, err := t.acceptedAudiences(ctx, claims)
+	accepted, err := t.acceptedAudiences(ctx, authenticator.Audiences(claims.Audience))
 	if err != nil {
 		return nil, false, err
 	}
@@ -142,14 +148,15 @@ func checkDates(c *jwt.Claims, now time.Time) error {
 	return nil
 }
 
-func (t *Tokens) acceptedAudiences(ctx context.Context, claims *tokenClaims) (authenticator.Audiences, error) {
+// acceptedAudiences are those of a token that are asked for; there must be one.
+func (t *Tokens) acceptedAudiences(ctx context.Context, audiences authenticator.Audiences) (authenticator.Audiences, error) {
 	wanted, ok := authenticator.AudiencesFrom(ctx)
 	if !ok || len(wanted) == 0 {
 		wanted = t.audiences
 	}
-	accepted := wanted.Intersect(authenticator.Audiences(claims.Audience))
+	accepted := wanted.Intersect(audiences)
 	if len(accepted) == 0 {
-		return nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(claims.Audience), []string(wanted))
+		return nil, fmt.Errorf("token audiences %q is invalid for the target audiences %q", []string(audiences), []string(wanted))
 	}
 	return accepted, nil
 }
