@@ -41,9 +41,10 @@ type Config struct {
 type Allocator struct {
 	reader Reader
 	store  store.Store
-	ips    *pool
+	ips    *ranges
 	ports  *pool
 	log    *slog.Logger
+	report func(about runtime.Object, reason, note string)
 
 	syncing sync.Mutex
 	synced  bool
@@ -51,7 +52,8 @@ type Allocator struct {
 
 // New checks the ranges.
 func New(cfg Config) (*Allocator, error) {
-	ips, err := newIPPool(cfg.Store, cfg.ServiceCIDR)
+	log := slog.With("component", "alloc")
+	ips, err := newRanges(cfg.Store, cfg.Reader, cfg.ServiceCIDR, log)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +61,12 @@ func New(cfg Config) (*Allocator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Allocator{reader: cfg.Reader, store: cfg.Store, ips: ips, ports: ports, log: slog.With("component", "alloc")}, nil
+	return &Allocator{reader: cfg.Reader, store: cfg.Store, ips: ips, ports: ports, log: log, report: func(runtime.Object, string, string) {}}, nil
+}
+
+// ReportTo makes the allocator tell of what it finds wrong and repairs, as events about the object. Call it before Run.
+func (a *Allocator) ReportTo(report func(about runtime.Object, reason, note string)) {
+	a.report = report
 }
 
 // owner is the Service a key is held by.
@@ -72,6 +79,9 @@ type owner struct {
 func ownerOf(svc *corev1.Service) owner {
 	return owner{Namespace: svc.Namespace, Name: svc.Name, UID: svc.UID}
 }
+
+// String is the Service's namespace and name.
+func (o owner) String() string { return o.Namespace + "/" + o.Name }
 
 // is compares owners by UID: a generated name may change once more before it is stored. Keys that others wrote have none.
 func (o owner) is(other owner) bool {

@@ -155,13 +155,13 @@ func (c *cluster) remove(svc *corev1.Service) {
 func (c *cluster) held() []string {
 	c.t.Helper()
 	var out []string
-	for _, p := range []*pool{c.ips, c.ports} {
-		entries, err := p.entries(c.t.Context())
+	for _, prefix := range []string{ipPrefix, portPrefix} {
+		list, err := c.store.List(c.t.Context(), prefix, store.ListOptions{})
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		for slot := range entries {
-			out = append(out, p.nameOf(slot))
+		for _, e := range list.Entries {
+			out = append(out, strings.TrimPrefix(e.Key, prefix))
 		}
 	}
 	slices.Sort(out)
@@ -207,7 +207,7 @@ func TestRefusals(t *testing.T) {
 		text   string
 	}{
 		{"IP taken", withIP("10.96.0.1"), `Service "x" is invalid: spec.clusterIPs: Invalid value: ["10.96.0.1"]: failed to allocate IP 10.96.0.1: provided IP is already allocated`},
-		{"IP out of range", withIP("192.0.2.1"), "failed to allocate IP 192.0.2.1: the provided IP (192.0.2.1) is not in the valid range. The range of valid IPs is 10.96.0.0/16"},
+		{"IP out of range", withIP("192.0.2.1"), "failed to allocate IP 192.0.2.1: the provided network does not match the current range"},
 		{"network address", withIP("10.96.0.0"), "is not in the valid range"},
 		{"broadcast address", withIP("10.96.255.255"), "is not in the valid range"},
 		{"port taken", nodePort(0, 30007), "spec.ports[1].nodePort: Invalid value: 30007: provided port is already allocated"},

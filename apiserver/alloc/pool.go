@@ -147,6 +147,9 @@ func (p *pool) give(ctx context.Context, slot int, o owner) error {
 		return err
 	}
 	holder, err := p.decode(entry.Value)
+	if errors.Is(err, errForeign) {
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -161,36 +164,29 @@ func (p *pool) give(ctx context.Context, slot int, o owner) error {
 	return err
 }
 
-// entries reads every key of the pool. Keys of other ranges that share the prefix are left out.
-func (p *pool) entries(ctx context.Context) (map[int]store.Entry, error) {
-	list, err := p.store.List(ctx, p.prefix, store.ListOptions{})
-	if err != nil {
-		return nil, fmt.Errorf("listing %s: %w", p.prefix, err)
-	}
-	out := make(map[int]store.Entry, len(list.Entries))
-	for _, e := range list.Entries {
-		if slot, ok := p.slotOf(strings.TrimPrefix(e.Key, p.prefix)); ok {
-			out[slot] = e
-		}
-	}
-	return out, nil
-}
-
 // refresh replaces the guesses by what the store holds.
 func (p *pool) refresh(ctx context.Context) error {
-	entries, err := p.entries(ctx)
+	list, err := p.store.List(ctx, p.prefix, store.ListOptions{})
 	if err != nil {
-		return err
+		return fmt.Errorf("listing %s: %w", p.prefix, err)
 	}
-	p.learn(entries)
+	have := make(map[string]store.Entry, len(list.Entries))
+	for _, e := range list.Entries {
+		have[e.Key] = e
+	}
+	p.learn(have)
 	return nil
 }
 
-func (p *pool) learn(entries map[int]store.Entry) {
+// learn takes the keys there are. Those of other ranges that share the prefix are left out.
+func (p *pool) learn(have map[string]store.Entry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	clear(p.used)
-	for slot := range entries {
-		p.set(slot)
+	for key := range have {
+		name, mine := strings.CutPrefix(key, p.prefix)
+		if slot, ok := p.slotOf(name); ok && mine {
+			p.set(slot)
+		}
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
 	utilruntime "k8s.io/apimachinery/pkg/util/runtime"
+	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/coracle-dev/coracle/apiserver/store"
 )
@@ -26,6 +27,8 @@ const (
 	ipPrefix = store.Root + "ipaddresses/"
 	// portPrefix holds a key per port; upstream has one bitmap at this path's parent.
 	portPrefix = store.Root + "ranges/servicenodeports/"
+	// managedBy is how upstream's allocator labels its addresses.
+	managedBy = "ipallocator.k8s.io"
 	// uidAnnotation tells apart Services of one name.
 	uidAnnotation = "coracle.dev/service-uid"
 
@@ -47,7 +50,7 @@ func newIPPool(s store.Store, cidr netip.Prefix) (*pool, error) {
 	p := &pool{
 		store: s, prefix: ipPrefix, size: size, shown: cidr.String(),
 		static:   staticBand(size+2, 16, 256, 16),
-		errTaken: errors.New("provided IP is already allocated"),
+		errTaken: errIPTaken,
 		nameOf: func(slot int) string {
 			var raw [4]byte
 			binary.BigEndian.PutUint32(raw[:], first+uint32(slot))
@@ -98,6 +101,11 @@ func staticBand(size, low, high, step int) int {
 	return min(max(low, size/step), high)
 }
 
+var errIPTaken = errors.New("provided IP is already allocated")
+
+// errForeign tells of an IPAddress that is not a Service's: somebody keeps it for another purpose.
+var errForeign = errors.New("not an address of a service")
+
 // envelope reads and writes values as upstream does: protobuf behind "k8s\x00".
 var envelope = sync.OnceValue(func() *protobuf.Serializer {
 	scheme := runtime.NewScheme()
@@ -111,8 +119,10 @@ func encodeIP(name string, o owner) ([]byte, error) {
 		TypeMeta: metav1.TypeMeta{APIVersion: networkingv1.SchemeGroupVersion.String(), Kind: "IPAddress"},
 		ObjectMeta: metav1.ObjectMeta{
 			Name:        name,
-			Labels:      map[string]string{networkingv1.LabelIPAddressFamily: string(corev1.IPv4Protocol), networkingv1.LabelManagedBy: "ipallocator.k8s.io"},
+			Labels:      map[string]string{networkingv1.LabelIPAddressFamily: string(corev1.IPv4Protocol), networkingv1.LabelManagedBy: managedBy},
 			Annotations: map[string]string{uidAnnotation: string(o.UID)},
+
+			UID: uuid.NewUUID(), Generation: 1, CreationTimestamp: metav1.Now().Rfc3339Copy(),
 		},
 		Spec: networkingv1.IPAddressSpec{ParentRef: &networkingv1.ParentReference{Resource: "services", Namespace: o.Namespace, Name: o.Name}},
 	}
@@ -129,8 +139,11 @@ func decodeIP(value []byte) (owner, error) {
 		return owner{}, err
 	}
 	ip, ok := obj.(*networkingv1.IPAddress)
-	if !ok || ip.Spec.ParentRef == nil {
-		return owner{}, fmt.Errorf("not an address of a service: %T", obj)
+	if !ok || ip.Labels[networkingv1.LabelManagedBy] != managedBy {
+		return owner{}, errForeign
+	}
+	if ip.Spec.ParentRef == nil {
+		return owner{}, nil
 	}
 	ref := ip.Spec.ParentRef
 	return owner{Namespace: ref.Namespace, Name: ref.Name, UID: types.UID(ip.Annotations[uidAnnotation])}, nil

@@ -62,7 +62,13 @@ func (a *Allocator) AfterDelete(ctx context.Context, obj runtime.Object) {
 	if !ok {
 		return
 	}
-	a.giveAll(context.WithoutCancel(ctx), a.holdings(svc), ownerOf(svc))
+	ctx = context.WithoutCancel(ctx)
+	all, _, err := a.ips.pools(ctx)
+	if err != nil {
+		a.log.Warn("A service's address could not be given back yet", "service", svc.Namespace+"/"+svc.Name, "err", err)
+		return
+	}
+	a.giveAll(ctx, a.holdings(svc, all), ownerOf(svc))
 }
 
 // run does one transaction's reservations; if one fails, those before it are undone.
@@ -103,11 +109,11 @@ func (t *transaction) clusterIPs(svc *corev1.Service) error {
 		return nil
 	}
 	if len(spec.ClusterIPs) == 0 {
-		slot, err := t.takeNext(t.a.ips)
+		ip, err := t.takeNextIP()
 		if err != nil {
 			return apierrors.NewInternalError(fmt.Errorf("failed to allocate a serviceIP: %v", err))
 		}
-		spec.ClusterIP = t.a.ips.nameOf(slot)
+		spec.ClusterIP = ip
 		spec.ClusterIPs = []string{spec.ClusterIP}
 		return nil
 	}
@@ -116,7 +122,7 @@ func (t *transaction) clusterIPs(svc *corev1.Service) error {
 	switch {
 	case err == nil:
 		return nil
-	case errors.Is(err, t.a.ips.errTaken), errors.As(err, new(*rangeError)):
+	case errors.Is(err, errIPTaken), errors.Is(err, errNoRange), errors.As(err, new(*rangeError)):
 		return invalidService(svc, field.ErrorList{field.Invalid(field.NewPath("spec", "clusterIPs"), []string{ip}, fmt.Sprintf("failed to allocate IP %v: %v", ip, err))})
 	}
 	return apierrors.NewInternalError(fmt.Errorf("failed to allocate IP %v: %w", ip, err))
@@ -124,11 +130,17 @@ func (t *transaction) clusterIPs(svc *corev1.Service) error {
 
 func (t *transaction) takeIP(ip string) error {
 	canonical := netutils.ParseIPSloppy(ip).String() // malformed has seen that it parses
-	slot, ok := t.a.ips.slotOf(canonical)
-	if !ok {
-		return &rangeError{fmt.Sprintf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", canonical, t.a.ips.shown)}
+	all, _, err := t.a.ips.pools(t.ctx)
+	if err != nil {
+		return err
 	}
-	return t.take(t.a.ips, slot)
+	if h, ok := of(all, canonical); ok {
+		return t.take(h.pool, h.slot)
+	}
+	if p := near(all, canonical); p != nil {
+		return &rangeError{fmt.Sprintf("the provided IP (%v) is not in the valid range. The range of valid IPs is %s", canonical, p.shown)}
+	}
+	return errNoRange
 }
 
 func (t *transaction) takePort(port int32) error {
@@ -150,9 +162,13 @@ func (t *transaction) changeClusterIPs(svc, old *corev1.Service) error {
 	case wasExternal && !isExternal:
 		return t.clusterIPs(svc)
 	case isExternal && !wasExternal && !isHeadless(&old.Spec):
+		all, _, err := t.a.ips.pools(t.ctx)
+		if err != nil {
+			return err
+		}
 		for _, ip := range old.Spec.ClusterIPs {
-			if slot, ok := t.a.ips.slotOf(ip); ok {
-				t.free(t.a.ips, slot)
+			if h, ok := of(all, ip); ok {
+				t.free(h.pool, h.slot)
 			}
 		}
 	}
@@ -298,14 +314,14 @@ func (t *transaction) changeHealthCheckPort(svc, old *corev1.Service) error {
 }
 
 // holdings is everything a Service holds.
-func (a *Allocator) holdings(svc *corev1.Service) []held {
+func (a *Allocator) holdings(svc *corev1.Service, ips []*pool) []held {
 	var out []held
 	spec := &svc.Spec
 	if spec.Type != corev1.ServiceTypeExternalName {
 		for _, ip := range spec.ClusterIPs {
 			if parsed := netutils.ParseIPSloppy(ip); parsed != nil {
-				if slot, ok := a.ips.slotOf(parsed.String()); ok {
-					out = append(out, held{a.ips, slot})
+				if h, ok := of(ips, parsed.String()); ok {
+					out = append(out, h)
 				}
 			}
 		}
