@@ -6,6 +6,7 @@ package controllers
 
 import (
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -15,7 +16,6 @@ import (
 	"strings"
 	"time"
 
-	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
@@ -32,8 +32,13 @@ type Config struct {
 	RestConfig *rest.Config
 	// Client replaces the one made from RestConfig.
 	Client kubernetes.Interface
+	// Shared, inside the server's process, is where pods and nodes come from.
+	Shared client.Shared
 	// ClusterCA is the PEM bundle published as ConfigMap kube-root-ca.crt in every namespace; empty publishes none.
 	ClusterCA []byte
+	// SigningKey is the key of the first certificate in ClusterCA; with it, approved certificate requests to the cluster's own
+	// signers are signed. Nil signs none.
+	SigningKey crypto.Signer
 	// PodCIDR is cut into one range a node; the zero value assigns none.
 	PodCIDR netip.Prefix
 	// NodeCIDRBits is the prefix length of a node's range; 24 when zero (64 for IPv6).
@@ -134,7 +139,7 @@ func (c Config) work(ctx context.Context) error {
 	events := record.NewBroadcaster(record.WithContext(ctx))
 	defer events.Shutdown()
 	events.StartRecordingToSink(sink(c.Client))
-	e := env.Env{Client: c.Client, Informers: client.Informers(c.Client, informers.WithTransform(trim)), Events: events, Log: c.Log, Clock: c.Clock}
+	e := env.Env{Client: c.Client, Informers: c.Shared.Informers(c.Client, trim), Events: events, Log: c.Log, Clock: c.Clock}
 	var fns []func(context.Context) error
 	for _, entry := range table {
 		if !c.enabled(entry.name) {

@@ -13,8 +13,9 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/informers"
+	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
 	"k8s.io/client-go/tools/cache"
@@ -29,6 +30,8 @@ import (
 // Config is what Run needs.
 type Config struct {
 	Client kubernetes.Interface
+	// Shared, inside the server's process, is where pods and nodes come from.
+	Shared client.Shared
 	// Name is the schedulerName whose pods are placed; empty is default-scheduler.
 	Name string
 	// Binders is how many bindings may be under way at once; zero is 32.
@@ -93,14 +96,7 @@ func newScheduler(cfg Config, recorder events.EventRecorder) *Scheduler {
 
 // watch feeds the model and the queue, and returns once both hold the present state.
 func (s *Scheduler) watch(ctx context.Context) error {
-	factory := informers.NewSharedInformerFactoryWithOptions(s.cfg.Client, 0, informers.WithTransform(client.DropManagedFields))
-	nodes := factory.Core().V1().Nodes().Informer()
-	pods := factory.InformerFor(&corev1.Pod{}, func(c kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
-		lw := cache.NewFilteredListWatchFromClient(c.CoreV1().RESTClient(), "pods", metav1.NamespaceAll, func(o *metav1.ListOptions) {
-			o.FieldSelector = "status.phase!=Succeeded,status.phase!=Failed"
-		})
-		return cache.NewSharedIndexInformer(lw, &corev1.Pod{}, resync, cache.Indexers{})
-	})
+	nodes, pods := s.informer(client.Nodes, &corev1.Node{}, ""), s.informer(client.Pods, &corev1.Pod{}, "status.phase!=Succeeded,status.phase!=Failed")
 	nodeHandler, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { s.setNode(nil, obj.(*corev1.Node)) },
 		UpdateFunc: func(old, obj any) { s.setNode(old.(*corev1.Node), obj.(*corev1.Node)) },
@@ -117,11 +113,35 @@ func (s *Scheduler) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	factory.Start(ctx.Done())
+	go nodes.RunWithContext(ctx)
+	go pods.RunWithContext(ctx)
 	if !cache.WaitForCacheSync(ctx.Done(), nodeHandler.HasSynced, podHandler.HasSynced) {
 		return ctx.Err()
 	}
 	return nil
+}
+
+// informer follows a resource: what a field selector leaves of it.
+func (s *Scheduler) informer(resource schema.GroupVersionResource, object runtime.Object, selector string) cache.SharedIndexInformer {
+	if s.cfg.Shared == nil {
+		lw := cache.NewFilteredListWatchFromClient(s.cfg.Client.CoreV1().RESTClient(), resource.Resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
+			o.FieldSelector = selector
+		})
+		i := cache.NewSharedIndexInformer(lw, object, 0, cache.Indexers{})
+		_ = i.SetTransform(client.DropManagedFields) // fails only where it runs already
+		return i
+	}
+	from := cache.ToListerWatcherWithContext(s.cfg.Shared(resource))
+	return cache.NewSharedIndexInformer(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			o.FieldSelector = selector
+			return from.ListWithContext(ctx, o)
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			o.FieldSelector = selector
+			return from.WatchWithContext(ctx, o)
+		},
+	}, object, 0, cache.Indexers{})
 }
 
 // object unwraps what a delete handler gets; nil where it is something else.

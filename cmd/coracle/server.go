@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	restclient "k8s.io/client-go/rest"
+	toolscache "k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/admission"
@@ -216,9 +217,19 @@ func (s *server) local(ctx context.Context, id pki.Identity) (*restclient.Config
 	if err := s.api.WaitReady(ctx); err != nil {
 		return nil, err
 	}
-	// Certificates make a user authenticated; here it is said outright.
-	groups := append([]string{user.AllAuthenticated}, id.Groups...)
-	return s.api.LocalConfig(&user.DefaultInfo{Name: id.Name, Groups: groups}), nil
+	return s.api.LocalConfig(localUser(id)), nil
+}
+
+// localUser is a component of this process: certificates make a user authenticated; here it is said outright.
+func localUser(id pki.Identity) user.Info {
+	return &user.DefaultInfo{Name: id.Name, Groups: append([]string{user.AllAuthenticated}, id.Groups...)}
+}
+
+// shared gives a component's informers the watch cache's objects.
+func (s *server) shared(id pki.Identity) client.Shared {
+	return func(resource schema.GroupVersionResource) toolscache.ListerWatcher {
+		return s.api.ListWatch(localUser(id), resource)
+	}
 }
 
 func (s *server) runScheduler(ctx context.Context) error {
@@ -230,7 +241,7 @@ func (s *server) runScheduler(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return scheduler.Run(ctx, scheduler.Config{Client: kube})
+	return scheduler.Run(ctx, scheduler.Config{Client: kube, Shared: s.shared(pki.Scheduler)})
 }
 
 func (s *server) runControllers(ctx context.Context) error {
@@ -238,7 +249,7 @@ func (s *server) runControllers(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	return controllers.Run(ctx, controllers.Config{RestConfig: config, ClusterCA: s.pki.CAPEM(), PodCIDR: s.cluster.pods})
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), PodCIDR: s.cluster.pods})
 }
 
 // ignoreEnd makes the end of ctx a regular one.
