@@ -11,6 +11,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+
+	"github.com/coracle-dev/coracle/apiserver/auth"
 )
 
 // keepEvery is how often the objects that the server keeps are looked at.
@@ -69,6 +71,9 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 			return err
 		}
 	}
+	if err := s.keepAuthentication(ctx, client); err != nil {
+		return err
+	}
 	if err := s.keepService(ctx, client); err != nil {
 		return err
 	}
@@ -89,4 +94,38 @@ func priorityClasses() []schedulingv1.PriorityClass {
 			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
 		},
 	}
+}
+
+// keepAuthentication publishes how this server authenticates. Keys that others add stay.
+func (s *Server) keepAuthentication(ctx context.Context, client kubernetes.Interface) error {
+	if s.cfg.Authentication == nil {
+		return nil
+	}
+	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	have, err := maps.Get(ctx, auth.AuthenticationConfigMap, metav1.GetOptions{ResourceVersion: "0"})
+	if apierrors.IsNotFound(err) {
+		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: auth.AuthenticationConfigMap}, Data: s.cfg.Authentication}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	changed := false
+	for key, value := range s.cfg.Authentication {
+		if have.Data[key] == value {
+			continue
+		}
+		if have.Data == nil {
+			have.Data = map[string]string{}
+		}
+		have.Data[key], changed = value, true
+	}
+	if !changed {
+		return nil
+	}
+	_, err = maps.Update(ctx, have, metav1.UpdateOptions{})
+	return err
 }

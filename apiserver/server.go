@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/netip"
 	"time"
 
 	"k8s.io/apimachinery/pkg/runtime"
@@ -58,9 +59,14 @@ type Config struct {
 	OpenAPI http.Handler
 	// Paths takes further paths by their prefix, behind authorisation: "/.well-known/", "/openid/".
 	Paths map[string]http.Handler
+	// Authentication is what aggregated API servers are told of how this one authenticates: the data of the ConfigMap
+	// kube-system/extension-apiserver-authentication (auth.FrontProxy.AuthenticationConfig); nil keeps no such ConfigMap.
+	Authentication map[string]string
 	// Checks are further conditions of /readyz.
 	Checks []Check
 
+	// ServiceCIDR is the range of cluster IPs, shown by the ServiceCIDR "kubernetes"; invalid keeps no such object.
+	ServiceCIDR netip.Prefix
 	// ServiceIP is the address of the Service default/kubernetes; invalid keeps no such Service.
 	ServiceIP net.IP
 	// DNSIP is the address of the Service kube-system/kube-dns; nil keeps no such Service.

@@ -55,12 +55,14 @@ type Options struct {
 
 // PKI is the opened set. It is safe for concurrent use.
 type PKI struct {
-	dir    string
-	now    func() time.Time
-	ca     *authority
-	sans   sans
-	server atomic.Pointer[tls.Certificate]
-	saKey  *ecdsa.PrivateKey
+	dir string
+	now func() time.Time
+	ca  *authority
+	// frontCA signs the front proxy's certificates: see frontproxy.go.
+	frontCA *authority
+	sans    sans
+	server  atomic.Pointer[tls.Certificate]
+	saKey   *ecdsa.PrivateKey
 
 	mu          sync.Mutex
 	kubeconfigs map[string]kubeconfig // by path: those that Renew keeps current
@@ -87,6 +89,9 @@ func Open(opts Options) (*PKI, error) {
 		return nil, err
 	}
 	if err := p.writePublicKey(); err != nil {
+		return nil, err
+	}
+	if err := p.openFrontProxy(); err != nil {
 		return nil, err
 	}
 	if err := p.Renew(); err != nil {
@@ -149,11 +154,13 @@ func (p *PKI) Run(ctx context.Context) error {
 // clients for theirs. It does not verify them: whoever authenticates the request does, so that a bad
 // certificate gets a 401 in place of a broken connection.
 func (p *PKI) ServerTLS() *tls.Config {
+	cas := p.CAPool() // clients choose their certificate by these
+	cas.AddCert(p.frontCA.cert)
 	return &tls.Config{
 		MinVersion: tls.VersionTLS12,
 		NextProtos: []string{"h2", "http/1.1"},
 		ClientAuth: tls.RequestClientCert,
-		ClientCAs:  p.CAPool(),
+		ClientCAs:  cas,
 		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 			return p.server.Load(), nil
 		},

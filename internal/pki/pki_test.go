@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/tls"
 	"crypto/x509"
 	"io"
@@ -51,7 +52,8 @@ func TestFilesAreSecret(t *testing.T) {
 	if err := p.EnsureKubeconfig(kubeconfig, "https://127.0.0.1:6443", Admin); err != nil {
 		t.Fatal(err)
 	}
-	for name, mode := range map[string]os.FileMode{".": 0o700, "ca.key": 0o600, "ca.crt": 0o644, "server.pem": 0o600, "sa.key": 0o600, "sa.pub": 0o644, "admin": 0o600} {
+	for name, mode := range map[string]os.FileMode{".": 0o700, "ca.key": 0o600, "ca.crt": 0o644, "server.pem": 0o600, "sa.key": 0o600, "sa.pub": 0o644, "admin": 0o600,
+		"front-proxy": 0o700, "front-proxy/ca.key": 0o600, "front-proxy/ca.crt": 0o644} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
 			t.Fatal(err)
@@ -61,8 +63,8 @@ func TestFilesAreSecret(t *testing.T) {
 		}
 	}
 	entries, err := os.ReadDir(dir)
-	if err != nil || len(entries) != 6 {
-		t.Errorf("%d files, want 6: %v (%v)", len(entries), entries, err)
+	if err != nil || len(entries) != 7 {
+		t.Errorf("%d files, want 7: %v (%v)", len(entries), entries, err)
 	}
 }
 
@@ -209,5 +211,35 @@ func TestKubeconfig(t *testing.T) {
 	}
 	if _, err := leaf.Verify(x509.VerifyOptions{Roots: p.CAPool(), KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}); err != nil {
 		t.Error(err)
+	}
+}
+
+func TestFrontProxy(t *testing.T) {
+	dir := t.TempDir()
+	p, err := Open(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	get := p.FrontProxyClient("front-proxy-client")
+	cert, err := get(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, _ := get(nil); again != cert {
+		t.Error("a new certificate for every connection")
+	}
+	usages := []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: p.FrontProxyCAPool(), KeyUsages: usages}); err != nil || cert.Leaf.Subject.CommonName != "front-proxy-client" {
+		t.Error(err)
+	}
+	if _, err := cert.Leaf.Verify(x509.VerifyOptions{Roots: p.CAPool(), KeyUsages: usages}); err == nil {
+		t.Error("the cluster's CA vouches for the front proxy")
+	}
+	q, err := Open(Options{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(p.FrontProxyCAPEM(), q.FrontProxyCAPEM()) || bytes.Equal(p.FrontProxyCAPEM(), p.CAPEM()) {
+		t.Error("the front proxy's CA is not kept, or is the cluster's")
 	}
 }
