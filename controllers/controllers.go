@@ -21,6 +21,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/clock"
 	"github.com/coracle-dev/coracle/internal/run"
@@ -39,6 +40,8 @@ type Config struct {
 	// SigningKey is the key of the first certificate in ClusterCA; with it, approved certificate requests to the cluster's own
 	// signers are signed. Nil signs none.
 	SigningKey crypto.Signer
+	// SignToken makes the tokens in Secrets of type kubernetes.io/service-account-token; nil leaves those Secrets alone.
+	SignToken serviceaccounttoken.Sign
 	// PodCIDR is cut into one range a node; the zero value assigns none.
 	PodCIDR netip.Prefix
 	// NodeCIDRBits is the prefix length of a node's range; 24 when zero (64 for IPv6).

@@ -21,6 +21,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/resourcequota"
 	"github.com/coracle-dev/coracle/controllers/rootca"
 	"github.com/coracle-dev/coracle/controllers/serviceaccount"
+	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 )
 
 // runner is a controller that is ready to run.
@@ -63,6 +64,12 @@ var table = []struct {
 	{"podgc", func(c Config, e env.Env) (runner, error) { return podgc.New(e, c.TerminatedPodThreshold), nil }},
 	{"clusterroleaggregation", func(_ Config, e env.Env) (runner, error) { return clusterroleaggregation.New(e), nil }},
 	{"serviceaccount", func(_ Config, e env.Env) (runner, error) { return serviceaccount.New(e), nil }},
+	{"serviceaccounttoken", func(c Config, e env.Env) (runner, error) {
+		if c.SignToken == nil {
+			return nil, nil
+		}
+		return serviceaccounttoken.New(e, c.SignToken, c.ClusterCA)
+	}},
 	{"rootca", func(c Config, e env.Env) (runner, error) {
 		if len(c.ClusterCA) == 0 {
 			return nil, nil

@@ -35,6 +35,7 @@ type options struct {
 	clusterDomain string
 	clusterDNS    string
 	nodePorts     string
+	anonymous     string
 	etcd          etcdOptions
 
 	nodeName   string
@@ -67,6 +68,7 @@ func serverFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.listen, "listen", "0.0.0.0:6443", "address and port of the API")
 	f.StringVar(&o.advertise, "advertise-address", "", "address by which nodes and pods reach the API (default: this machine's)")
 	f.StringSliceVar(&o.tlsSANs, "tls-san", nil, "further names and addresses for the API's certificate")
+	f.StringVar(&o.anonymous, "anonymous-auth", "all", "where requests without credentials are anonymous's: all, health (only /livez, /readyz and /healthz), or none")
 	f.StringVar(&o.nodePorts, "service-node-port-range", "30000-32767", "ports for NodePort services")
 	f.StringSliceVar(&o.etcd.endpoints, "etcd-endpoints", nil, "an external etcd to use in place of the embedded one, as https://10.0.0.5:2379")
 	f.StringVar(&o.etcd.ca, "etcd-cafile", "", "CA of the external etcd")
@@ -255,6 +257,9 @@ func (o *options) check() error {
 		return err
 	}
 	if _, _, err := parsePortRange(o.nodePorts); err != nil {
+		return err
+	}
+	if err := o.checkAnonymous(); err != nil {
 		return err
 	}
 	for flag, given := range map[string]string{"--advertise-address": o.advertise, "--node-ip": o.nodeIP} {

@@ -1,11 +1,14 @@
 package main
 
 import (
+	"crypto"
+
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coracle-dev/coracle/controllers"
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/pki"
 	"github.com/coracle-dev/coracle/proxy"
 	"github.com/coracle-dev/coracle/scheduler"
 )
@@ -45,15 +48,23 @@ func newControllers() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if o.kubeconfig == "" {
+		var key crypto.Signer
+		if o.kubeconfig == "" { // this machine's own cluster
 			o.kubeconfig = o.layout.Kubeconfig("controllers")
+			if key, err = pki.LoadCAKey(o.layout.PKI()); err != nil {
+				return err
+			}
 		}
 		config, err := client.Config{Kubeconfig: o.kubeconfig, Component: "controllers"}.REST()
 		if err != nil {
 			return usage("%w; name a kubeconfig with --kubeconfig", err)
 		}
+		sign, err := o.signToken()
+		if err != nil {
+			return err
+		}
 		return controllers.Run(cmd.Context(), controllers.Config{
-			RestConfig: config, ClusterCA: config.CAData, PodCIDR: c.pods, LeaderElect: true,
+			RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign,
 		})
 	}, commonFlags, clusterFlags, kubeconfigFlag)
 }

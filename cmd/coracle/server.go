@@ -69,6 +69,7 @@ type server struct {
 	pki     *pki.PKI
 	api     *apiserver.Server
 	alloc   *alloc.Allocator
+	tokens  *auth.Tokens
 }
 
 func (s *server) close() { _ = s.engine.Close() }
@@ -166,6 +167,8 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		return err
 	}
 	authz := auth.NewAuthorizer(reader)
+	proxy := auth.DefaultFrontProxy(s.pki.FrontProxyCAPool())
+	s.tokens = tokens
 	nodes := tunnel.New()
 	_, port, _ := net.SplitHostPort(s.o.listen)
 	number, _ := strconv.Atoi(port)
@@ -175,12 +178,14 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 	}
 	s.api, err = apiserver.New(ctx, apiserver.Config{
 		Store: s.engine, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
-		Authenticator: auth.NewAuthenticator(s.pki.CAPool(), tokens),
+		Authenticator: s.o.limitAnonymous(auth.NewAuthenticator(s.pki.CAPool(), tokens, proxy.Authenticator())),
 		Authorizer:    authz,
 		Admission:     admission.New(reader, apiserver.NewQuotaWriter(s.engine), authz),
 		Hooks: map[schema.GroupResource]rest.Hook{
 			{Resource: "services"}: {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
 		},
+		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
+
 		Tokens:    tokens,
 		Reviews:   &auth.Reviewer{Authorizer: authz, Tokens: tokens},
 		Nodes:     nodes,
@@ -249,7 +254,7 @@ func (s *server) runControllers(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), PodCIDR: s.cluster.pods})
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy})
 }
 
 // ignoreEnd makes the end of ctx a regular one.
