@@ -60,6 +60,9 @@ func (s *Server) keepDNSService(ctx context.Context, client kubernetes.Interface
 
 // keepService keeps default/kubernetes with its Endpoints and EndpointSlice.
 func (s *Server) keepService(ctx context.Context, client kubernetes.Interface) error {
+	if err := s.keepServiceCIDR(ctx, client); err != nil {
+		return err
+	}
 	if s.cfg.ServiceIP == nil {
 		return nil
 	}

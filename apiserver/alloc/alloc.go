@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -44,7 +45,7 @@ type Allocator struct {
 	ips    *ranges
 	ports  *pool
 	log    *slog.Logger
-	report func(about runtime.Object, reason, note string)
+	events atomic.Pointer[Report]
 
 	syncing sync.Mutex
 	synced  bool
@@ -61,12 +62,19 @@ func New(cfg Config) (*Allocator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Allocator{reader: cfg.Reader, store: cfg.Store, ips: ips, ports: ports, log: log, report: func(runtime.Object, string, string) {}}, nil
+	return &Allocator{reader: cfg.Reader, store: cfg.Store, ips: ips, ports: ports, log: log}, nil
 }
 
-// ReportTo makes the allocator tell of what it finds wrong and repairs, as events about the object. Call it before Run.
-func (a *Allocator) ReportTo(report func(about runtime.Object, reason, note string)) {
-	a.report = report
+// Report tells of something wrong with an object, as an event about it does.
+type Report func(about runtime.Object, reason, note string)
+
+// ReportTo makes the allocator tell of what it finds wrong and repairs.
+func (a *Allocator) ReportTo(r Report) { a.events.Store(&r) }
+
+func (a *Allocator) report(about runtime.Object, reason, note string) {
+	if r := a.events.Load(); r != nil {
+		(*r)(about, reason, note)
+	}
 }
 
 // owner is the Service a key is held by.

@@ -182,17 +182,18 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Authorizer:    authz,
 		Admission:     admission.New(reader, apiserver.NewQuotaWriter(s.engine), authz),
 		Hooks: map[schema.GroupResource]rest.Hook{
-			{Resource: "services"}: {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
+			{Resource: "services"}:                                {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
+			{Group: "networking.k8s.io", Resource: "ipaddresses"}: {AfterDelete: s.alloc.AddressDeleted},
 		},
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 
-		Tokens:    tokens,
-		Reviews:   &auth.Reviewer{Authorizer: authz, Tokens: tokens},
-		Nodes:     nodes,
-		GRPC:      nodes,
-		OpenAPI:   spec,
-		Paths:     map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
-		ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
+		Tokens:      tokens,
+		Reviews:     &auth.Reviewer{Authorizer: authz, Tokens: tokens},
+		Nodes:       nodes,
+		GRPC:        nodes,
+		OpenAPI:     spec,
+		Paths:       map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
+		ServiceCIDR: s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
 	return err
 }
@@ -213,6 +214,11 @@ func (s *server) runAPI(ctx context.Context) error {
 		if err := s.api.WaitReady(ctx); err != nil {
 			return ignoreEnd(ctx, err)
 		}
+		report, err := s.api.Reporter(ctx, "ipallocator-repair-controller", "ClusterIPAllocation")
+		if err != nil {
+			return err
+		}
+		s.alloc.ReportTo(report)
 		return s.alloc.Run(ctx)
 	})
 }
