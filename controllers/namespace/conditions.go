@@ -17,6 +17,8 @@ import (
 type findings struct {
 	// discovery is why not all resources are known; nil when they are.
 	discovery error
+	// parsing is why not all group versions make sense; nil when they do.
+	parsing error
 	// failures are deletions and lists that failed.
 	failures []error
 	// remaining counts the objects left, by resource.
@@ -57,7 +59,7 @@ func conditions(have []corev1.NamespaceCondition, f findings, now metav1.Time) [
 func outcomes(f findings) []outcome {
 	return []outcome{
 		{corev1.NamespaceDeletionDiscoveryFailure, f.discovery != nil, "DiscoveryFailed", discoveryText(f.discovery), "ResourcesDiscovered", "All resources successfully discovered"},
-		{corev1.NamespaceDeletionGVParsingFailure, false, "", "", "ParsedGroupVersions", "All legacy kube types successfully parsed"},
+		{corev1.NamespaceDeletionGVParsingFailure, f.parsing != nil, "GroupVersionParsingFailed", fmt.Sprint(f.parsing), "ParsedGroupVersions", "All legacy kube types successfully parsed"},
 		{corev1.NamespaceDeletionContentFailure, len(f.failures) > 0, "ContentDeletionFailed", failureText(f.failures), "ContentDeleted", "All content successfully deleted, may be waiting on finalization"},
 		{corev1.NamespaceContentRemaining, len(f.remaining) > 0, "SomeResourcesRemain", "Some resources are remaining: " + remainingText(f.remaining), "ContentRemoved", "All content successfully removed"},
 		{corev1.NamespaceFinalizersRemaining, len(f.finalizers) > 0, "SomeFinalizersRemain", "Some content in the namespace has finalizers remaining: " + finalizerText(f.finalizers), "ContentHasNoFinalizers", "All content-preserving finalizers finished"},
@@ -68,12 +70,11 @@ func discoveryText(err error) string {
 	if err == nil {
 		return ""
 	}
-	count := 1
 	var groups *discovery.ErrGroupDiscoveryFailed
 	if errors.As(err, &groups) {
-		count = len(groups.Groups)
+		return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", len(groups.Groups), err)
 	}
-	return fmt.Sprintf("Discovery failed for some groups, %d failing: %v", count, err)
+	return err.Error()
 }
 
 func failureText(failures []error) string {

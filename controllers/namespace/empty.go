@@ -2,6 +2,7 @@ package namespace
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -31,7 +32,8 @@ func (c *Controller) empty(ctx context.Context, namespace string) findings {
 	f := findings{remaining: map[schema.GroupVersionResource]int{}, finalizers: map[string]int{}}
 	lists, err := discovery.ServerPreferredNamespacedResources(c.discovery)
 	f.discovery = err
-	targets := targetsOf(lists)
+	targets, err := targetsOf(lists)
+	f.parsing = err
 	for _, pods := range []bool{true, false} {
 		for _, t := range targets {
 			if (t.gvr == podResource) != pods {
@@ -48,12 +50,15 @@ func (c *Controller) empty(ctx context.Context, namespace string) findings {
 	return f
 }
 
-// targetsOf are the resources whose objects can be listed and deleted.
-func targetsOf(lists []*metav1.APIResourceList) []target {
+// targetsOf are the resources whose objects can be listed and deleted. The error tells of lists that make no sense; their
+// resources are left out.
+func targetsOf(lists []*metav1.APIResourceList) ([]target, error) {
 	var targets []target
+	var errs []error
 	for _, list := range lists {
 		gv, err := schema.ParseGroupVersion(list.GroupVersion)
 		if err != nil {
+			errs = append(errs, err)
 			continue
 		}
 		for _, r := range list.APIResources {
@@ -62,7 +67,7 @@ func targetsOf(lists []*metav1.APIResourceList) []target {
 			}
 		}
 	}
-	return targets
+	return targets, errors.Join(errs...)
 }
 
 func (c *Controller) emptyOne(ctx context.Context, namespace string, t target, f *findings) error {

@@ -77,8 +77,8 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if len(found.failures) > 0 || found.discovery != nil {
-		return errors.Join(append(found.failures, found.discovery)...)
+	if err := errors.Join(append(found.failures, found.discovery, found.parsing)...); err != nil {
+		return err
 	}
 	if len(found.remaining) > 0 {
 		age := c.clock.Now().Sub(ns.DeletionTimestamp.Time)
