@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 
+	"github.com/coracle-dev/coracle/controllers/certificates"
 	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
 	"github.com/coracle-dev/coracle/controllers/deployment"
 	"github.com/coracle-dev/coracle/controllers/endpoints"
@@ -22,6 +23,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/rootca"
 	"github.com/coracle-dev/coracle/controllers/serviceaccount"
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
+	"github.com/coracle-dev/coracle/controllers/volumeprotection"
 )
 
 // runner is a controller that is ready to run.
@@ -76,6 +78,19 @@ var table = []struct {
 		}
 		return rootca.New(e, c.ClusterCA), nil
 	}},
+	{"csrapproving", func(_ Config, e env.Env) (runner, error) { return certificates.NewApprover(e), nil }},
+	{"csrsigning", func(c Config, e env.Env) (runner, error) {
+		if c.SigningKey == nil {
+			return nil, nil
+		}
+		ca, err := certificates.ParseAuthority(c.ClusterCA, c.SigningKey)
+		if err != nil {
+			return nil, err
+		}
+		return certificates.NewSigner(e, ca), nil
+	}},
+	{"csrcleaner", func(_ Config, e env.Env) (runner, error) { return certificates.NewCleaner(e), nil }},
+	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
 	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
 	{"tainteviction", func(_ Config, e env.Env) (runner, error) { return nodelifecycle.NewEviction(e) }},
 	{"nodeipam", func(c Config, e env.Env) (runner, error) {

@@ -30,10 +30,25 @@ func trimPod(o *corev1.Pod) *corev1.Pod {
 	pod.Spec = corev1.PodSpec{
 		NodeName: o.Spec.NodeName, Hostname: o.Spec.Hostname, Subdomain: o.Spec.Subdomain, Tolerations: o.Spec.Tolerations,
 		Containers: trimContainers(o.Spec.Containers), InitContainers: trimContainers(o.Spec.InitContainers),
+		Volumes: trimVolumes(o.Spec.Volumes),
 	}
 	pod.Status.ContainerStatuses, pod.Status.InitContainerStatuses = trimStatuses(o.Status.ContainerStatuses), trimStatuses(o.Status.InitContainerStatuses)
 	pod.Status.EphemeralContainerStatuses = nil
 	return pod
+}
+
+// trimVolumes keeps what says which claims the pod uses.
+func trimVolumes(list []corev1.Volume) []corev1.Volume {
+	var trimmed []corev1.Volume
+	for i := range list {
+		switch v := &list[i]; {
+		case v.PersistentVolumeClaim != nil:
+			trimmed = append(trimmed, corev1.Volume{Name: v.Name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: v.PersistentVolumeClaim}})
+		case v.Ephemeral != nil:
+			trimmed = append(trimmed, corev1.Volume{Name: v.Name, VolumeSource: corev1.VolumeSource{Ephemeral: &corev1.EphemeralVolumeSource{}}})
+		}
+	}
+	return trimmed
 }
 
 func trimContainers(list []corev1.Container) []corev1.Container {

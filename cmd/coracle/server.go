@@ -185,15 +185,15 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 			{Resource: "services"}:                                {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
 			{Group: "networking.k8s.io", Resource: "ipaddresses"}: {AfterDelete: s.alloc.AddressDeleted},
 		},
-		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
+		Tokens:  tokens,
+		Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
+		Nodes:   nodes,
+		GRPC:    nodes,
+		OpenAPI: spec,
+		Paths:   map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
 
-		Tokens:      tokens,
-		Reviews:     &auth.Reviewer{Authorizer: authz, Tokens: tokens},
-		Nodes:       nodes,
-		GRPC:        nodes,
-		OpenAPI:     spec,
-		Paths:       map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
-		ServiceCIDR: s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
+		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
+		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
 	return err
 }
@@ -260,7 +260,7 @@ func (s *server) runControllers(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy})
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy})
 }
 
 // ignoreEnd makes the end of ctx a regular one.
