@@ -1,6 +1,7 @@
 // Package openapi serves the OpenAPI documents, version 2 and 3, in JSON and protobuf. The documents are generated from
 // the table of kinds when the source changes and are kept compressed: serving costs no memory, and most clients
-// take the compressed bytes as they are.
+// take the compressed bytes as they are. Documents of kinds that are known only at run time are merged with them, and
+// kept compressed as well.
 package openapi
 
 import (
@@ -16,12 +17,14 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/munnerz/goautoneg"
 )
 
-//go:generate go tool openapi-gen --go-header-file /dev/null --output-dir gen/definitions --output-pkg github.com/coracle-dev/coracle/apiserver/openapi/gen/definitions --output-file zz_generated.openapi.go --report-filename /dev/null k8s.io/api/core/v1 k8s.io/api/apps/v1 k8s.io/api/autoscaling/v1 k8s.io/api/autoscaling/v2 k8s.io/api/batch/v1 k8s.io/api/certificates/v1 k8s.io/api/coordination/v1 k8s.io/api/discovery/v1 k8s.io/api/events/v1 k8s.io/api/networking/v1 k8s.io/api/node/v1 k8s.io/api/policy/v1 k8s.io/api/rbac/v1 k8s.io/api/scheduling/v1 k8s.io/api/storage/v1 k8s.io/api/admissionregistration/v1 k8s.io/api/authentication/v1 k8s.io/api/authorization/v1 k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version k8s.io/apimachinery/pkg/util/intstr k8s.io/apimachinery/pkg/api/resource
+//go:generate go tool openapi-gen --go-header-file /dev/null --output-dir gen/definitions --output-pkg github.com/coracle-dev/coracle/apiserver/openapi/gen/definitions --output-file zz_generated.openapi.go --report-filename /dev/null k8s.io/api/core/v1 k8s.io/api/apps/v1 k8s.io/api/autoscaling/v1 k8s.io/api/autoscaling/v2 k8s.io/api/batch/v1 k8s.io/api/certificates/v1 k8s.io/api/coordination/v1 k8s.io/api/discovery/v1 k8s.io/api/events/v1 k8s.io/api/networking/v1 k8s.io/api/node/v1 k8s.io/api/policy/v1 k8s.io/api/rbac/v1 k8s.io/api/scheduling/v1 k8s.io/api/storage/v1 k8s.io/api/admissionregistration/v1 k8s.io/api/authentication/v1 k8s.io/api/authorization/v1 k8s.io/api/flowcontrol/v1 k8s.io/api/resource/v1 k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1 k8s.io/kube-aggregator/pkg/apis/apiregistration/v1 k8s.io/apimachinery/pkg/apis/meta/v1 k8s.io/apimachinery/pkg/runtime k8s.io/apimachinery/pkg/version k8s.io/apimachinery/pkg/util/intstr k8s.io/apimachinery/pkg/api/resource
 //go:generate go run -tags openapigen ./gen -out data
 //go:generate rm -rf gen/definitions
 
@@ -47,12 +50,23 @@ type document struct {
 type encoding struct {
 	accept string // the media type asked for
 	answer string // the one that is named in the answer
-	file   string
+	// open gives the document compressed by gzip.
+	open func() (io.ReadSeeker, error)
 }
 
 // Handler serves /openapi/v2 and everything under /openapi/v3.
 type Handler struct {
-	v2    document
+	// own are the embedded documents.
+	own map[string]document
+	now atomic.Pointer[documents]
+
+	mu     sync.Mutex // guards what documents are merged from
+	custom map[string]source
+}
+
+// documents are all that is served at one moment. They are never changed.
+type documents struct {
+	v2    func() (document, error)
 	v3    map[string]document // by "api/v1"
 	index []byte
 	etag  string
@@ -60,9 +74,9 @@ type Handler struct {
 
 // New reads the list of the documents and computes their hashes.
 func New() (*Handler, error) {
-	h := &Handler{v3: map[string]document{}}
-	var err error
-	if h.v2, err = load("data/v2", v2Proto, v2Old); err != nil {
+	h := &Handler{own: map[string]document{}, custom: map[string]source{}}
+	v2, err := load("data/v2", v2Proto, v2Old)
+	if err != nil {
 		return nil, err
 	}
 	err = fs.WalkDir(data, "data/v3", func(path string, d fs.DirEntry, err error) error {
@@ -70,13 +84,15 @@ func New() (*Handler, error) {
 		if err != nil || d.IsDir() || !ok {
 			return err
 		}
-		h.v3[strings.TrimPrefix(name, "data/v3/")], err = load(name, v3Proto, v3Old)
+		h.own[strings.TrimPrefix(name, "data/v3/")], err = load(name, v3Proto, v3Old)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return h, h.buildIndex()
+	first, err := newDocuments(h.own, func() (document, error) { return v2, nil })
+	h.now.Store(first)
+	return h, err
 }
 
 func load(name, proto, old string) (document, error) {
@@ -84,29 +100,35 @@ func load(name, proto, old string) (document, error) {
 	if err != nil {
 		return document{}, fmt.Errorf("openapi: %w", err)
 	}
-	return document{
-		etag: hash(raw),
-		encodings: []encoding{
-			{jsonType, jsonType, name + ".json.gz"}, {proto, proto, name + ".pb.gz"}, {old, proto, name + ".pb.gz"},
-		},
-	}, nil
+	file := func(ext string) func() (io.ReadSeeker, error) {
+		return func() (io.ReadSeeker, error) {
+			f, err := data.Open(name + ext)
+			if err != nil {
+				return nil, err
+			}
+			return f.(io.ReadSeeker), nil // as package embed promises
+		}
+	}
+	return document{etag: hash(raw), encodings: encodings(proto, old, file(".json.gz"), file(".pb.gz"))}, nil
+}
+
+func encodings(proto, old string, asJSON, asProto func() (io.ReadSeeker, error)) []encoding {
+	return []encoding{{jsonType, jsonType, asJSON}, {proto, proto, asProto}, {old, proto, asProto}}
 }
 
 func hash(content []byte) string { return fmt.Sprintf("%X", sha512.Sum512(content)) }
 
-// buildIndex makes the list at /openapi/v3. Its URLs name the content, so that clients may keep what they got for ever.
-func (h *Handler) buildIndex() error {
+// newDocuments makes the list at /openapi/v3. Its URLs name the content, so that clients may keep what they got for ever.
+func newDocuments(v3 map[string]document, v2 func() (document, error)) (*documents, error) {
 	type location struct {
 		URL string `json:"serverRelativeURL"`
 	}
 	paths := map[string]location{}
-	for key, doc := range h.v3 {
+	for key, doc := range v3 {
 		paths[key] = location{documentURL(key, doc.etag)}
 	}
-	var err error
-	h.index, err = json.Marshal(map[string]any{"paths": paths})
-	h.etag = hash(h.index)
-	return err
+	index, err := json.Marshal(map[string]any{"paths": paths})
+	return &documents{v2: v2, v3: v3, index: index, etag: hash(index)}, err
 }
 
 func documentURL(key, etag string) string {
@@ -119,20 +141,26 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "405 method not allowed", http.StatusMethodNotAllowed)
 		return
 	}
+	now := h.now.Load()
 	switch path := strings.TrimSuffix(r.URL.Path, "/"); {
 	case path == "/openapi/v2":
-		serve(w, r, h.v2)
+		doc, err := now.v2()
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		serve(w, r, doc)
 	case path == "/openapi/v3":
 		w.Header().Set("Content-Type", jsonType)
-		w.Header().Set("Etag", strconv.Quote(h.etag))
-		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(h.index))
+		w.Header().Set("Etag", strconv.Quote(now.etag))
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(now.index))
 	default:
-		h.serveV3(w, r, strings.TrimPrefix(path, "/openapi/v3/"))
+		now.serveV3(w, r, strings.TrimPrefix(path, "/openapi/v3/"))
 	}
 }
 
-func (h *Handler) serveV3(w http.ResponseWriter, r *http.Request, key string) {
-	doc, ok := h.v3[key]
+func (d *documents) serveV3(w http.ResponseWriter, r *http.Request, key string) {
+	doc, ok := d.v3[key]
 	if !ok {
 		http.NotFound(w, r)
 		return
@@ -156,13 +184,11 @@ func serve(w http.ResponseWriter, r *http.Request, doc document) {
 		w.WriteHeader(http.StatusNotAcceptable)
 		return
 	}
-	file, err := data.Open(enc.file)
+	zipped, err := enc.open()
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	defer file.Close()
-	zipped := file.(io.ReadSeeker) // as package embed promises
 	w.Header().Set("Content-Type", enc.answer)
 	w.Header().Set("Etag", strconv.Quote(doc.etag))
 	if acceptsGzip(r.Header.Get("Accept-Encoding")) {
