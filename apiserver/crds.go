@@ -10,6 +10,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/kube-openapi/pkg/spec3"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/coracle-dev/coracle/apiserver/crd"
 )
@@ -23,10 +25,22 @@ func (s *Server) serveDefinitions(ctx context.Context) error {
 	if err := s.cache.WaitReady(ctx); err != nil {
 		return nil // ctx has ended
 	}
-	return crd.New(crd.Config{
+	cfg := crd.Config{
 		Cache: s.cache, Scheme: s.scheme, Rest: s.rest, Client: client.CustomResourceDefinitions(),
 		Discovery: s.discovery.SetKinds, Resolve: s.serviceAddress, Now: s.cfg.Now,
-	}).Run(ctx)
+		Document: func(ctx context.Context) ([]byte, error) {
+			return client.RESTClient().Get().AbsPath("/openapi/v3/apis/apps/v1").SetHeader("Accept", "application/json").DoRaw(ctx)
+		},
+	}
+	if h, ok := s.cfg.OpenAPI.(documents); ok {
+		cfg.OpenAPI = h.SetCustom
+	}
+	return crd.New(cfg).Run(ctx)
+}
+
+// documents takes OpenAPI documents beside its own.
+type documents interface {
+	SetCustom(source string, v3 map[string]*spec3.OpenAPI, v2 []*spec.Swagger)
 }
 
 // serviceAddress is where a port of a Service is reached: its cluster IP, or the name that it stands for.

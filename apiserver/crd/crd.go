@@ -6,6 +6,7 @@ package crd
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -50,6 +51,9 @@ type Config struct {
 	Discovery func(source string, table []kinds.Kind) error
 	// OpenAPI publishes their documents, by "apis/<group>/<version>"; nil: nobody does.
 	OpenAPI func(source string, v3 map[string]*spec3.OpenAPI, v2 []*spec.Swagger)
+	// Document gives a document of version 3 that has the models of object metadata, options and Scale, from the
+	// server's own types. It is asked for once, when there is a definition to publish.
+	Document func(ctx context.Context) ([]byte, error)
 	// Resolve finds the webhooks that are Services; nil: those cannot be reached.
 	Resolve ServiceResolver
 	// Dial connects to webhooks; nil is a plain dialer.
@@ -68,6 +72,7 @@ type Controller struct {
 	known  map[string]*apiextensionsv1.CustomResourceDefinition
 	served map[string]*definition
 	tables map[string]*cacheTable // what was added to the cache, by definition
+	models models                 // nil until something was published
 	status writer
 }
 
@@ -174,7 +179,7 @@ func (c *Controller) apply(ctx context.Context) {
 			wanted = append(wanted, decided)
 		}
 	}
-	c.publish(next)
+	c.publish(ctx, next)
 	c.status.set(all, wanted)
 }
 
@@ -213,7 +218,7 @@ func (c *Controller) drop(name string) {
 }
 
 // publish serves the definitions, and no others. The cache has their objects already.
-func (c *Controller) publish(next map[string]*definition) {
+func (c *Controller) publish(ctx context.Context, next map[string]*definition) {
 	same := maps.EqualFunc(next, c.served, func(a, b *definition) bool { return a == b })
 	if same {
 		return
@@ -234,8 +239,39 @@ func (c *Controller) publish(next map[string]*definition) {
 			c.log.Error("discovery does not show all kinds", "error", err)
 		}
 	}
-	if c.OpenAPI != nil {
-		v3, v2 := documents(next)
-		c.OpenAPI(source, v3, v2)
+	if err := c.describe(ctx, next); err != nil {
+		c.log.Error("OpenAPI does not show all kinds", "error", err)
 	}
+}
+
+// describe publishes the documents of the definitions.
+func (c *Controller) describe(ctx context.Context, served map[string]*definition) error {
+	if c.OpenAPI == nil || c.Document == nil {
+		return nil
+	}
+	if c.models == nil {
+		document, err := c.Document(ctx)
+		if err != nil {
+			return err
+		}
+		if c.models, err = readModels(document); err != nil {
+			return err
+		}
+	}
+	var all []*publication
+	var errs []error
+	for _, name := range slices.Sorted(maps.Keys(served)) {
+		d := served[name]
+		if d.published == nil {
+			var err error
+			if d.published, err = d.publication(c.models); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				continue
+			}
+		}
+		all = append(all, d.published)
+	}
+	v3, v2 := join(all)
+	c.OpenAPI(source, v3, v2)
+	return errors.Join(errs...)
 }
