@@ -20,7 +20,7 @@ func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer)
 		namespaceLifecycle{reader: r},
 		limitRanger{reader: r},
 		newServiceAccount(r),
-		nodeRestriction{reader: r},
+		nodeRestriction{reader: r, authorizer: authz},
 		taintNodesByCondition{},
 		newPodSecurity(r),
 		priority{reader: r},

@@ -233,7 +233,7 @@ func TestNodeRestriction(t *testing.T) {
 		{"another's status", "can only update pod status for pods with spec.nodeName set to itself", nodeRequest(Update, pods, "status", "default", "theirs", theirs, theirs)},
 		{"own pod deleted", "", nodeRequest(Delete, pods, "", "default", "mine", nil, mine)},
 		{"another's deleted", "can only delete pods with spec.nodeName set to itself", nodeRequest(Delete, pods, "", "default", "theirs", nil, theirs)},
-		{"exec", "unexpected operation", nodeRequest(Connect, pods, "exec", "default", "mine", nil, nil)},
+		{"exec", `unexpected pod subresource "exec", only 'status' and 'eviction' are allowed`, nodeRequest(Connect, pods, "exec", "default", "mine", nil, nil)},
 		{"own lease", "", nodeRequest(Create, leases, "", "kube-node-lease", "", &coordinationv1.Lease{ObjectMeta: om("kube-node-lease", "n1")}, nil)},
 		{"another's lease", "can only access node lease with the same name as the requesting node", nodeRequest(Create, leases, "", "kube-node-lease", "", &coordinationv1.Lease{ObjectMeta: om("kube-node-lease", "n2")}, nil)},
 		{"lease elsewhere", "can only access leases in the", nodeRequest(Update, leases, "", "default", "n1", nil, nil)},

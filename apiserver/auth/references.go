@@ -232,30 +232,38 @@ func refersToServiceAccount(pod *corev1.Pod, name string) bool {
 }
 
 func refersToSecret(pod *corev1.Pod, name string) bool {
+	return AnySecret(pod, func(have string) bool { return have == name })
+}
+
+// AnySecret tells whether a pod refers to a Secret that is one of those asked for.
+func AnySecret(pod *corev1.Pod, is func(name string) bool) bool {
 	for _, ref := range pod.Spec.ImagePullSecrets {
-		if ref.Name == name {
+		if is(ref.Name) {
 			return true
 		}
 	}
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if v.Secret != nil && v.Secret.SecretName == name || driverSecret(&v.VolumeSource) == name {
+		if v.Secret != nil && is(v.Secret.SecretName) {
+			return true
+		}
+		if name := driverSecret(&v.VolumeSource); name != "" && is(name) {
 			return true
 		}
 		if v.Projected == nil {
 			continue
 		}
 		for j := range v.Projected.Sources {
-			if s := v.Projected.Sources[j].Secret; s != nil && s.Name == name {
+			if s := v.Projected.Sources[j].Secret; s != nil && is(s.Name) {
 				return true
 			}
 		}
 	}
 	return envRefers(pod, func(from *corev1.EnvFromSource, env *corev1.EnvVarSource) bool {
 		if from != nil {
-			return from.SecretRef != nil && from.SecretRef.Name == name
+			return from.SecretRef != nil && is(from.SecretRef.Name)
 		}
-		return env.SecretKeyRef != nil && env.SecretKeyRef.Name == name
+		return env.SecretKeyRef != nil && is(env.SecretKeyRef.Name)
 	})
 }
 
@@ -289,25 +297,30 @@ func driverSecret(v *corev1.VolumeSource) string {
 }
 
 func refersToConfigMap(pod *corev1.Pod, name string) bool {
+	return AnyConfigMap(pod, func(have string) bool { return have == name })
+}
+
+// AnyConfigMap tells whether a pod refers to a ConfigMap that is one of those asked for.
+func AnyConfigMap(pod *corev1.Pod, is func(name string) bool) bool {
 	for i := range pod.Spec.Volumes {
 		v := &pod.Spec.Volumes[i]
-		if v.ConfigMap != nil && v.ConfigMap.Name == name {
+		if v.ConfigMap != nil && is(v.ConfigMap.Name) {
 			return true
 		}
 		if v.Projected == nil {
 			continue
 		}
 		for j := range v.Projected.Sources {
-			if c := v.Projected.Sources[j].ConfigMap; c != nil && c.Name == name {
+			if c := v.Projected.Sources[j].ConfigMap; c != nil && is(c.Name) {
 				return true
 			}
 		}
 	}
 	return envRefers(pod, func(from *corev1.EnvFromSource, env *corev1.EnvVarSource) bool {
 		if from != nil {
-			return from.ConfigMapRef != nil && from.ConfigMapRef.Name == name
+			return from.ConfigMapRef != nil && is(from.ConfigMapRef.Name)
 		}
-		return env.ConfigMapKeyRef != nil && env.ConfigMapKeyRef.Name == name
+		return env.ConfigMapKeyRef != nil && is(env.ConfigMapKeyRef.Name)
 	})
 }
 
