@@ -6,7 +6,6 @@ package crd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -30,7 +29,7 @@ import (
 // definitions is the cache's name of the kind.
 const definitions = "customresourcedefinitions.apiextensions.k8s.io"
 
-// source names the kinds of this package to discovery and OpenAPI.
+// source names the kinds of this package to discovery, and with a group behind it to OpenAPI.
 const source = "crds"
 
 // StatusWriter writes the status of definitions, and with it their finalizers. client-go's
@@ -49,7 +48,7 @@ type Config struct {
 	Client StatusWriter
 	// Discovery shows kinds that a source serves; nil: nobody does.
 	Discovery func(source string, table []kinds.Kind) error
-	// OpenAPI publishes their documents, by "apis/<group>/<version>"; nil: nobody does.
+	// OpenAPI publishes the documents of a source, by "apis/<group>/<version>", in place of those before; nil: nobody does.
 	OpenAPI func(source string, v3 map[string]*spec3.OpenAPI, v2 []*spec.Swagger)
 	// Document gives a document of version 3 that has the models of object metadata, options and Scale, from the
 	// server's own types. It is asked for once, when there is a definition to publish.
@@ -69,11 +68,11 @@ type Controller struct {
 	hooks *webhooks
 
 	// known are the definitions as the cache has them, by name; served those in force. Only follow uses them.
-	known  map[string]*apiextensionsv1.CustomResourceDefinition
-	served map[string]*definition
-	tables map[string]*cacheTable // what was added to the cache, by definition
-	models models                 // nil until something was published
-	status writer
+	known     map[string]*apiextensionsv1.CustomResourceDefinition
+	served    map[string]*definition
+	tables    map[string]*cacheTable // what was added to the cache, by definition
+	status    writer
+	publisher publisher
 }
 
 // cacheTable is the resource that a definition put into the cache.
@@ -92,12 +91,14 @@ func New(cfg Config) *Controller {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	c.status = newWriter(c)
+	c.status, c.publisher = newWriter(c), newPublisher(c)
 	return c
 }
 
 // Run serves what the definitions say until ctx ends.
-func (c *Controller) Run(ctx context.Context) error { return run.All(ctx, c.follow, c.status.run) }
+func (c *Controller) Run(ctx context.Context) error {
+	return run.All(ctx, c.follow, c.status.run, c.publisher.run)
+}
 
 // follow applies every change of a definition, in the order of the watch.
 func (c *Controller) follow(ctx context.Context) error {
@@ -179,7 +180,7 @@ func (c *Controller) apply(ctx context.Context) {
 			wanted = append(wanted, decided)
 		}
 	}
-	c.publish(ctx, next)
+	c.publish(next)
 	c.status.set(all, wanted)
 }
 
@@ -218,7 +219,7 @@ func (c *Controller) drop(name string) {
 }
 
 // publish serves the definitions, and no others. The cache has their objects already.
-func (c *Controller) publish(ctx context.Context, next map[string]*definition) {
+func (c *Controller) publish(next map[string]*definition) {
 	same := maps.EqualFunc(next, c.served, func(a, b *definition) bool { return a == b })
 	if same {
 		return
@@ -239,39 +240,5 @@ func (c *Controller) publish(ctx context.Context, next map[string]*definition) {
 			c.log.Error("discovery does not show all kinds", "error", err)
 		}
 	}
-	if err := c.describe(ctx, next); err != nil {
-		c.log.Error("OpenAPI does not show all kinds", "error", err)
-	}
-}
-
-// describe publishes the documents of the definitions.
-func (c *Controller) describe(ctx context.Context, served map[string]*definition) error {
-	if c.OpenAPI == nil || c.Document == nil {
-		return nil
-	}
-	if c.models == nil {
-		document, err := c.Document(ctx)
-		if err != nil {
-			return err
-		}
-		if c.models, err = readModels(document); err != nil {
-			return err
-		}
-	}
-	var all []*publication
-	var errs []error
-	for _, name := range slices.Sorted(maps.Keys(served)) {
-		d := served[name]
-		if d.published == nil {
-			var err error
-			if d.published, err = d.publication(c.models); err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", name, err))
-				continue
-			}
-		}
-		all = append(all, d.published)
-	}
-	v3, v2 := join(all)
-	c.OpenAPI(source, v3, v2)
-	return errors.Join(errs...)
+	c.publisher.set(next)
 }

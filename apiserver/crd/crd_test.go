@@ -1,7 +1,6 @@
 package crd_test
 
 import (
-	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -396,5 +395,3 @@ func TestNameConflicts(t *testing.T) {
 	a.must(client.Delete(t.Context(), "widgets.example.com", metav1.DeleteOptions{}))
 	a.established("gadgets.example.com")
 }
-
-var _ = context.Background

@@ -27,8 +27,6 @@ type definition struct {
 	convert  converter
 	// shared is the one of all definitions that follow each other under one UID.
 	shared *shared
-	// published is in the documents, once they were made.
-	published *publication
 }
 
 // shared outlives changes of a definition: what the cache holds of its objects looks here for the one in force.
