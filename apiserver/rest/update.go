@@ -14,6 +14,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/store"
 )
 
 // change is one update of an object, by whatever means.
@@ -324,7 +325,11 @@ func (c *call) storeUpdate(obj runtime.Object, cur *current) (runtime.Object, er
 	}
 	revision := cur.revision
 	if !same && !c.dryRun {
-		revision, err = c.Store.Update(c.ctx(), c.r.key(m.GetNamespace(), m.GetName()), value, cur.revision)
+		ctx := c.ctx()
+		if c.r.TTLSeconds > 0 { // it begins anew with every write
+			ctx = store.WithTTL(ctx, seconds(int64(c.r.TTLSeconds)))
+		}
+		revision, err = c.Store.Update(ctx, c.r.key(m.GetNamespace(), m.GetName()), value, cur.revision)
 		c.wrote(err)
 		if err != nil {
 			return nil, err

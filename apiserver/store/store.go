@@ -89,7 +89,7 @@ type Store interface {
 	// Get reads a key at a revision (zero: newest, linearizable). ErrNotFound, ErrCompacted, ErrFuture.
 	Get(ctx context.Context, key string, revision int64) (Entry, error)
 	// Update replaces a key whose revision must be expected; otherwise *ConflictError, or ErrNotFound
-	// where it is gone. The key keeps the expiry it was created with.
+	// where it is gone. The key keeps the expiry it was created with, unless WithTTL gives it another.
 	Update(ctx context.Context, key string, value []byte, expected int64) (revision int64, err error)
 	// Delete removes a key whose revision must be expected; errors as Update. It returns the deletion's revision.
 	Delete(ctx context.Context, key string, expected int64) (revision int64, err error)

@@ -123,7 +123,20 @@ func (e *Engine) Update(ctx context.Context, key string, value []byte, expected 
 		return 0, store.ErrTooLarge
 	}
 	k := e.prefix + key
-	return e.replace(ctx, k, expected, clientv3.OpPut(k, string(value), clientv3.WithIgnoreLease()))
+	ttl := store.TTLOf(ctx)
+	if ttl == 0 {
+		return e.replace(ctx, k, expected, clientv3.OpPut(k, string(value), clientv3.WithIgnoreLease()))
+	}
+	for {
+		lease, err := e.leases.forTTL(ctx, ttl)
+		if err != nil {
+			return 0, mapError(ctx, err)
+		}
+		revision, err := e.replace(ctx, k, expected, clientv3.OpPut(k, string(value), clientv3.WithLease(lease)))
+		if err == nil || !e.leases.lost(lease, err) {
+			return revision, err
+		}
+	}
 }
 
 // Delete implements store.Store.

@@ -118,12 +118,19 @@ func (s *Store) Create(ctx context.Context, key string, value []byte, opts store
 		return 0, &store.ExistsError{Current: v.Entry}
 	}
 	s.write(r, store.Created, value)
-	if opts.TTL > 0 {
-		var timer *time.Timer
-		timer = time.AfterFunc(opts.TTL, func() { s.expire(r, &timer) })
-		r.expiry = timer
-	}
+	s.expireAfter(r, opts.TTL)
 	return s.revision, nil
+}
+
+// expireAfter begins a record's time to live anew; zero changes nothing. The caller holds the lock.
+func (s *Store) expireAfter(r *record, ttl time.Duration) {
+	if ttl <= 0 {
+		return
+	}
+	r.stopExpiry()
+	var timer *time.Timer
+	timer = time.AfterFunc(ttl, func() { s.expire(r, &timer) })
+	r.expiry = timer
 }
 
 func (s *Store) expire(r *record, timer **time.Timer) {
@@ -192,6 +199,9 @@ func (s *Store) replace(ctx context.Context, key string, t store.EventType, valu
 		return 0, &store.ConflictError{Current: v.Entry}
 	}
 	s.write(r, t, value)
+	if t == store.Modified {
+		s.expireAfter(r, store.TTLOf(ctx))
+	}
 	return s.revision, nil
 }
 

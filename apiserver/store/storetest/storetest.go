@@ -356,6 +356,10 @@ func (s suite) startExpiry(t *testing.T, opts Options) expiry {
 	rev, err := s.Create(ctxOf(t), e.updated, []byte("x"), store.CreateOptions{TTL: opts.TTL})
 	must(t, err)
 	s.update(t, e.updated, "y", rev)
+	rev, err = s.Create(ctxOf(t), keyOf(t, "renewed"), []byte("x"), store.CreateOptions{TTL: opts.TTL})
+	must(t, err)
+	_, err = s.Update(store.WithTTL(ctxOf(t), time.Hour), keyOf(t, "renewed"), []byte("y"), rev)
+	must(t, err)
 	return e
 }
 
@@ -380,7 +384,9 @@ func (e expiry) test(t *testing.T, s suite) {
 			t.Errorf("%s went after %v, before its time %v", key, age, e.opts.TTL)
 		}
 	}
-	if _, err := s.Get(ctxOf(t), e.key[:len(e.key)-len("expires")]+"stays", 0); err != nil {
-		t.Errorf("the key with an hour to live: %v", err)
+	for _, name := range []string{"stays", "renewed"} {
+		if _, err := s.Get(ctxOf(t), e.key[:len(e.key)-len("expires")]+name, 0); err != nil {
+			t.Errorf("the key with an hour to live that %s: %v", name, err)
+		}
 	}
 }
