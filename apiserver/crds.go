@@ -2,9 +2,9 @@ package apiserver
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 
 	corev1 "k8s.io/api/core/v1"
@@ -27,7 +27,7 @@ func (s *Server) serveDefinitions(ctx context.Context) error {
 	}
 	cfg := crd.Config{
 		Cache: s.cache, Scheme: s.scheme, Rest: s.rest, Client: client.CustomResourceDefinitions(),
-		Discovery: s.discovery.SetKinds, Resolve: s.serviceAddress, Now: s.cfg.Now,
+		Discovery: s.discovery.SetKinds, Service: s.dialService, Now: s.cfg.Now,
 		Document: func(ctx context.Context) ([]byte, error) {
 			return client.RESTClient().Get().AbsPath("/openapi/v3/apis/apps/v1").SetHeader("Accept", "application/json").DoRaw(ctx)
 		},
@@ -43,27 +43,24 @@ type documents interface {
 	SetCustom(source string, v3 map[string]*spec3.OpenAPI, v2 []*spec.Swagger)
 }
 
-// serviceAddress is where a port of a Service is reached: its cluster IP, or the name that it stands for.
-func (s *Server) serviceAddress(ctx context.Context, namespace, name string, port int32) (string, error) {
+// dialService connects to a port of a Service: to its cluster IP, or to the name that it stands for.
+func (s *Server) dialService(ctx context.Context, namespace, name string, port int32) (net.Conn, error) {
 	obj, err := NewReader(s.cache).Get(ctx, schema.GroupResource{Resource: "services"}, namespace, name)
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	service, ok := obj.(*corev1.Service)
 	if !ok {
-		return "", fmt.Errorf("unexpected object: %T", obj)
+		return nil, fmt.Errorf("unexpected object: %T", obj)
 	}
-	text := strconv.Itoa(int(port))
+	host := service.Spec.ClusterIP
 	switch {
 	case service.Spec.Type == corev1.ServiceTypeExternalName:
-		return net.JoinHostPort(service.Spec.ExternalName, text), nil
-	case service.Spec.ClusterIP == "" || service.Spec.ClusterIP == corev1.ClusterIPNone:
-		return "", errors.New("cannot route to service with ClusterIP \"" + service.Spec.ClusterIP + "\"")
+		host = service.Spec.ExternalName
+	case host == "" || host == corev1.ClusterIPNone:
+		return nil, fmt.Errorf("cannot route to service with ClusterIP %q", host)
+	case !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port }):
+		return nil, fmt.Errorf("no service port %d found for service %q", port, name)
 	}
-	for _, p := range service.Spec.Ports {
-		if p.Port == port {
-			return net.JoinHostPort(service.Spec.ClusterIP, text), nil
-		}
-	}
-	return "", fmt.Errorf("no service port %d found for service %q", port, name)
+	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 }

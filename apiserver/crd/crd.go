@@ -8,7 +8,6 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
-	"net"
 	"slices"
 	"time"
 
@@ -53,10 +52,8 @@ type Config struct {
 	// Document gives a document of version 3 that has the models of object metadata, options and Scale, from the
 	// server's own types. It is asked for once, when there is a definition to publish.
 	Document func(ctx context.Context) ([]byte, error)
-	// Resolve finds the webhooks that are Services; nil: those cannot be reached.
-	Resolve ServiceResolver
-	// Dial connects to webhooks; nil is a plain dialer.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// Service connects to webhooks that are Services; nil: those cannot be reached.
+	Service ServiceDialer
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -85,7 +82,7 @@ type cacheTable struct {
 // New makes a controller, which does nothing until Run.
 func New(cfg Config) *Controller {
 	c := &Controller{
-		Config: cfg, log: slog.With("component", "crd"), hooks: &webhooks{resolve: cfg.Resolve, dial: cfg.Dial},
+		Config: cfg, log: slog.With("component", "crd"), hooks: &webhooks{service: cfg.Service},
 		known: map[string]*apiextensionsv1.CustomResourceDefinition{}, served: map[string]*definition{}, tables: map[string]*cacheTable{},
 	}
 	if c.Now == nil {

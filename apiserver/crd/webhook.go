@@ -36,13 +36,12 @@ const (
 	webhookAnswer = 64 << 20
 )
 
-// ServiceResolver finds the host and port to connect to for a Service's port.
-type ServiceResolver func(ctx context.Context, namespace, name string, port int32) (address string, err error)
+// ServiceDialer connects to a port of a Service.
+type ServiceDialer func(ctx context.Context, namespace, name string, port int32) (net.Conn, error)
 
 // webhooks converts objects by asking servers outside.
 type webhooks struct {
-	resolve ServiceResolver
-	dial    func(ctx context.Context, network, address string) (net.Conn, error)
+	service ServiceDialer
 }
 
 // endpoint is one webhook as it is called.
@@ -90,11 +89,9 @@ func (h *webhooks) endpoint(cc *apiextensionsv1.WebhookClientConfig) (*endpoint,
 		}
 	}
 	transport := &http.Transport{
-		TLSClientConfig: config, DialContext: h.dial, ForceAttemptHTTP2: true,
+		TLSClientConfig: config, ForceAttemptHTTP2: true, Proxy: http.ProxyFromEnvironment,
+		DialContext:         (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext,
 		MaxIdleConnsPerHost: 4, IdleConnTimeout: 90 * time.Second, TLSHandshakeTimeout: 10 * time.Second,
-	}
-	if transport.DialContext == nil {
-		transport.DialContext = (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}).DialContext
 	}
 	e := &endpoint{client: &http.Client{Transport: transport, Timeout: webhookTimeout}}
 	if cc.URL != nil {
@@ -105,7 +102,7 @@ func (h *webhooks) endpoint(cc *apiextensionsv1.WebhookClientConfig) (*endpoint,
 	if s == nil {
 		return nil, errors.New("webhook configuration must have either service or URL")
 	}
-	if h.resolve == nil {
+	if h.service == nil {
 		return nil, errors.New("this server has no way to reach Services")
 	}
 	port := int32(443)
@@ -117,14 +114,9 @@ func (h *webhooks) endpoint(cc *apiextensionsv1.WebhookClientConfig) (*endpoint,
 	if s.Path != nil {
 		e.url += "/" + strings.TrimPrefix(*s.Path, "/")
 	}
-	config.ServerName = host
-	dial := transport.DialContext
-	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
-		address, err := h.resolve(ctx, s.Namespace, s.Name, port)
-		if err != nil {
-			return nil, err
-		}
-		return dial(ctx, network, address)
+	config.ServerName, transport.Proxy = host, nil
+	transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return h.service(ctx, s.Namespace, s.Name, port)
 	}
 	return e, nil
 }
