@@ -59,6 +59,8 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.handle(a.exec))
 	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", a.handle(a.attach))
 	mux.HandleFunc("/portForward/{namespace}/{pod}", a.handle(a.portForward))
+	mux.HandleFunc("GET /connect/{namespace}/{pod}", a.handle(a.connectPod))
+	mux.HandleFunc("GET /connect", a.handle(a.connectHost))
 	return mux
 }
 

@@ -40,7 +40,7 @@ func pods() []Kind {
 			PrepareUpdate:  onUpdate(preparePodStatusUpdate),
 			ValidateUpdate: checkUpdate(validatePodStatusUpdate),
 		},
-		Others: []string{"attach", "binding", "eviction", "exec", "log", "portforward"},
+		Others: []string{"attach", "binding", "eviction", "exec", "log", "portforward", "proxy"},
 	}}
 }
 

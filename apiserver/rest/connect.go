@@ -22,7 +22,7 @@ import (
 // connects tells the subresources that lead to a node.
 func connects(sub string) bool {
 	switch sub {
-	case "log", "exec", "attach", "portforward":
+	case "log", "exec", "attach", "portforward", "proxy":
 		return true
 	}
 	return false
@@ -30,6 +30,9 @@ func connects(sub string) bool {
 
 // connect hands a request on to the node that a pod runs on.
 func (c *call) connect() error {
+	if c.info.Subresource == "proxy" {
+		return c.proxy()
+	}
 	if len(c.query()["dryRun"]) > 0 {
 		return apierrors.NewBadRequest("dryRun is not supported")
 	}
