@@ -1,3 +1,163 @@
 package kinds
 
-func setWorkloads() []Kind { return nil }
+import (
+	"fmt"
+
+	appsv1 "k8s.io/api/apps/v1"
+	autoscalingv1 "k8s.io/api/autoscaling/v1"
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/intstr"
+)
+
+// setWorkloads are the entries of what runs pods with an identity: a name or a node each.
+func setWorkloads() []Kind { return []Kind{daemonSets(), statefulSets()} }
+
+func daemonSets() Kind {
+	spec, status := appsv1.DaemonSetSpec{}.SwaggerDoc(), appsv1.DaemonSetStatus{}.SwaggerDoc()
+	columns := []metav1.TableColumnDefinition{
+		nameColumn(),
+		column("Desired", "integer", status["desiredNumberScheduled"]),
+		column("Current", "integer", status["currentNumberScheduled"]),
+		column("Ready", "integer", status["numberReady"]),
+		column("Up-to-date", "integer", status["updatedNumberScheduled"]),
+		column("Available", "integer", status["numberAvailable"]),
+		column("Node Selector", "string", corev1.PodSpec{}.SwaggerDoc()["nodeSelector"]),
+		ageColumn(),
+	}
+	columns = append(append(columns, containerColumns()...), wideColumn("Selector", "string", spec["selector"]))
+	return Kind{
+		GVK:                 appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+		Resource:            "daemonsets",
+		Singular:            "daemonset",
+		ShortNames:          []string{"ds"},
+		Categories:          []string{"all"},
+		Namespaced:          true,
+		Prefix:              "daemonsets",
+		New:                 func() runtime.Object { return &appsv1.DaemonSet{} },
+		NewList:             func() runtime.Object { return &appsv1.DaemonSetList{} },
+		Default:             on(defaultDaemonSet),
+		PrepareCreate:       on(prepareDaemonSetCreate),
+		PrepareUpdate:       onUpdate(prepareDaemonSetUpdate),
+		Validate:            check(validateDaemonSet),
+		ValidateUpdate:      checkUpdate(validateDaemonSetUpdate),
+		Warnings:            warn(daemonSetWarnings),
+		UnconditionalUpdate: true,
+		Columns:             columns,
+		Cells:               cells(daemonSetCells),
+		Status: &Subresource{
+			PrepareUpdate:  onUpdate(func(d, old *appsv1.DaemonSet) { old.Spec.DeepCopyInto(&d.Spec) }),
+			ValidateUpdate: checkUpdate(validateDaemonSetStatusUpdate),
+		},
+	}
+}
+
+func defaultDaemonSet(d *appsv1.DaemonSet) {
+	s := &d.Spec
+	setDefault(&s.UpdateStrategy.Type, appsv1.RollingUpdateDaemonSetStrategyType)
+	if s.UpdateStrategy.Type == appsv1.RollingUpdateDaemonSetStrategyType {
+		setDefaultPtr(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateDaemonSet{})
+		setDefaultPtr(&s.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+		setDefaultPtr(&s.UpdateStrategy.RollingUpdate.MaxSurge, intstr.FromInt32(0))
+	}
+	setDefaultPtr(&s.RevisionHistoryLimit, revisionHistoryDefault)
+	defaultPodTemplate(&s.Template)
+}
+
+func prepareDaemonSetCreate(d *appsv1.DaemonSet) {
+	d.Status = appsv1.DaemonSetStatus{}
+	dropDisabledPodFields(&d.Spec.Template.Spec, nil)
+}
+
+func prepareDaemonSetUpdate(d, old *appsv1.DaemonSet) {
+	old.Status.DeepCopyInto(&d.Status)
+	dropDisabledPodFields(&d.Spec.Template.Spec, &old.Spec.Template.Spec)
+}
+
+func daemonSetCells(d *appsv1.DaemonSet, now metav1.Time) []any {
+	names, images := containerCells(d.Spec.Template.Spec.Containers)
+	return []any{
+		d.Name, int64(d.Status.DesiredNumberScheduled), int64(d.Status.CurrentNumberScheduled), int64(d.Status.NumberReady),
+		int64(d.Status.UpdatedNumberScheduled), int64(d.Status.NumberAvailable), formatLabels(d.Spec.Template.Spec.NodeSelector),
+		age(now, d.CreationTimestamp), names, images, metav1.FormatLabelSelector(d.Spec.Selector),
+	}
+}
+
+func statefulSets() Kind {
+	columns := append([]metav1.TableColumnDefinition{
+		nameColumn(),
+		column("Ready", "string", "Number of the pod with ready state"),
+		ageColumn(),
+	}, containerColumns()...)
+	return Kind{
+		GVK:                 appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
+		Resource:            "statefulsets",
+		Singular:            "statefulset",
+		ShortNames:          []string{"sts"},
+		Categories:          []string{"all"},
+		Namespaced:          true,
+		Prefix:              "statefulsets",
+		New:                 func() runtime.Object { return &appsv1.StatefulSet{} },
+		NewList:             func() runtime.Object { return &appsv1.StatefulSetList{} },
+		Default:             on(defaultStatefulSet),
+		PrepareCreate:       on(prepareStatefulSetCreate),
+		PrepareUpdate:       onUpdate(prepareStatefulSetUpdate),
+		Validate:            check(validateStatefulSet),
+		ValidateUpdate:      checkUpdate(validateStatefulSetUpdate),
+		Warnings:            warn(statefulSetWarnings),
+		UnconditionalUpdate: true,
+		Columns:             columns,
+		Cells:               cells(statefulSetCells),
+		Status: &Subresource{
+			PrepareUpdate:  onUpdate(func(s, old *appsv1.StatefulSet) { old.Spec.DeepCopyInto(&s.Spec) }),
+			ValidateUpdate: checkUpdate(validateStatefulSetStatusUpdate),
+		},
+		Scale: &Scale{
+			Get: func(obj runtime.Object) *autoscalingv1.Scale {
+				s := obj.(*appsv1.StatefulSet)
+				return scaleOf(&s.ObjectMeta, s.Spec.Replicas, s.Status.Replicas, selectorOf(s.Spec.Selector))
+			},
+			Set: func(obj runtime.Object, replicas int32) { obj.(*appsv1.StatefulSet).Spec.Replicas = &replicas },
+		},
+	}
+}
+
+func defaultStatefulSet(set *appsv1.StatefulSet) {
+	s := &set.Spec
+	setDefault(&s.PodManagementPolicy, appsv1.OrderedReadyPodManagement)
+	setDefault(&s.UpdateStrategy.Type, appsv1.RollingUpdateStatefulSetStrategyType)
+	if s.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType {
+		setDefaultPtr(&s.UpdateStrategy.RollingUpdate, appsv1.RollingUpdateStatefulSetStrategy{})
+		setDefaultPtr(&s.UpdateStrategy.RollingUpdate.Partition, 0)
+		setDefaultPtr(&s.UpdateStrategy.RollingUpdate.MaxUnavailable, intstr.FromInt32(1))
+	}
+	setDefaultPtr(&s.PersistentVolumeClaimRetentionPolicy, appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{})
+	setDefault(&s.PersistentVolumeClaimRetentionPolicy.WhenDeleted, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	setDefault(&s.PersistentVolumeClaimRetentionPolicy.WhenScaled, appsv1.RetainPersistentVolumeClaimRetentionPolicyType)
+	setDefaultPtr(&s.Replicas, replicasDefault)
+	setDefaultPtr(&s.RevisionHistoryLimit, revisionHistoryDefault)
+	defaultPodTemplate(&s.Template)
+	for i := range s.VolumeClaimTemplates {
+		c := &s.VolumeClaimTemplates[i]
+		setDefault(&c.APIVersion, "v1")
+		setDefault(&c.Kind, "PersistentVolumeClaim")
+		setDefaultPtr(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
+		setDefault(&c.Status.Phase, corev1.ClaimPending)
+	}
+}
+
+func prepareStatefulSetCreate(s *appsv1.StatefulSet) {
+	s.Status = appsv1.StatefulSetStatus{}
+	dropDisabledPodFields(&s.Spec.Template.Spec, nil)
+}
+
+func prepareStatefulSetUpdate(s, old *appsv1.StatefulSet) {
+	old.Status.DeepCopyInto(&s.Status)
+	dropDisabledPodFields(&s.Spec.Template.Spec, &old.Spec.Template.Spec)
+}
+
+func statefulSetCells(s *appsv1.StatefulSet, now metav1.Time) []any {
+	names, images := containerCells(s.Spec.Template.Spec.Containers)
+	return []any{s.Name, fmt.Sprintf("%d/%d", s.Status.ReadyReplicas, int64Or(s.Spec.Replicas, 0)), age(now, s.CreationTimestamp), names, images}
+}
