@@ -73,6 +73,9 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 			var cancel context.CancelFunc
 			ctx, cancel = context.WithTimeout(ctx, timeout)
 			defer cancel()
+			if req.ContentLength != 0 { // a body that trickles in must not hold its place for longer either
+				_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(timeout))
+			}
 		}
 		if req, err = s.identify(req.WithContext(ctx), info); err != nil {
 			rest.WriteError(w, req, err)
@@ -161,11 +164,12 @@ func (s *Server) identify(req *http.Request, info *request.RequestInfo) (*http.R
 	}
 	req.Header.Del("Authorization")
 	allow := func(a authorizer.AttributesRecord) error { return s.allow(req.Context(), a) }
-	if u, err = auth.Impersonate(req, u, allow); err != nil {
+	a := attributes(u, info)
+	if a.User, err = auth.Impersonate(req, a, allow); err != nil {
 		return req, err
 	}
-	req = req.WithContext(request.WithUser(req.Context(), u))
-	return req, allow(attributes(u, info))
+	req = req.WithContext(request.WithUser(req.Context(), a.User))
+	return req, allow(a)
 }
 
 // allow asks the authorizer; a refusal is an API status error.

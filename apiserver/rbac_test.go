@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"net"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,11 +34,16 @@ type secured struct {
 	pki    *pki.PKI
 	key    *ecdsa.PrivateKey
 	tokens *auth.Tokens
+	authz  *auth.Authorizer
+	reader *apiserver.Reader
 }
 
 const testIssuer = "https://kubernetes.default.svc.cluster.local"
 
-func startSecured(t testing.TB, st store.Store) *secured {
+func startSecured(t testing.TB, st store.Store) *secured { return startListening(t, st, nil) }
+
+// startListening serves on a listener as well.
+func startListening(t testing.TB, st store.Store, l net.Listener) *secured {
 	t.Helper()
 	p, err := pki.Open(pki.Options{Dir: t.TempDir()})
 	if err != nil {
@@ -55,10 +61,10 @@ func startSecured(t testing.TB, st store.Store) *secured {
 	}
 	authz := auth.NewAuthorizer(reader)
 	s := apiservertest.StartServer(t, apiserver.Config{
-		Store: st, Cache: c, Authenticator: auth.NewAuthenticator(p.CAPool(), tokens), Authorizer: authz,
+		Store: st, Cache: c, Listener: l, Authenticator: auth.NewAuthenticator(p.CAPool(), tokens), Authorizer: authz,
 		Admission: admission.New(reader, apiserver.NewQuotaWriter(st), authz), Tokens: tokens, Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
 	})
-	return &secured{Server: s, t: t, pki: p, key: key, tokens: tokens}
+	return &secured{Server: s, t: t, pki: p, key: key, tokens: tokens, authz: authz, reader: reader}
 }
 
 // as is a client that is a user with a name.

@@ -1,6 +1,8 @@
 package auth
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -8,106 +10,285 @@ import (
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	apivalidation "k8s.io/apimachinery/pkg/api/validation"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/validation"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apiserver/pkg/authentication/serviceaccount"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
 
-// Impersonate returns the user as whom the request's Impersonate headers ask to act; without such headers that is u. For
-// each thing asked for, allow must return nil: whether u may impersonate it. The headers are taken out of the request.
-func Impersonate(req *http.Request, u user.Info, allow func(authorizer.AttributesRecord) error) (user.Info, error) {
-	asked, err := impersonated(req.Header)
-	if err != nil || asked == nil {
-		return u, err
+// Impersonate returns the user as whom the request's Impersonate headers ask to act; without such headers that is about.User. The
+// headers are taken out of the request.
+//
+// There are five ways to be allowed to, tried in this order. Four are constrained (KEP-5284): they need leave to impersonate
+// that kind of user ("impersonate:serviceaccount") and leave to make this very request as one ("impersonate-on:serviceaccount:get").
+// The last is the old one, "impersonate", which is good for every request. allow must return nil where the attributes are allowed;
+// the first refusal is the answer where no way leads through.
+func Impersonate(req *http.Request, about authorizer.AttributesRecord, allow func(authorizer.AttributesRecord) error) (user.Info, error) {
+	wanted, err := wantedUser(req.Header)
+	if err != nil || wanted == nil {
+		return about.User, err
 	}
-	for _, a := range asked.attributes(u) {
-		if err := allow(a); err != nil {
-			return nil, err
+	maps.DeleteFunc(req.Header, func(name string, _ []string) bool { return isImpersonation(name) })
+	var refusal error
+	for _, m := range impersonationModes {
+		if m.applies != nil && !m.applies(wanted, about.User) {
+			continue
+		}
+		i := impersonation{mode: m.name, requestor: about.User, allow: allow}
+		if m.name == associatedNode {
+			i.requestor = anyAssociatedNode(about.User)
+		}
+		u, err := i.check(wanted, about)
+		if err == nil {
+			return u, nil
+		}
+		if refusal == nil {
+			refusal = err
 		}
 	}
-	for name := range req.Header {
-		if name == authenticationv1.ImpersonateUserHeader || name == authenticationv1.ImpersonateGroupHeader ||
-			name == authenticationv1.ImpersonateUIDHeader || strings.HasPrefix(name, authenticationv1.ImpersonateUserExtraHeaderPrefix) {
-			delete(req.Header, name)
-		}
+	return nil, refusal
+}
+
+func isImpersonation(header string) bool {
+	switch header {
+	case authenticationv1.ImpersonateUserHeader, authenticationv1.ImpersonateGroupHeader, authenticationv1.ImpersonateUIDHeader:
+		return true
 	}
-	return asked.user(), nil
+	return strings.HasPrefix(header, authenticationv1.ImpersonateUserExtraHeaderPrefix)
 }
 
-// impersonation is what the headers say.
-type impersonation struct {
-	name, uid string
-	groups    []string
-	extra     map[string][]string
-}
-
-// impersonated is nil where no header asks for anything.
-func impersonated(h http.Header) (*impersonation, error) {
-	out := &impersonation{
-		name:   h.Get(authenticationv1.ImpersonateUserHeader),
-		uid:    h.Get(authenticationv1.ImpersonateUIDHeader),
-		groups: slices.Clone(h.Values(authenticationv1.ImpersonateGroupHeader)),
-		extra:  map[string][]string{},
+// wantedUser is what the headers say, as they say it; nil where no header asks for anything.
+func wantedUser(h http.Header) (*user.DefaultInfo, error) {
+	u := &user.DefaultInfo{
+		Name:   h.Get(authenticationv1.ImpersonateUserHeader),
+		UID:    h.Get(authenticationv1.ImpersonateUIDHeader),
+		Groups: slices.Clone(h.Values(authenticationv1.ImpersonateGroupHeader)),
 	}
 	for name, values := range h {
 		key, ok := strings.CutPrefix(name, authenticationv1.ImpersonateUserExtraHeaderPrefix)
 		if !ok {
 			continue
 		}
+		if u.Extra == nil {
+			u.Extra = map[string][]string{}
+		}
 		key = extraKey(key)
-		out.extra[key] = append(out.extra[key], values...)
+		u.Extra[key] = append(u.Extra[key], values...)
 	}
-	if out.name != "" {
-		return out, nil
+	if u.Name != "" {
+		return u, nil
 	}
-	if len(out.groups) > 0 || len(out.extra) > 0 || out.uid != "" {
-		return nil, apierrors.NewBadRequest("requested impersonation of groups, extra or a UID without impersonating a user")
+	if len(u.Groups) > 0 || len(u.Extra) > 0 || u.UID != "" {
+		return nil, apierrors.NewBadRequest(fmt.Sprintf("requested %#v without impersonating a user name", u))
 	}
 	return nil, nil
 }
 
-// attributes are the permissions that u needs.
-func (i *impersonation) attributes(u user.Info) []authorizer.AttributesRecord {
-	base := authorizer.AttributesRecord{User: u, Verb: "impersonate", APIVersion: "v1", ResourceRequest: true}
-	who := base
-	who.Resource, who.Name = "users", i.name
-	if namespace, name, err := serviceaccount.SplitUsername(i.name); err == nil {
-		who.Resource, who.Namespace, who.Name = "serviceaccounts", namespace, name
-	}
-	who.APIGroup = corev1.GroupName
-	out := []authorizer.AttributesRecord{who}
-	for _, g := range i.groups {
-		a := base
-		a.Resource, a.Name = "groups", g
-		out = append(out, a)
-	}
-	base.APIGroup = authenticationv1.GroupName
-	for key, values := range i.extra {
-		for _, value := range values {
-			a := base
-			a.Resource, a.Subresource, a.Name = "userextras", key, value
-			out = append(out, a)
-		}
-	}
-	if i.uid != "" {
-		a := base
-		a.Resource, a.Name = "uids", i.uid
-		out = append(out, a)
-	}
-	return out
+// The constrained modes.
+const (
+	associatedNode = "associated-node"
+	arbitraryNode  = "arbitrary-node"
+	accountMode    = "serviceaccount"
+	userMode       = "user-info"
+)
+
+var impersonationModes = []struct {
+	name    string
+	applies func(wanted *user.DefaultInfo, requestor user.Info) bool
+}{
+	{associatedNode, func(wanted *user.DefaultInfo, requestor user.Info) bool {
+		node, ok := nodeUser(wanted.Name)
+		return ok && onlyName(wanted) && runsOn(requestor, node)
+	}},
+	{arbitraryNode, func(wanted *user.DefaultInfo, _ user.Info) bool {
+		_, ok := nodeUser(wanted.Name)
+		return ok && onlyName(wanted)
+	}},
+	{accountMode, func(wanted *user.DefaultInfo, _ user.Info) bool {
+		_, _, err := serviceaccount.SplitUsername(wanted.Name)
+		return err == nil && onlyName(wanted)
+	}},
+	{userMode, func(wanted *user.DefaultInfo, _ user.Info) bool {
+		_, isNode := nodeUser(wanted.Name)
+		_, _, err := serviceaccount.SplitUsername(wanted.Name)
+		return !isNode && err != nil
+	}},
+	{"", nil},
 }
 
-func (i *impersonation) user() user.Info {
-	groups := i.groups
-	if namespace, _, err := serviceaccount.SplitUsername(i.name); err == nil && len(groups) == 0 {
-		groups = serviceaccount.MakeGroupNames(namespace)
+func onlyName(u *user.DefaultInfo) bool {
+	return u.UID == "" && len(u.Groups) == 0 && len(u.Extra) == 0
+}
+
+func nodeUser(name string) (string, bool) {
+	node, ok := strings.CutPrefix(name, nodeUserPrefix)
+	return node, ok && len(apivalidation.NameIsDNSSubdomain(node, false)) == 0
+}
+
+// runsOn tells whether a user is a service account by a token that is bound to the node.
+func runsOn(u user.Info, node string) bool {
+	_, _, err := serviceaccount.SplitUsername(u.GetName())
+	names := u.GetExtra()[serviceaccount.NodeNameKey]
+	return err == nil && len(names) == 1 && names[0] == node
+}
+
+// anyAssociatedNode is the requestor without what differs from node to node: leave for the associated node is leave wherever the
+// account runs.
+func anyAssociatedNode(u user.Info) user.Info {
+	return &user.DefaultInfo{Name: u.GetName(), UID: u.GetUID(), Groups: u.GetGroups(), Extra: map[string][]string{
+		"authentication.kubernetes.io/associated-node-keys": slices.Sorted(maps.Keys(u.GetExtra())),
+	}}
+}
+
+// impersonation is one way to be tried; mode is empty for the old one.
+type impersonation struct {
+	mode      string
+	requestor user.Info
+	allow     func(authorizer.AttributesRecord) error
+}
+
+func (i impersonation) check(wanted *user.DefaultInfo, about authorizer.AttributesRecord) (user.Info, error) {
+	if i.mode != "" {
+		about.User, about.Verb = i.requestor, "impersonate-on:"+i.mode+":"+about.Verb
+		if err := i.allow(about); err != nil {
+			return nil, err
+		}
+	}
+	u := *wanted
+	if err := i.name(&u); err != nil {
+		return nil, err
+	}
+	if wanted.UID != "" {
+		if err := i.allow(i.attributes(authenticationv1.GroupName, "uids", wanted.UID)); err != nil {
+			return nil, err
+		}
+	}
+	if err := i.groups(wanted.Groups); err != nil {
+		return nil, err
+	}
+	if err := i.extra(wanted.Extra); err != nil {
+		return nil, err
 	}
 	implied := user.AllAuthenticated
-	if i.name == user.Anonymous {
+	if u.Name == user.Anonymous {
 		implied = user.AllUnauthenticated
 	}
-	if !slices.Contains(groups, user.AllUnauthenticated) && !slices.Contains(groups, implied) {
-		groups = append(groups, implied)
+	if !slices.Contains(u.Groups, user.AllUnauthenticated) && !slices.Contains(u.Groups, implied) {
+		u.Groups = append(slices.Clone(u.Groups), implied)
 	}
-	return &user.DefaultInfo{Name: i.name, UID: i.uid, Groups: groups, Extra: i.extra}
+	return &u, nil
+}
+
+func (i impersonation) attributes(group, resource, name string) authorizer.AttributesRecord {
+	verb := "impersonate"
+	if i.mode != "" {
+		verb += ":" + i.mode
+	}
+	return authorizer.AttributesRecord{User: i.requestor, Verb: verb, APIGroup: group, APIVersion: "v1", Resource: resource, Name: name, ResourceRequest: true}
+}
+
+// group is that of users and groups, which were of the core once.
+func (i impersonation) group() string {
+	if i.mode == "" {
+		return corev1.GroupName
+	}
+	return authenticationv1.GroupName
+}
+
+// name asks for the user's name, and fills in the groups that follow from it.
+func (i impersonation) name(u *user.DefaultInfo) error {
+	a := i.attributes(i.group(), "users", u.Name)
+	if node, ok := nodeUser(u.Name); ok && i.mode != "" {
+		a.Resource, a.Name, u.Groups = "nodes", node, []string{user.NodesGroup}
+	}
+	if i.mode == associatedNode {
+		a.Name = "*"
+	}
+	if namespace, name, err := serviceaccount.SplitUsername(u.Name); err == nil {
+		a.Resource, a.Namespace, a.Name = "serviceaccounts", namespace, name
+		if len(u.Groups) == 0 {
+			u.Groups = serviceaccount.MakeGroupNames(namespace)
+		}
+	}
+	return i.allow(a)
+}
+
+// many is from how many values on leave for all of them is asked for first.
+const many = 4
+
+func (i impersonation) groups(groups []string) error {
+	a := i.attributes(i.group(), "groups", "")
+	if i.mode != "" {
+		if slices.Contains(groups, "") {
+			return notAllowed(a, "impersonating the empty string group is not allowed")
+		}
+		if slices.Contains(groups, user.SystemPrivilegedGroup) {
+			a.Name = user.SystemPrivilegedGroup
+			return notAllowed(a, "impersonating the system:masters group is not allowed")
+		}
+		if a.Name = "*"; len(groups) >= many && i.allow(a) == nil {
+			return nil
+		}
+	}
+	for _, g := range groups {
+		a.Name = g
+		if err := i.allow(a); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (i impersonation) extra(extra map[string][]string) error {
+	a := i.attributes(authenticationv1.GroupName, "userextras", "")
+	if i.mode != "" {
+		count := 0
+		for _, key := range slices.Sorted(maps.Keys(extra)) {
+			if err := checkExtra(key, extra[key]); err != nil {
+				return notAllowed(a, err.Error())
+			}
+			count += len(extra[key])
+		}
+		if a.Subresource, a.Name = "*", "*"; count >= many && i.allow(a) == nil {
+			return nil
+		}
+	}
+	for _, key := range slices.Sorted(maps.Keys(extra)) {
+		a.Subresource = key
+		for _, value := range extra[key] {
+			a.Name = value
+			if err := i.allow(a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func checkExtra(key string, values []string) error {
+	switch {
+	case key == "":
+		return fmt.Errorf("impersonating the empty string key in extra is not allowed")
+	case len(values) == 0:
+		return fmt.Errorf("impersonating empty values in extra is not allowed")
+	case slices.Contains(values, ""):
+		return fmt.Errorf("impersonating the empty string value in extra is not allowed")
+	}
+	if err := validation.IsDomainPrefixedPath(field.NewPath("extra", "key"), key).ToAggregate(); err != nil {
+		return fmt.Errorf("impersonating an invalid key in extra is not allowed: %w", err)
+	}
+	return nil
+}
+
+// notAllowed refuses what no leave allows in a constrained mode.
+func notAllowed(a authorizer.AttributesRecord, reason string) error {
+	resource := a.Resource
+	if a.Subresource != "" {
+		resource += "/" + a.Subresource
+	}
+	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name,
+		fmt.Errorf("User %q cannot %s resource %q in API group %q at the cluster scope: %s", a.User.GetName(), a.Verb, resource, a.APIGroup, reason)) //nolint:staticcheck // upstream's words
 }
