@@ -3,6 +3,7 @@ package apiserver_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	nodev1 "k8s.io/api/node/v1"
@@ -125,6 +126,15 @@ func TestPodSecurityLabels(t *testing.T) {
 	}
 	if _, err := pods.Create(ctx, privileged("early"), metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
+	}
+	for deadline := time.Now().Add(30 * time.Second); ; { // warnings are of what the cache has
+		l, err := pods.List(ctx, metav1.ListOptions{ResourceVersion: "0"})
+		if err == nil && len(l.Items) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%v %v", l, err)
+		}
 	}
 	warnings.take()
 	if err := label(`"pod-security.kubernetes.io/enforce":"baseline","pod-security.kubernetes.io/enforce-version":"v1.30"`); err != nil {

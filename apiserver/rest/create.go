@@ -174,6 +174,7 @@ func (c *call) storeNew(raw runtime.Object) error {
 		return err
 	}
 	m.SetResourceVersion(formatRevision(revision))
+	c.settle(revision)
 	return nil
 }
 

@@ -256,6 +256,7 @@ func (c *call) writeRaw(raw runtime.Object, cur *current) (runtime.Object, error
 		return nil, err
 	}
 	m.SetResourceVersion(formatRevision(revision))
+	c.settle(revision)
 	return raw, nil
 }
 
@@ -273,6 +274,7 @@ func (c *call) erase(raw runtime.Object, cur *current) (deletion, error) {
 		c.r.hook.AfterDelete(c.ctx(), cur.obj)
 	}
 	m.SetResourceVersion(formatRevision(revision))
+	c.settle(revision)
 	return deletion{obj: raw, gone: true}, nil
 }
 

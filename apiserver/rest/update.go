@@ -334,6 +334,7 @@ func (c *call) storeUpdate(obj runtime.Object, cur *current) (runtime.Object, er
 		if err != nil {
 			return nil, err
 		}
+		c.settle(revision)
 	}
 	m.SetResourceVersion(formatRevision(revision))
 	return raw, nil
