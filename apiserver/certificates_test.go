@@ -13,12 +13,14 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
@@ -113,5 +115,33 @@ func TestPhaseOfVolumeHasItsTime(t *testing.T) {
 	pv.Status.Phase = corev1.VolumeBound
 	if pv, err = client.UpdateStatus(ctx, pv, metav1.UpdateOptions{}); err != nil || pv.Status.LastPhaseTransitionTime.Equal(&past) {
 		t.Errorf("bound: %+v, %v", pv.Status, err)
+	}
+}
+
+func TestAdminAccessNeedsALabel(t *testing.T) {
+	client := kubernetes.NewForConfigOrDie(apiservertest.Start(t))
+	ctx := t.Context()
+	claim := func(name string) *resourcev1.ResourceClaim {
+		c := &resourcev1.ResourceClaim{ObjectMeta: metav1.ObjectMeta{Name: name}}
+		c.Spec.Devices.Requests = []resourcev1.DeviceRequest{{Name: "r", Exactly: &resourcev1.ExactDeviceRequest{DeviceClassName: "c", AdminAccess: ptr.To(true)}}}
+		return c
+	}
+	_, err := client.ResourceV1().ResourceClaims("default").Create(ctx, claim("a"), metav1.CreateOptions{})
+	if !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.devices.requests[0].exactly.adminAccess: Forbidden: admin access to devices requires the") {
+		t.Errorf("without the label: %v", err)
+	}
+	ns := &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "admins", Labels: map[string]string{"resource.kubernetes.io/admin-access": "true"}}}
+	if _, err := client.CoreV1().Namespaces().Create(ctx, ns, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.ResourceV1().ResourceClaims("admins").Create(ctx, claim("a"), metav1.CreateOptions{}); err != nil {
+		t.Errorf("with the label: %v", err)
+	}
+	slice, err := client.ResourceV1().ResourceSlices().Create(ctx, &resourcev1.ResourceSlice{ObjectMeta: metav1.ObjectMeta{Name: "s"}, Spec: resourcev1.ResourceSliceSpec{
+		Driver: "d.example.com", NodeName: ptr.To("n"), Pool: resourcev1.ResourcePool{Name: "n", ResourceSliceCount: 1},
+		Devices: []resourcev1.Device{{Name: "d0", Taints: []resourcev1.DeviceTaint{{Key: "k", Effect: resourcev1.DeviceTaintEffectNoSchedule}}}},
+	}}, metav1.CreateOptions{})
+	if err != nil || slice.Spec.Devices[0].Taints[0].TimeAdded == nil {
+		t.Errorf("a taint without its time: %+v, %v", slice, err)
 	}
 }

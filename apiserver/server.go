@@ -110,7 +110,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Cache == nil {
 		cfg.Cache = NewCache(cfg.Store)
 	}
-	cfg.Hooks = stampHooks(cfg.Hooks, cfg.Now)
+	cfg.Hooks = adminAccessHooks(stampHooks(cfg.Hooks, cfg.Now), NewReader(cfg.Cache))
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
 	table, scheme := kinds.All(), kinds.Scheme()
 	s.access = newAccess(s)

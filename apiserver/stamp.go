@@ -7,6 +7,7 @@ import (
 
 	certificatesv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
+	resourcev1 "k8s.io/api/resource/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -17,7 +18,7 @@ import (
 )
 
 // stampHooks adds to the hooks those that write into objects what only the server knows: who asks for a certificate, and when a
-// condition or a phase changed. They run after mutating admission, so that nobody else says it.
+// condition, a phase or a taint of a device changed. They run after mutating admission, so that nobody else says it.
 func stampHooks(hooks map[schema.GroupResource]rest.Hook, now func() time.Time) map[schema.GroupResource]rest.Hook {
 	all := maps.Clone(hooks)
 	if all == nil {
@@ -46,6 +47,21 @@ func stampHooks(hooks map[schema.GroupResource]rest.Hook, now func() time.Time) 
 			if was, isOld := old.(*corev1.PersistentVolume); isNew && isOld && kinds.PhaseChanged(pv, was) {
 				since := clock()
 				pv.Status.LastPhaseTransitionTime = &since
+			}
+			return nil, nil
+		},
+	}
+	all[schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceslices"}] = rest.Hook{
+		BeginCreate: func(_ context.Context, obj runtime.Object, _ bool) (func(bool), error) {
+			if s, ok := obj.(*resourcev1.ResourceSlice); ok {
+				kinds.StampDeviceTaints(s, nil, clock())
+			}
+			return nil, nil
+		},
+		BeginUpdate: func(_ context.Context, obj, old runtime.Object, _ bool) (func(bool), error) {
+			s, isNew := obj.(*resourcev1.ResourceSlice)
+			if was, isOld := old.(*resourcev1.ResourceSlice); isNew && isOld {
+				kinds.StampDeviceTaints(s, was, clock())
 			}
 			return nil, nil
 		},
