@@ -36,6 +36,11 @@ type access struct {
 	// unsynced counts the resources whose initial state the policy lacks; synced is closed at zero.
 	unsynced atomic.Int32
 	synced   chan struct{}
+	// seen is the newest revision of each resource that the policy has.
+	seen map[string]*atomic.Int64
+	// kept: the default roles are looked at once, at the start, as upstream does; what an administrator takes away later stays
+	// away until the next.
+	kept bool
 }
 
 func newAccess(s *Server) *access {
@@ -44,7 +49,11 @@ func newAccess(s *Server) *access {
 		return nil
 	}
 	a := &access{server: s, policy: holder.Policy(), reader: NewReader(s.cache), synced: make(chan struct{})}
-	a.unsynced.Store(int32(len(a.escalation().Resources())))
+	a.seen = map[string]*atomic.Int64{}
+	for _, gr := range a.escalation().Resources() {
+		a.seen[gr.String()] = &atomic.Int64{}
+	}
+	a.unsynced.Store(int32(len(a.seen)))
 	return a
 }
 
@@ -92,8 +101,8 @@ func (a *access) run(ctx context.Context) error {
 		return nil // ctx has ended
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for _, gr := range a.escalation().Resources() {
-		g.Go(func() error { return a.follow(ctx, gr.String()) })
+	for resource := range a.seen {
+		g.Go(func() error { return a.follow(ctx, resource) })
 	}
 	return g.Wait()
 }
@@ -144,6 +153,7 @@ func (a *access) followOnce(ctx context.Context, resource string, known map[stri
 				known[e.Object.Key] = e.Object.Object
 				delete(stale, e.Object.Key)
 			}
+			a.seen[resource].Store(max(a.seen[resource].Load(), e.Revision))
 		}
 	}
 }
@@ -154,7 +164,7 @@ const keepers = 16
 // keep creates the default roles and bindings, and adds what is missing from those that are there, but for those whose
 // annotation says that they are not to be updated.
 func (a *access) keep(ctx context.Context, client kubernetes.Interface) error {
-	if a == nil {
+	if a == nil || a.kept {
 		return nil
 	}
 	select {
@@ -180,23 +190,29 @@ func (a *access) keep(ctx context.Context, client kubernetes.Interface) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	return a.arrived(ctx, &d)
+	a.kept = true
+	a.arrived(ctx)
+	return nil
 }
 
 // arrivalLimit bounds the wait for what was written a moment ago.
 const arrivalLimit = 2 * time.Second
 
-// arrived waits until the policy has seen the defaults, so that components do not start into refusals.
-func (a *access) arrived(ctx context.Context, d *auth.Defaults) error {
+// arrived waits until the policy has seen what the store has now, so that components do not start into refusals.
+func (a *access) arrived(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, arrivalLimit)
 	defer cancel()
-	for !a.policy.Holds(d) && ctx.Err() == nil {
-		select {
-		case <-ctx.Done():
-		case <-time.After(time.Millisecond):
+	for resource, seen := range a.seen {
+		l, err := a.server.cache.List(ctx, resource, cache.ListOptions{Consistent: true})
+		if err != nil {
+			return // ctx has ended
+		}
+		for _, o := range l.Objects {
+			for seen.Load() < o.Revision && ctx.Err() == nil {
+				time.Sleep(100 * time.Microsecond)
+			}
 		}
 	}
-	return nil
 }
 
 // find reads from the cache; nil is a miss.

@@ -12,11 +12,15 @@ import (
 	"testing"
 	"time"
 
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
+	restclient "k8s.io/client-go/rest"
 
 	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/admission"
@@ -201,5 +205,73 @@ func BenchmarkStart(b *testing.B) {
 		cancel()
 		<-done
 		b.StartTimer()
+	}
+}
+
+// TestReviewsOfAnAccount: what a review says of an account is what the account gets, by impersonation and by its token.
+func TestReviewsOfAnAccount(t *testing.T) {
+	s := startSecured(t, memory.New())
+	ctx, admin := t.Context(), s.admin()
+	_, err := admin.CoreV1().ServiceAccounts("default").Create(ctx, &corev1.ServiceAccount{ObjectMeta: metav1.ObjectMeta{Name: "robot"}}, metav1.CreateOptions{})
+	s.must(err)
+	_, err = admin.RbacV1().RoleBindings("default").Create(ctx, &rbacv1.RoleBinding{ObjectMeta: metav1.ObjectMeta{Name: "b"}, RoleRef: rbacv1.RoleRef{Kind: "ClusterRole", Name: "system:aggregate-to-view"},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "robot"}}}, metav1.CreateOptions{})
+	s.must(err)
+	const name = "system:serviceaccount:default:robot"
+	token, err := admin.CoreV1().ServiceAccounts("default").CreateToken(ctx, "robot", &authenticationv1.TokenRequest{}, metav1.CreateOptions{})
+	s.must(err)
+	review, err := admin.AuthenticationV1().TokenReviews().Create(ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: token.Status.Token}}, metav1.CreateOptions{})
+	s.must(err)
+	if !review.Status.Authenticated || review.Status.Error != "" || review.Status.User.Username != name {
+		t.Errorf("%+v", review.Status)
+	}
+	config := s.LocalConfig(apiservertest.Admin)
+	config.Impersonate = restclient.ImpersonationConfig{UserName: name}
+	robot, err := kubernetes.NewForConfig(config)
+	s.must(err)
+	for resource, want := range map[string]bool{"pods": true, "secrets": false} {
+		spec := authorizationv1.SubjectAccessReviewSpec{User: name, ResourceAttributes: &authorizationv1.ResourceAttributes{Verb: "list", Resource: resource, Namespace: "default"}}
+		var sar *authorizationv1.SubjectAccessReview
+		eventually(t, "the binding holds", func() bool {
+			sar, err = admin.AuthorizationV1().SubjectAccessReviews().Create(ctx, &authorizationv1.SubjectAccessReview{Spec: spec}, metav1.CreateOptions{})
+			s.must(err)
+			return sar.Status.Allowed == want
+		})
+		if want && sar.Status.Reason != `RBAC: allowed by RoleBinding "b/default" of ClusterRole "system:aggregate-to-view" to ServiceAccount "robot/default"` {
+			t.Error(sar.Status.Reason)
+		}
+		local, err := admin.AuthorizationV1().LocalSubjectAccessReviews("default").Create(ctx, &authorizationv1.LocalSubjectAccessReview{ObjectMeta: metav1.ObjectMeta{Namespace: "default"}, Spec: spec}, metav1.CreateOptions{})
+		if err != nil || local.Status.Allowed != want {
+			t.Errorf("local: %+v, %v", local, err)
+		}
+		self, err := robot.AuthorizationV1().SelfSubjectAccessReviews().Create(ctx, &authorizationv1.SelfSubjectAccessReview{Spec: authorizationv1.SelfSubjectAccessReviewSpec{ResourceAttributes: spec.ResourceAttributes}}, metav1.CreateOptions{})
+		if err != nil || self.Status.Allowed != want {
+			t.Errorf("self: %+v, %v", self, err)
+		}
+		if err := robot.CoreV1().RESTClient().Get().Namespace("default").Resource(resource).Do(ctx).Error(); (err == nil) != want {
+			t.Errorf("%s: %v", resource, err)
+		}
+	}
+	rules, err := robot.AuthorizationV1().SelfSubjectRulesReviews().Create(ctx, &authorizationv1.SelfSubjectRulesReview{Spec: authorizationv1.SelfSubjectRulesReviewSpec{Namespace: "default"}}, metav1.CreateOptions{})
+	s.must(err)
+	if rules.Status.Incomplete || len(rules.Status.ResourceRules) < 10 || len(rules.Status.NonResourceRules) == 0 {
+		t.Errorf("%+v", rules.Status)
+	}
+}
+
+// TestAuthenticationConfigMap is what aggregated API servers read at their start.
+func TestAuthenticationConfigMap(t *testing.T) {
+	st := memory.New()
+	want := auth.DefaultFrontProxy(nil).AuthenticationConfig([]byte("client"), []byte("proxy"))
+	for _, have := range []map[string]string{want, {"client-ca-file": "renewed"}} {
+		s := apiservertest.StartServer(t, apiserver.Config{Store: st, Authentication: have})
+		client, err := kubernetes.NewForConfig(s.LocalConfig(apiservertest.Admin))
+		if err != nil {
+			t.Fatal(err)
+		}
+		cm, err := client.CoreV1().ConfigMaps("kube-system").Get(t.Context(), "extension-apiserver-authentication", metav1.GetOptions{})
+		if err != nil || cm.Data["client-ca-file"] != have["client-ca-file"] || cm.Data["requestheader-allowed-names"] != `["front-proxy-client"]` || len(cm.Data) != len(want) {
+			t.Errorf("%v, %v", cm.Data, err)
+		}
 	}
 }

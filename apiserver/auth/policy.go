@@ -79,33 +79,6 @@ func (p *Policy) Delete(obj runtime.Object) {
 	}
 }
 
-// Holds tells whether the policy has the roles of d, and of its bindings those that are for somebody.
-func (p *Policy) Holds(d *Defaults) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	for i := range d.ClusterRoles {
-		if p.roles[objectKey{name: d.ClusterRoles[i].Name}] == nil {
-			return false
-		}
-	}
-	for i := range d.Roles {
-		if p.roles[objectKey{d.Roles[i].Namespace, d.Roles[i].Name}] == nil {
-			return false
-		}
-	}
-	for i := range d.ClusterRoleBindings {
-		if b := &d.ClusterRoleBindings[i]; len(b.Subjects) > 0 && p.bindings[objectKey{name: b.Name}] == nil {
-			return false
-		}
-	}
-	for i := range d.RoleBindings {
-		if b := &d.RoleBindings[i]; len(b.Subjects) > 0 && p.bindings[objectKey{b.Namespace, b.Name}] == nil {
-			return false
-		}
-	}
-	return true
-}
-
 func (p *Policy) setRole(key objectKey, r *role) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
