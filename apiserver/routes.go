@@ -19,6 +19,10 @@ import (
 
 // route serves a request that has passed the chain.
 func (s *Server) route(w http.ResponseWriter, req *http.Request) {
+	if h := s.external.Handler(req.URL.Path); h != nil {
+		h.ServeHTTP(w, req)
+		return
+	}
 	if info, ok := request.RequestInfoFrom(req.Context()); ok && info.IsResourceRequest {
 		s.rest.ServeHTTP(w, req)
 		return

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/aggregation"
 	"github.com/coracle-dev/coracle/apiserver/cache"
 	"github.com/coracle-dev/coracle/apiserver/discovery"
 	"github.com/coracle-dev/coracle/apiserver/kinds"
@@ -62,6 +63,8 @@ type Config struct {
 	// Authentication is what aggregated API servers are told of how this one authenticates: the data of the ConfigMap
 	// kube-system/extension-apiserver-authentication (auth.FrontProxy.AuthenticationConfig); nil keeps no such ConfigMap.
 	Authentication map[string]string
+	// FrontProxyCert is the certificate by which aggregated API servers know this one; nil shows them none.
+	FrontProxyCert func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// Checks are further conditions of /readyz.
 	Checks []Check
 
@@ -88,6 +91,7 @@ type Server struct {
 	cache     *cache.Cache
 	rest      *rest.Handler
 	discovery *discovery.Handler
+	external  *aggregation.Controller
 	handler   http.Handler
 	listener  net.Listener
 	health    *health
@@ -126,6 +130,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.scheme = scheme
 	s.health = newHealth(s)
 	s.handler = s.chain(http.HandlerFunc(s.route))
+	if s.external, err = s.newAggregation(); err != nil {
+		return nil, err
+	}
 	return s, s.bind(ctx)
 }
 
@@ -170,7 +177,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.serveDefinitions, s.access.run, s.keep)
+	err := run.All(ctx, s.serve, s.serveDefinitions, s.aggregate, s.access.run, s.keep)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)

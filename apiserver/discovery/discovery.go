@@ -3,6 +3,7 @@
 package discovery
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/sha512"
 	"encoding/base64"
@@ -36,6 +37,52 @@ type Handler struct {
 	static []kinds.Kind
 	// dynamic are the kinds that SetKinds added, by source.
 	dynamic map[string][]kinds.Kind
+	// external are the versions that other API servers serve.
+	external []External
+}
+
+// External is one version of a group that another API server serves. What is below its path is not served here.
+type External struct {
+	GroupVersion                   schema.GroupVersion
+	GroupPriority, VersionPriority int32
+	Resources                      []apidiscoveryv2.APIResourceDiscovery
+	// Stale: the resources are those known last.
+	Stale bool
+}
+
+// The priorities of what CustomResourceDefinitions define among the groups of other API servers.
+const (
+	DefinedGroupPriority   = 1000
+	DefinedVersionPriority = 100
+)
+
+// SetExternal puts versions in the place of those of the last call. They win over versions that are served here.
+func (h *Handler) SetExternal(all []External) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.external = all
+	return h.rebuild()
+}
+
+// Versions are those that are served here, in the order in which clients see them. static tells which never change.
+func (h *Handler) Versions() (static, dynamic []schema.GroupVersion) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, g := range groupsOf(h.static) {
+		for _, v := range g.versions {
+			static = append(static, v.gv)
+		}
+	}
+	for _, source := range slices.Sorted(maps.Keys(h.dynamic)) {
+		for _, g := range groupsOf(h.dynamic[source]) {
+			for _, v := range g.versions {
+				if !slices.Contains(static, v.gv) {
+					dynamic = append(dynamic, v.gv)
+				}
+			}
+		}
+	}
+	return static, dynamic
 }
 
 // snapshot is all that is served at one moment. It is never changed.
@@ -84,10 +131,15 @@ func (h *Handler) groups() []*group {
 		added = append(added, h.dynamic[source]...)
 	}
 	others := groupsOf(added)
-	slices.SortFunc(others, func(a, b *group) int { return strings.Compare(a.name, b.name) })
+	for i := range h.external {
+		addExternal(&others, &h.external[i])
+	}
+	slices.SortFunc(others, func(a, b *group) int {
+		return cmp.Or(cmp.Compare(b.priority(), a.priority()), strings.Compare(a.name, b.name))
+	})
 	for _, g := range others {
 		slices.SortFunc(g.versions, func(a, b *version) int {
-			return apiversion.CompareKubeAwareVersionStrings(b.gv.Version, a.gv.Version)
+			return cmp.Or(cmp.Compare(b.priority(), a.priority()), apiversion.CompareKubeAwareVersionStrings(b.gv.Version, a.gv.Version))
 		})
 		known := slices.IndexFunc(groups, func(k *group) bool { return k.name == g.name })
 		if known < 0 {
@@ -95,12 +147,44 @@ func (h *Handler) groups() []*group {
 			continue
 		}
 		for _, v := range g.versions {
-			if !slices.ContainsFunc(groups[known].versions, func(k *version) bool { return k.gv == v.gv }) {
+			at := slices.IndexFunc(groups[known].versions, func(k *version) bool { return k.gv == v.gv })
+			switch {
+			case at < 0:
 				groups[known].versions = append(groups[known].versions, v)
+			case v.external != nil:
+				groups[known].versions[at] = v
 			}
 		}
 	}
 	return groups
+}
+
+// addExternal puts a version in its group, in the place of one that is served here.
+func addExternal(groups *[]*group, e *External) {
+	gv := e.GroupVersion
+	g := find(groups, func(g *group) bool { return g.name == gv.Group }, func() *group { return &group{name: gv.Group} })
+	v := find(&g.versions, func(v *version) bool { return v.gv == gv }, func() *version { return &version{gv: gv} })
+	v.kinds, v.external = nil, e
+}
+
+// priority is the highest that a version of the group asks for.
+func (g *group) priority() int32 {
+	var highest int32
+	for _, v := range g.versions {
+		p := int32(DefinedGroupPriority)
+		if v.external != nil {
+			p = v.external.GroupPriority
+		}
+		highest = max(highest, p)
+	}
+	return highest
+}
+
+func (v *version) priority() int32 {
+	if v.external != nil {
+		return v.external.VersionPriority
+	}
+	return DefinedVersionPriority
 }
 
 func build(groups []*group) (*snapshot, error) {
@@ -109,7 +193,9 @@ func build(groups []*group) (*snapshot, error) {
 	var core, others []apidiscoveryv2.APIGroupDiscovery
 	for _, g := range groups {
 		for _, v := range g.versions {
-			h.documents[v.path()] = v.resources()
+			if v.external == nil {
+				h.documents[v.path()] = v.resources()
+			}
 		}
 		if g.name == "" {
 			core = append(core, g.aggregated())
@@ -218,8 +304,9 @@ type group struct {
 }
 
 type version struct {
-	gv    schema.GroupVersion
-	kinds []*kinds.Kind
+	gv       schema.GroupVersion
+	kinds    []*kinds.Kind
+	external *External // in the place of kinds
 }
 
 func groupsOf(table []kinds.Kind) []*group {
@@ -272,6 +359,12 @@ func (g *group) aggregated() apidiscoveryv2.APIGroupDiscovery {
 	doc := apidiscoveryv2.APIGroupDiscovery{ObjectMeta: metav1.ObjectMeta{Name: g.name}}
 	for _, v := range g.versions {
 		d := apidiscoveryv2.APIVersionDiscovery{Version: v.gv.Version, Freshness: apidiscoveryv2.DiscoveryFreshnessCurrent}
+		if v.external != nil {
+			d.Resources = v.external.Resources
+			if v.external.Stale {
+				d.Freshness = apidiscoveryv2.DiscoveryFreshnessStale
+			}
+		}
 		for _, k := range v.kinds {
 			d.Resources = append(d.Resources, aggregatedResource(k))
 		}
