@@ -134,7 +134,9 @@ func TestResourceSlice(t *testing.T) {
 		{"version", func(s *resourcev1.ResourceSliceSpec) {
 			s.Devices[0].Attributes["x"] = resourcev1.DeviceAttribute{VersionValue: ptr("v1")}
 		}, []string{`spec.devices[0].attributes[x].version: Invalid value: "v1": must be a string compatible with semver.org spec 2.0.0`}},
-		{"taint", func(s *resourcev1.ResourceSliceSpec) { s.Devices[0].Taints = []resourcev1.DeviceTaint{{Key: "a", Effect: "No"}} },
+		{"taint", func(s *resourcev1.ResourceSliceSpec) {
+			s.Devices[0].Taints = []resourcev1.DeviceTaint{{Key: "a", Effect: "No"}}
+		},
 			[]string{`spec.devices[0].taints[0].effect: Unsupported value: "No": supported values: "NoExecute", "NoSchedule", "None"`}},
 		{"steps", shared(resourcev1.CapacityRequestPolicyRange{Min: quantity("1"), Max: quantity("9"), Step: quantity("2")}, "3"), nil},
 		{"between steps", shared(resourcev1.CapacityRequestPolicyRange{Min: quantity("1"), Step: quantity("2")}, "4"),
