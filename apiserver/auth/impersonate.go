@@ -60,8 +60,21 @@ func isImpersonation(header string) bool {
 	return strings.HasPrefix(header, authenticationv1.ImpersonateUserExtraHeaderPrefix)
 }
 
+// asksForAnything keeps the cost of every other request at a look at its headers' names.
+func asksForAnything(h http.Header) bool {
+	for name := range h {
+		if strings.HasPrefix(name, "Impersonate-") {
+			return true
+		}
+	}
+	return false
+}
+
 // wantedUser is what the headers say, as they say it; nil where no header asks for anything.
 func wantedUser(h http.Header) (*user.DefaultInfo, error) {
+	if !asksForAnything(h) {
+		return nil, nil
+	}
 	u := &user.DefaultInfo{
 		Name:   h.Get(authenticationv1.ImpersonateUserHeader),
 		UID:    h.Get(authenticationv1.ImpersonateUIDHeader),
