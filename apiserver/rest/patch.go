@@ -24,7 +24,7 @@ const maxPatchOperations = 10000
 
 // patchTypes are the media types of patches.
 var patchTypes = []string{
-	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType),
+	string(types.JSONPatchType), string(types.MergePatchType), string(types.StrategicMergePatchType), string(types.ApplyYAMLPatchType),
 }
 
 // patchTypes are those that the resource takes: what a strategic merge patch means, a Go type's tags tell.
@@ -62,7 +62,12 @@ func (c *call) newPatcher() (*patcher, error) {
 }
 
 // patch answers a PATCH of the main resource.
-func (c *call) patch() error { return c.patchBy(c.mainChange()) }
+func (c *call) patch() error {
+	if isApply(c.req) {
+		return c.applyBy(c.mainChange(), true)
+	}
+	return c.patchBy(c.mainChange())
+}
 
 // patchBy patches along one update path.
 func (c *call) patchBy(ch change) error {

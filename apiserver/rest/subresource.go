@@ -55,6 +55,9 @@ func (c *call) servePart(ch change) error {
 	case "update":
 		return c.put(ch, false)
 	case "patch":
+		if isApply(c.req) {
+			return c.applyBy(ch, false)
+		}
 		return c.patchBy(ch)
 	}
 	return c.notSupported()
@@ -115,6 +118,9 @@ func (c *call) putScale() error {
 }
 
 func (c *call) patchScale() error {
+	if isApply(c.req) {
+		return c.applyScalePatch()
+	}
 	p, err := c.newPatcher()
 	if err != nil {
 		return err
@@ -159,6 +165,9 @@ func (c *call) applyScale(wanted func(*current) (*autoscalingv1.Scale, error)) e
 		}
 		obj := cur.obj.DeepCopyObject()
 		c.r.Kind.Scale.Set(obj, scale.Spec.Replicas)
+		if err := c.trackScale(obj, cur.obj, scale); err != nil {
+			return nil, err
+		}
 		accessor(obj).SetResourceVersion(scale.ResourceVersion)
 		return obj, nil
 	}

@@ -88,7 +88,13 @@ func (c *call) put(ch change, allowCreate bool) error {
 	return c.respondStored(http.StatusOK, raw)
 }
 
+// mutateUpdate notes who manages what, and admits.
 func (c *call) mutateUpdate(obj, old runtime.Object) error {
+	c.track(obj, old)
+	return c.admitUpdate(obj, old)
+}
+
+func (c *call) admitUpdate(obj, old runtime.Object) error {
 	if err := c.mutate(admission.Update, obj, old); err != nil {
 		return err
 	}
@@ -185,7 +191,6 @@ func (c *call) applyOnce(ch change, cur *current) (runtime.Object, error) {
 		return nil, err
 	}
 	m.SetResourceVersion(old.GetResourceVersion())
-	m.SetManagedFields(nil)
 	m.SetSelfLink("")
 	c.prepareUpdate(ch, obj, cur.obj)
 	var hook finisher
@@ -315,11 +320,17 @@ func (c *call) storeUpdate(obj runtime.Object, cur *current) (runtime.Object, er
 	}
 	m := accessor(raw)
 	m.SetResourceVersion("")
+	managed := m.GetManagedFields()
+	keepTimes(m, accessor(cur.raw)) // of what did not change, the time does not either
 	value, err := c.r.stored.codec.encodeStored(raw)
 	if err != nil {
 		return nil, err
 	}
 	same, err := c.unchanged(value, cur)
+	if err == nil && !same && len(managed) > 0 {
+		m.SetManagedFields(managed)
+		value, err = c.r.stored.codec.encodeStored(raw)
+	}
 	if err != nil {
 		return nil, err
 	}
