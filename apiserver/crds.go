@@ -16,18 +16,15 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/crd"
 )
 
-// serveDefinitions serves the kinds that CustomResourceDefinitions define.
-func (s *Server) serveDefinitions(ctx context.Context) error {
+// newDefinitions makes what serves the kinds that CustomResourceDefinitions define.
+func (s *Server) newDefinitions() (*crd.Controller, error) {
 	client, err := apiextensions.NewForConfig(s.LocalConfig(self))
 	if err != nil {
-		return err
-	}
-	if err := s.cache.WaitReady(ctx); err != nil {
-		return nil // ctx has ended
+		return nil, err
 	}
 	cfg := crd.Config{
 		Cache: s.cache, Scheme: s.scheme, Rest: s.rest, Client: client.CustomResourceDefinitions(),
-		Discovery: s.discovery.SetKinds, Service: s.dialService, Now: s.cfg.Now,
+		Synced: func() { close(s.health.defined) }, Discovery: s.discovery.SetKinds, Service: s.dialService, Now: s.cfg.Now,
 		Document: func(ctx context.Context) ([]byte, error) {
 			return client.RESTClient().Get().AbsPath("/openapi/v3/apis/apps/v1").SetHeader("Accept", "application/json").DoRaw(ctx)
 		},
@@ -35,7 +32,7 @@ func (s *Server) serveDefinitions(ctx context.Context) error {
 	if h, ok := s.cfg.OpenAPI.(documents); ok {
 		cfg.OpenAPI = h.SetCustom
 	}
-	return crd.New(cfg).Run(ctx)
+	return crd.New(cfg), nil
 }
 
 // documents takes OpenAPI documents beside its own.

@@ -24,10 +24,11 @@ type health struct {
 	checks   []Check
 	stopping atomic.Bool
 	booted   chan struct{}
+	defined  chan struct{} // closed once the kinds are served that custom resource definitions define
 }
 
 func newHealth(s *Server) *health {
-	h := &health{booted: make(chan struct{})}
+	h := &health{booted: make(chan struct{}), defined: make(chan struct{})}
 	h.checks = slices.Concat([]Check{
 		{Name: "ping", Live: true, Check: func(context.Context) error { return nil }},
 		{Name: "etcd", Check: func(ctx context.Context) error {
@@ -37,6 +38,12 @@ func newHealth(s *Server) *health {
 		{Name: "informer-sync", Check: func(context.Context) error {
 			if !s.cache.Ready() {
 				return errors.New("the watch cache is not filled yet")
+			}
+			return nil
+		}},
+		{Name: "poststarthook/crd-informer-synced", Check: func(context.Context) error {
+			if !h.isDefined() {
+				return errors.New("custom resources are not served yet")
 			}
 			return nil
 		}},
@@ -56,22 +63,29 @@ func newHealth(s *Server) *health {
 	return h
 }
 
-func (h *health) isBooted() bool {
+func (h *health) isBooted() bool { return isClosed(h.booted) }
+
+func (h *health) isDefined() bool { return isClosed(h.defined) }
+
+func isClosed(c <-chan struct{}) bool {
 	select {
-	case <-h.booted:
+	case <-c:
 		return true
 	default:
 		return false
 	}
 }
 
+// waitBoot waits until the objects of every cluster are there, and what users have defined is served.
 func (h *health) waitBoot(ctx context.Context) error {
-	select {
-	case <-h.booted:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+	for _, c := range []chan struct{}{h.booted, h.defined} {
+		select {
+		case <-c:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	return nil
 }
 
 // endpoint splits a path into its endpoint and the single check asked for.

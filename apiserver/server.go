@@ -19,6 +19,7 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/aggregation"
 	"github.com/coracle-dev/coracle/apiserver/cache"
+	"github.com/coracle-dev/coracle/apiserver/crd"
 	"github.com/coracle-dev/coracle/apiserver/discovery"
 	"github.com/coracle-dev/coracle/apiserver/kinds"
 	"github.com/coracle-dev/coracle/apiserver/rest"
@@ -87,18 +88,19 @@ type Config struct {
 
 // Server is the API server.
 type Server struct {
-	cfg       Config
-	cache     *cache.Cache
-	rest      *rest.Handler
-	discovery *discovery.Handler
-	external  *aggregation.Controller
-	handler   http.Handler
-	listener  net.Listener
-	health    *health
-	metrics   *metrics
-	access    *access
-	log       *slog.Logger
-	scheme    *runtime.Scheme
+	cfg         Config
+	cache       *cache.Cache
+	rest        *rest.Handler
+	discovery   *discovery.Handler
+	definitions *crd.Controller
+	external    *aggregation.Controller
+	handler     http.Handler
+	listener    net.Listener
+	health      *health
+	metrics     *metrics
+	access      *access
+	log         *slog.Logger
+	scheme      *runtime.Scheme
 }
 
 // NewCache makes the watch cache of every stored kind.
@@ -121,6 +123,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.rest = rest.New(rest.Config{
 		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
 		Authorizer: cfg.Authorizer, Hooks: s.access.hooks(cfg.Hooks), Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
+		Settle: func(ctx context.Context, gr schema.GroupResource) error { return s.definitions.Settle(ctx, gr) },
 	})
 	s.metrics.served = s.rest.Serves
 	var err error
@@ -130,6 +133,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.scheme = scheme
 	s.health = newHealth(s)
 	s.handler = s.chain(http.HandlerFunc(s.route))
+	if s.definitions, err = s.newDefinitions(); err != nil {
+		return nil, err
+	}
 	if s.external, err = s.newAggregation(); err != nil {
 		return nil, err
 	}
@@ -177,7 +183,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.serveDefinitions, s.aggregate, s.access.run, s.keep)
+	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.keep)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)

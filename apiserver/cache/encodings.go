@@ -53,6 +53,14 @@ func (s *encodings) find(name string) (e *encoding, first bool) {
 	return e, len(s.list) == 1
 }
 
+// Holds tells whether the object's bytes in the encoding name are there.
+func (o *Object) Holds(name string) bool {
+	s := &o.encodings
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.ContainsFunc(s.list, func(e *encoding) bool { return e.name == name })
+}
+
 func (s *encodings) forget(e *encoding) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

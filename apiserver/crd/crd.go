@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -54,6 +55,8 @@ type Config struct {
 	Document func(ctx context.Context) ([]byte, error)
 	// Service connects to webhooks that are Services; nil: those cannot be reached.
 	Service ServiceDialer
+	// Synced is called once all definitions that there are at the start are served. May be nil.
+	Synced func()
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
@@ -64,12 +67,14 @@ type Controller struct {
 	log   *slog.Logger
 	hooks *webhooks
 
+	applied applied
 	// known are the definitions as the cache has them, by name; served those in force. Only follow uses them.
 	known     map[string]*apiextensionsv1.CustomResourceDefinition
 	served    map[string]*definition
 	tables    map[string]*cacheTable // what was added to the cache, by definition
 	status    writer
 	publisher publisher
+	synced    sync.Once
 }
 
 // cacheTable is the resource that a definition put into the cache.
@@ -88,6 +93,7 @@ func New(cfg Config) *Controller {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	c.applied.change = make(chan struct{})
 	c.status, c.publisher = newWriter(c), newPublisher(c)
 	return c
 }
@@ -122,9 +128,10 @@ func (c *Controller) followOnce(ctx context.Context) error {
 	}
 	defer w.Stop()
 	seen := map[string]*apiextensionsv1.CustomResourceDefinition{} // the state, until it is whole
-	initial := true
+	revisions := map[string]int64{}
+	initial, complete := true, true
 	for {
-		events, err := w.Next(ctx)
+		events, err := c.next(ctx, w, complete)
 		if err != nil {
 			return err
 		}
@@ -139,6 +146,7 @@ func (c *Controller) followOnce(ctx context.Context) error {
 			if !ok {
 				continue
 			}
+			revisions[crd.Name] = e.Revision
 			if e.Type == watch.Deleted {
 				delete(seen, crd.Name)
 			} else {
@@ -146,13 +154,30 @@ func (c *Controller) followOnce(ctx context.Context) error {
 			}
 		}
 		if !initial {
-			c.apply(ctx)
+			complete = c.apply(ctx)
+			c.applied.add(revisions)
+			clear(revisions)
 		}
 	}
 }
 
-// apply makes what is served follow from what is known.
-func (c *Controller) apply(ctx context.Context) {
+// next waits for events; where not all that is defined is served, no longer than it takes until that is tried again.
+func (c *Controller) next(ctx context.Context, w cache.Watcher, complete bool) ([]cache.Event, error) {
+	if complete {
+		return w.Next(ctx)
+	}
+	short, cancel := context.WithTimeout(ctx, writeRetry)
+	defer cancel()
+	events, err := w.Next(short)
+	if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+		return nil, nil
+	}
+	return events, err
+}
+
+// apply makes what is served follow from what is known. It reports false where that failed for some definition.
+func (c *Controller) apply(ctx context.Context) (complete bool) {
+	complete = true
 	all := slices.SortedFunc(maps.Values(c.known), func(a, b *apiextensionsv1.CustomResourceDefinition) int {
 		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
 	})
@@ -170,6 +195,7 @@ func (c *Controller) apply(ctx context.Context) {
 		d, err := c.definition(ctx, decided)
 		if err != nil {
 			c.log.Error("definition is not served", "name", crd.Name, "error", err)
+			complete = false
 			continue
 		}
 		next[crd.Name] = d
@@ -179,6 +205,10 @@ func (c *Controller) apply(ctx context.Context) {
 	}
 	c.publish(next)
 	c.status.set(all, wanted)
+	if complete && c.Synced != nil {
+		c.synced.Do(c.Synced)
+	}
+	return complete
 }
 
 // definition gives what is in force of a definition, made anew where it has changed.

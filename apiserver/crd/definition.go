@@ -126,6 +126,9 @@ func (d *definition) servedKind(v *versionSchema) kinds.Kind {
 	k.FromStorage = func(obj runtime.Object) (runtime.Object, error) {
 		return d.fromStorage(v, obj.(*unstructured.Unstructured))
 	}
+	if asks(d.crd) {
+		k.Dynamic.FromStorageAll = func(stored []runtime.Object) ([]runtime.Object, error) { return d.fromStorageAll(v, stored) }
+	}
 	k.ToStorage = func(obj runtime.Object) (runtime.Object, error) { return d.toStorage(obj.(*unstructured.Unstructured)) }
 	k.Default = func(obj runtime.Object) { v.fill(obj.(*unstructured.Unstructured)) }
 	k.Validate = func(obj runtime.Object) field.ErrorList { return v.validate(obj.(*unstructured.Unstructured)) }

@@ -46,34 +46,39 @@ type webhooks struct {
 
 // endpoint is one webhook as it is called.
 type endpoint struct {
-	name   string
 	url    string
 	client *http.Client
 }
 
 // converter calls the webhook that a definition names.
-func (h *webhooks) converter(name string, w *apiextensionsv1.WebhookConversion) converter {
+func (h *webhooks) converter(w *apiextensionsv1.WebhookConversion) converter {
 	open := sync.OnceValues(func() (*endpoint, error) { return h.endpoint(w.ClientConfig) })
-	return func(u *unstructured.Unstructured, apiVersion string) (*unstructured.Unstructured, error) {
-		if len(u.Object) <= 2 { // kind and apiVersion alone
-			return rename(u, apiVersion)
+	return func(all []*unstructured.Unstructured, apiVersion string) ([]*unstructured.Unstructured, error) {
+		if len(all) == 1 && len(all[0].Object) <= 2 { // kind and apiVersion alone
+			return rename(all, apiVersion)
 		}
+		gvk := all[0].GroupVersionKind()
 		if !slices.Contains(w.ConversionReviewVersions, "v1") {
 			return nil, errors.New("no supported conversion review versions")
 		}
 		e, err := open()
 		if err != nil {
-			return nil, fmt.Errorf("conversion webhook for %v failed: %w", u.GroupVersionKind(), err)
+			return nil, fmt.Errorf("conversion webhook for %v failed: %w", gvk, err)
 		}
-		out, err := e.convert(u, apiVersion)
+		out, err := e.convert(all, apiVersion)
 		if err != nil {
-			return nil, fmt.Errorf("conversion webhook for %v failed: %w", u.GroupVersionKind(), err)
+			return nil, fmt.Errorf("conversion webhook for %v failed: %w", gvk, err)
 		}
-		if err := accept(u, out, apiVersion); err != nil {
-			return nil, fmt.Errorf("conversion webhook for %v returned invalid converted object: %w", u.GroupVersionKind(), err)
+		if len(out) != len(all) {
+			return nil, fmt.Errorf("conversion webhook for %v returned %d objects, expected %d", gvk, len(out), len(all))
 		}
-		if err := restore(u, out); err != nil {
-			return nil, fmt.Errorf("conversion webhook for %v returned invalid metadata: %w", u.GroupVersionKind(), err)
+		for i, u := range out {
+			if err := accept(all[i], u, apiVersion); err != nil {
+				return nil, fmt.Errorf("conversion webhook for %v returned invalid converted object: %w", gvk, err)
+			}
+			if err := restore(all[i], u); err != nil {
+				return nil, fmt.Errorf("conversion webhook for %v returned invalid metadata: %w", gvk, err)
+			}
 		}
 		return out, nil
 	}
@@ -121,15 +126,18 @@ func (h *webhooks) endpoint(cc *apiextensionsv1.WebhookClientConfig) (*endpoint,
 	return e, nil
 }
 
-// convert asks for one object in another version, in apiextensions.k8s.io/v1 ConversionReview.
-func (e *endpoint) convert(u *unstructured.Unstructured, apiVersion string) (*unstructured.Unstructured, error) {
+// convert asks for objects in another version, in apiextensions.k8s.io/v1 ConversionReview.
+func (e *endpoint) convert(all []*unstructured.Unstructured, apiVersion string) ([]*unstructured.Unstructured, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), webhookTimeout)
 	defer cancel()
 	review := &apiextensionsv1.ConversionReview{
 		TypeMeta: metav1.TypeMeta{Kind: "ConversionReview", APIVersion: apiextensionsv1.SchemeGroupVersion.String()},
 		Request: &apiextensionsv1.ConversionRequest{
-			UID: uuid.NewUUID(), DesiredAPIVersion: apiVersion, Objects: []runtime.RawExtension{{Object: u}},
+			UID: uuid.NewUUID(), DesiredAPIVersion: apiVersion,
 		},
+	}
+	for _, u := range all {
+		review.Request.Objects = append(review.Request.Objects, runtime.RawExtension{Object: u})
 	}
 	body, err := json.Marshal(review)
 	if err != nil {
@@ -156,8 +164,8 @@ func (e *endpoint) convert(u *unstructured.Unstructured, apiVersion string) (*un
 	return readReview(answer, review.Request.UID)
 }
 
-// readReview takes the converted object out of an answer.
-func readReview(answer []byte, uid types.UID) (*unstructured.Unstructured, error) {
+// readReview takes the converted objects out of an answer.
+func readReview(answer []byte, uid types.UID) ([]*unstructured.Unstructured, error) {
 	var review apiextensionsv1.ConversionReview
 	if err := json.Unmarshal(answer, &review); err != nil {
 		return nil, err
@@ -175,11 +183,15 @@ func readReview(answer []byte, uid types.UID) (*unstructured.Unstructured, error
 		return nil, errors.New(r.Result.Message)
 	case r.Result.Status != metav1.StatusSuccess:
 		return nil, fmt.Errorf("response.result.status was '%s', not 'Success'", r.Result.Status)
-	case len(r.ConvertedObjects) != 1:
-		return nil, fmt.Errorf("returned %d objects, expected 1", len(r.ConvertedObjects))
 	}
-	out := &unstructured.Unstructured{}
-	return out, out.UnmarshalJSON(r.ConvertedObjects[0].Raw)
+	out := make([]*unstructured.Unstructured, len(r.ConvertedObjects))
+	for i, o := range r.ConvertedObjects {
+		out[i] = &unstructured.Unstructured{}
+		if err := out[i].UnmarshalJSON(o.Raw); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // accept checks that a conversion gave the same object in the version asked for.

@@ -174,8 +174,7 @@ func (w *writer) deleteObjects(ctx context.Context, crd *apiextensionsv1.CustomR
 }
 
 func (w *writer) newest(ctx context.Context, name string) (*apiextensionsv1.CustomResourceDefinition, error) {
-	key := store.Root + "apiextensions.k8s.io/customresourcedefinitions/" + name
-	o, err := w.c.Cache.Get(ctx, definitions, key, cache.Newest)
+	o, err := w.c.Cache.Get(ctx, definitions, definitionKey(name), cache.Newest)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/endpoints/request"
 
 	"github.com/coracle-dev/coracle/apiserver/cache"
@@ -42,4 +43,57 @@ func (h *Handler) DeleteObjects(ctx context.Context, k *kinds.Kind) (left int, e
 		}
 	}
 	return left, nil
+}
+
+// convertAll gives stored objects in the version that the resource serves.
+func (r *resource) convertAll(stored []runtime.Object) ([]runtime.Object, error) {
+	if r.FromStorage == nil {
+		return stored, nil
+	}
+	if d := r.Dynamic; d != nil && d.FromStorageAll != nil {
+		return d.FromStorageAll(stored)
+	}
+	out := make([]runtime.Object, len(stored))
+	for i, obj := range stored {
+		var err error
+		if out[i], err = r.convert(obj); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// encodedAll gives the bytes of cached objects in a form. Those that have none yet are converted together where
+// that pays.
+func (r *resource) encodedAll(objects []*cache.Object, f form) ([][]byte, error) {
+	converted := map[*cache.Object]runtime.Object{}
+	if d := r.Dynamic; d != nil && d.FromStorageAll != nil && f.meta == "" {
+		var stored []runtime.Object
+		var missing []*cache.Object
+		for _, o := range objects {
+			if !o.Holds(f.name) {
+				missing, stored = append(missing, o), append(stored, o.Object)
+			}
+		}
+		all, err := d.FromStorageAll(stored)
+		if err != nil {
+			return nil, err
+		}
+		for i, o := range missing {
+			converted[o] = all[i]
+		}
+	}
+	items := make([][]byte, len(objects))
+	for i, o := range objects {
+		var err error
+		if obj := converted[o]; obj != nil {
+			items[i], err = o.Encoded(f.name, func(runtime.Object) ([]byte, error) { return encodeForm(f, r.codec.envelopeHead, obj) })
+		} else {
+			items[i], err = r.encoded(o, f)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return items, nil
 }

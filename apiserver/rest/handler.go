@@ -55,6 +55,9 @@ type Config struct {
 	Nodes      NodeDialer  // nil: nodes cannot be reached
 	Tokens     TokenIssuer // nil: no tokens are issued
 	Reviews    Reviewer    // serves the kinds of the table that are not stored, but for bindings; nil: nobody does
+	// Settle returns once SetDynamic has been called with what is defined now of a resource that is not served yet;
+	// at once where nothing is. Nil: nobody calls SetDynamic.
+	Settle func(ctx context.Context, gr schema.GroupResource) error
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// MinWatch is the shortest time after which a watch without timeoutSeconds ends; zero is 30 minutes.
@@ -66,10 +69,9 @@ type Handler struct {
 	Config
 	static routes
 	// routes is what is served now: the static resources and those set by SetDynamic.
-	routes     atomic.Pointer[routes]
-	change     sync.Mutex // held to put other routes in place
-	watches    watchGate
-	converters typeConverters
+	routes  atomic.Pointer[routes]
+	change  sync.Mutex // held to put other routes in place
+	watches watchGate
 }
 
 // routes finds resources. They are never changed once requests see them.
@@ -85,7 +87,6 @@ func New(cfg Config) *Handler {
 		h.MinWatch = 30 * time.Minute
 	}
 	h.watches.init()
-	h.converters.scheme = cfg.Scheme
 	h.static.add(h.Kinds, cfg, nil)
 	h.routes.Store(&h.static)
 	return h
@@ -206,9 +207,8 @@ func (c *call) serve() error {
 	if c.info == nil || !c.info.IsResourceRequest {
 		return notFoundPath()
 	}
-	c.r = c.find(schema.GroupVersionResource{Group: c.info.APIGroup, Version: c.info.APIVersion, Resource: c.info.Resource})
-	if c.r == nil {
-		return notFoundPath()
+	if err := c.findResource(); err != nil {
+		return err
 	}
 	if d := c.r.Dynamic; d != nil && d.Warning != "" {
 		c.warn(d.Warning)
@@ -227,6 +227,23 @@ func (c *call) serve() error {
 		return MethodNotAllowed()
 	}
 	return c.serveVerb()
+}
+
+// findResource finds what the request is for. One that is defined already is waited for until it is served: a client may
+// have learnt of it from another server.
+func (c *call) findResource() error {
+	gvr := schema.GroupVersionResource{Group: c.info.APIGroup, Version: c.info.APIVersion, Resource: c.info.Resource}
+	c.r = c.find(gvr)
+	if c.r == nil && c.Settle != nil {
+		if err := c.Settle(c.ctx(), gvr.GroupResource()); err != nil {
+			return readError(gvr.GroupResource(), "", 0, err)
+		}
+		c.r = c.find(gvr)
+	}
+	if c.r == nil {
+		return notFoundPath()
+	}
+	return nil
 }
 
 func isWatchPath(info *request.RequestInfo) bool { return info.Verb == "watch" || info.Verb == "list" }

@@ -237,13 +237,9 @@ func (c *call) respondPage(p page) error {
 	if c.out.meta() {
 		head = metaCodec(c.out.metaVersion)
 	}
-	items := make([][]byte, len(p.objects))
-	for i, o := range p.objects {
-		b, err := c.r.encoded(o, f)
-		if err != nil {
-			return err
-		}
-		items[i] = b
+	items, err := c.r.encodedAll(p.objects, f)
+	if err != nil {
+		return err
 	}
 	if f.protobuf {
 		segments, err := protobufList(list, &head, p.meta, items)

@@ -41,12 +41,12 @@ func (c *call) table(objs []runtime.Object, m metav1.ListMeta) (*metav1.Table, e
 		t.ColumnDefinitions = defaultColumns
 	}
 	now := metav1.NewTime(c.Now())
-	for _, stored := range objs {
-		row, err := c.row(stored, include, now)
-		if err != nil {
-			return nil, err
-		}
-		t.Rows = append(t.Rows, row)
+	objs, err = c.r.convertAll(objs)
+	if err != nil {
+		return nil, err
+	}
+	for _, obj := range objs {
+		t.Rows = append(t.Rows, c.row(obj, include, now))
 	}
 	return t, nil
 }
@@ -55,11 +55,8 @@ func (c *call) tableKind() schema.GroupVersionKind {
 	return schema.GroupVersionKind{Group: metav1.GroupName, Version: c.out.metaVersion, Kind: "Table"}
 }
 
-func (c *call) row(stored runtime.Object, include metav1.IncludeObjectPolicy, now metav1.Time) (metav1.TableRow, error) {
-	obj, err := c.r.convert(stored)
-	if err != nil {
-		return metav1.TableRow{}, err
-	}
+// row is the row of an object in the served version.
+func (c *call) row(obj runtime.Object, include metav1.IncludeObjectPolicy, now metav1.Time) metav1.TableRow {
 	row := metav1.TableRow{}
 	if c.r.Cells != nil {
 		row.Cells = c.r.Cells(obj, now)
@@ -73,7 +70,7 @@ func (c *call) row(stored runtime.Object, include metav1.IncludeObjectPolicy, no
 	case metav1.IncludeMetadata:
 		row.Object.Object = partial(obj, c.out.metaVersion)
 	}
-	return row, nil
+	return row
 }
 
 func (c *call) respondTable(code int, objs []runtime.Object, m metav1.ListMeta) error {
