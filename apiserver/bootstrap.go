@@ -71,6 +71,9 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 			return err
 		}
 	}
+	if err := s.external.Register(ctx); err != nil {
+		return fmt.Errorf("APIServices: %w", err)
+	}
 	if err := s.keepAuthentication(ctx, client); err != nil {
 		return err
 	}

@@ -55,7 +55,8 @@ type Controller struct {
 	reach  reach.Dialer
 
 	local      []schema.GroupVersion // what APIServices were kept for last
-	started    bool                  // those of groups that never change were made
+	looked     bool                  // that was done once
+	registered bool                  // those of groups that are always served were made
 	published  string                // what discovery and OpenAPI were told of
 	hasOpenAPI bool
 }
@@ -104,15 +105,9 @@ func (c *Controller) Run(ctx context.Context) error {
 
 // look makes everything follow from the objects as they are.
 func (c *Controller) look(ctx context.Context) error {
-	objs, _, err := c.Reader.List(ctx, resource, "")
+	services, err := c.services(ctx)
 	if err != nil {
 		return err
-	}
-	services := map[string]*apiregistrationv1.APIService{}
-	for _, obj := range objs {
-		if s, ok := obj.(*apiregistrationv1.APIService); ok {
-			services[s.Name] = s
-		}
 	}
 	keepErr := c.keepLocal(ctx, services)
 	c.route(services)
@@ -124,6 +119,20 @@ func (c *Controller) look(ctx context.Context) error {
 	err = checks.Wait()
 	c.publish()
 	return errors.Join(keepErr, err)
+}
+
+func (c *Controller) services(ctx context.Context) (map[string]*apiregistrationv1.APIService, error) {
+	objs, _, err := c.Reader.List(ctx, resource, "")
+	if err != nil {
+		return nil, err
+	}
+	services := map[string]*apiregistrationv1.APIService{}
+	for _, obj := range objs {
+		if s, ok := obj.(*apiregistrationv1.APIService); ok {
+			services[s.Name] = s
+		}
+	}
+	return services, nil
 }
 
 // route makes the routes those of the APIServices that name a Service.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -51,25 +52,44 @@ var priorities = map[schema.GroupVersion]priority{
 
 func name(gv schema.GroupVersion) string { return gv.Version + "." + gv.Group }
 
-// keepLocal makes the APIServices of the groups that this server serves itself, and deletes those of definitions that have gone.
+// writers is how many APIServices are written at the same time: the store joins concurrent writes.
+const writers = 16
+
+// Register makes the APIServices of the groups that this server always serves. Calls behind the first that succeeded do nothing:
+// what a user then deletes stays away until the server starts again.
+func (c *Controller) Register(ctx context.Context) error {
+	if c.registered {
+		return nil
+	}
+	have, err := c.services(ctx)
+	if err != nil {
+		return err
+	}
+	static, _ := c.Discovery.Versions()
+	g, writes := errgroup.WithContext(ctx)
+	g.SetLimit(writers)
+	for _, gv := range static {
+		if gv.Group == apiregistrationv1.GroupName { // it serves itself
+			continue
+		}
+		p, known := priorities[gv]
+		if !known {
+			p = priority{15000, 15}
+		}
+		g.Go(func() error { return c.keepOne(writes, have[name(gv)], gv, p, managedOnStart) })
+	}
+	err = g.Wait()
+	c.registered = err == nil
+	return err
+}
+
+// keepLocal makes the APIServices of groups that definitions define, and deletes those of definitions that have gone.
 func (c *Controller) keepLocal(ctx context.Context, have map[string]*apiregistrationv1.APIService) error {
-	static, dynamic := c.Discovery.Versions()
-	if c.started && slices.Equal(dynamic, c.local) {
+	_, dynamic := c.Discovery.Versions()
+	if c.looked && slices.Equal(dynamic, c.local) {
 		return nil
 	}
 	var errs []error
-	if !c.started {
-		for _, gv := range static {
-			if gv.Group == apiregistrationv1.GroupName { // it serves itself
-				continue
-			}
-			p, known := priorities[gv]
-			if !known {
-				p = priority{15000, 15}
-			}
-			errs = append(errs, c.keepOne(ctx, have[name(gv)], gv, p, managedOnStart))
-		}
-	}
 	wanted := map[string]bool{}
 	for _, gv := range dynamic {
 		wanted[name(gv)] = true
@@ -84,7 +104,7 @@ func (c *Controller) keepLocal(ctx context.Context, have map[string]*apiregistra
 	}
 	err := errors.Join(errs...)
 	if err == nil {
-		c.started, c.local = true, dynamic
+		c.looked, c.local = true, dynamic
 	}
 	return err
 }
