@@ -23,6 +23,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/rootca"
 	"github.com/coracle-dev/coracle/controllers/serviceaccount"
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
+	"github.com/coracle-dev/coracle/controllers/servicecidr"
 	"github.com/coracle-dev/coracle/controllers/volumeprotection"
 )
 
@@ -63,6 +64,7 @@ var table = []struct {
 		}
 		return resourcequota.New(e, d, m), nil
 	}},
+	{"servicecidr", func(_ Config, e env.Env) (runner, error) { return servicecidr.New(e), nil }},
 	{"podgc", func(c Config, e env.Env) (runner, error) { return podgc.New(e, c.TerminatedPodThreshold), nil }},
 	{"clusterroleaggregation", func(_ Config, e env.Env) (runner, error) { return clusterroleaggregation.New(e), nil }},
 	{"serviceaccount", func(_ Config, e env.Env) (runner, error) { return serviceaccount.New(e), nil }},

@@ -450,6 +450,5 @@ func validateServiceCIDRUpdate(c, old *networkingv1.ServiceCIDR) field.ErrorList
 }
 
 func validateServiceCIDRStatusUpdate(c, old *networkingv1.ServiceCIDR) field.ErrorList {
-	errs := validateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta)
-	return append(errs, metavalidation.ValidateConditions(c.Status.Conditions, field.NewPath("status", "conditions"))...)
+	return validateMetaUpdate(&c.ObjectMeta, &old.ObjectMeta) // conditions may lack a reason, as that of the default range does
 }
