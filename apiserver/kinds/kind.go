@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
@@ -104,6 +105,8 @@ type Dynamic struct {
 	// Coerce brings an object that came from a client into the shape of the schema. With track, it lists the paths
 	// of the fields that it dropped.
 	Coerce func(obj runtime.Object, track bool) (unknown []string, err error)
+	// TypeConverter gives the schema that server-side apply merges by; nil takes what objects look like.
+	TypeConverter func() (managedfields.TypeConverter, error)
 	// Terminating: the kind is about to go, and nothing more is created.
 	Terminating bool
 	// Warning is given on every request, where not empty.

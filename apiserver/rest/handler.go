@@ -69,9 +69,10 @@ type Handler struct {
 	Config
 	static routes
 	// routes is what is served now: the static resources and those set by SetDynamic.
-	routes  atomic.Pointer[routes]
-	change  sync.Mutex // held to put other routes in place
-	watches watchGate
+	routes     atomic.Pointer[routes]
+	change     sync.Mutex // held to put other routes in place
+	watches    watchGate
+	converters typeConverters
 }
 
 // routes finds resources. They are never changed once requests see them.
@@ -87,6 +88,7 @@ func New(cfg Config) *Handler {
 		h.MinWatch = 30 * time.Minute
 	}
 	h.watches.init()
+	h.converters.scheme = cfg.Scheme
 	h.static.add(h.Kinds, cfg, nil)
 	h.routes.Store(&h.static)
 	return h
