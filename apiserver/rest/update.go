@@ -354,6 +354,9 @@ func (c *call) storeUpdate(obj runtime.Object, cur *current) (runtime.Object, er
 // errStale makes attempt look at the store again.
 var errStale = errors.New("rest: state may be stale")
 
+// staler is a store that wants some values written again even where nothing has changed.
+type staler interface{ Stale(key string) bool }
+
 // unchanged compares what would be written with what is there. An unwritten answer must be about the newest state.
 func (c *call) unchanged(value []byte, cur *current) (bool, error) {
 	held := cur.raw.DeepCopyObject()
@@ -361,6 +364,9 @@ func (c *call) unchanged(value []byte, cur *current) (bool, error) {
 	was, err := c.r.stored.codec.encodeStored(held)
 	if err != nil || !bytes.Equal(was, value) {
 		return false, err
+	}
+	if s, ok := c.Store.(staler); ok && s.Stale(c.r.key(accessor(cur.raw).GetNamespace(), accessor(cur.raw).GetName())) {
+		return false, nil
 	}
 	if cur.fresh {
 		return true, nil

@@ -37,6 +37,7 @@ type options struct {
 	nodePorts     string
 	anonymous     string
 	etcd          etcdOptions
+	encryption    string
 
 	nodeName   string
 	nodeIP     string
@@ -73,6 +74,7 @@ func serverFlags(o *options, f *pflag.FlagSet) {
 	f.StringSliceVar(&o.etcd.endpoints, "etcd-endpoints", nil, "an external etcd to use in place of the embedded one, as https://10.0.0.5:2379")
 	f.StringVar(&o.etcd.ca, "etcd-cafile", "", "CA of the external etcd")
 	f.StringVar(&o.etcd.cert, "etcd-certfile", "", "client certificate for the external etcd")
+	f.StringVar(&o.encryption, "encryption-provider-config", "", "EncryptionConfiguration file of what is encrypted in etcd (default: Secrets, by a key in the data folder)")
 	f.StringVar(&o.etcd.key, "etcd-keyfile", "", "key of that certificate")
 }
 

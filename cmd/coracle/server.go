@@ -151,9 +151,13 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 	if err != nil {
 		return err
 	}
-	watchCache := apiserver.NewCache(s.engine)
+	db, err := s.encryptedStore()
+	if err != nil {
+		return err
+	}
+	watchCache := apiserver.NewCache(db)
 	reader := apiserver.NewReader(watchCache)
-	s.alloc, err = alloc.New(alloc.Config{Store: s.engine, Reader: reader, ServiceCIDR: s.cluster.services, FirstNodePort: first, LastNodePort: last})
+	s.alloc, err = alloc.New(alloc.Config{Store: db, Reader: reader, ServiceCIDR: s.cluster.services, FirstNodePort: first, LastNodePort: last})
 	if err != nil {
 		return err
 	}
@@ -177,10 +181,10 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		return err
 	}
 	s.api, err = apiserver.New(ctx, apiserver.Config{
-		Store: s.engine, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
+		Store: db, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
 		Authenticator: s.o.limitAnonymous(auth.NewAuthenticator(s.pki.CAPool(), tokens, proxy.Authenticator())),
 		Authorizer:    authz,
-		Admission:     admission.New(reader, apiserver.NewQuotaWriter(s.engine), authz),
+		Admission:     admission.New(reader, apiserver.NewQuotaWriter(db), authz),
 		Hooks: map[schema.GroupResource]rest.Hook{
 			{Resource: "services"}:                                {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
 			{Group: "networking.k8s.io", Resource: "ipaddresses"}: {AfterDelete: s.alloc.AddressDeleted},
