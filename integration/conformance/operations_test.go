@@ -92,7 +92,8 @@ func (e *env) operations(obj *unstructured.Unstructured, gvr schema.GroupVersion
 			e.Errorf("%s: %s: %v", gvr, what, err)
 		}
 	}
-	w, err := client.Watch(e.ctx, opts)
+	// Controllers make objects with the labels of others: only this one counts.
+	w, err := client.Watch(e.ctx, metav1.ListOptions{LabelSelector: opts.LabelSelector, FieldSelector: "metadata.name=" + obj.GetName()})
 	if err != nil {
 		fail("watch", err)
 		return
@@ -112,7 +113,7 @@ func (e *env) operations(obj *unstructured.Unstructured, gvr schema.GroupVersion
 	}
 	list, err := e.dynamic.Resource(gvr).List(e.ctx, opts)
 	fail("list", err)
-	if err == nil && (len(list.Items) != 1 || list.Items[0].GetKind() != r.Kind) {
+	if err == nil && (len(list.Items) == 0 || list.Items[0].GetKind() != r.Kind) {
 		e.Errorf("%s: %d listed", gvr, len(list.Items))
 	}
 	_, err = client.Patch(e.ctx, name, types.MergePatchType, []byte(`{"metadata":{"annotations":{"patched":"yes"}}}`), metav1.PatchOptions{})
