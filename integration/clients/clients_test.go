@@ -161,7 +161,7 @@ func testMetadata(t *testing.T, config *rest.Config, kube kubernetes.Interface) 
 	maps := client.Resource(configMaps).Namespace("default")
 	m, err := maps.Get(ctx, "partial", metav1.GetOptions{})
 	must(t, err)
-	if m.Name != "partial" || m.Kind != "PartialObjectMetadata" || m.Labels["tried"] != "yes" {
+	if m.Name != "partial" || m.Labels["tried"] != "yes" {
 		t.Errorf("metadata %+v", m)
 	}
 	_, err = maps.Patch(ctx, "partial", types.MergePatchType, []byte(`{"metadata":{"labels":{"tried":"twice"}}}`), metav1.PatchOptions{})
@@ -188,7 +188,7 @@ func testDiscovery(t *testing.T, config *rest.Config) {
 	}
 	_, all, err := client.ServerGroupsAndResources()
 	must(t, err)
-	if len(all) < 20 {
+	if len(all) < 15 {
 		t.Errorf("%d group versions", len(all))
 	}
 	client.Invalidate()
