@@ -2,18 +2,15 @@ package apiserver
 
 import (
 	"context"
-	"fmt"
 	"net"
-	"slices"
 	"strconv"
 
-	corev1 "k8s.io/api/core/v1"
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/kube-openapi/pkg/spec3"
 	"k8s.io/kube-openapi/pkg/validation/spec"
 
 	"github.com/coracle-dev/coracle/apiserver/crd"
+	"github.com/coracle-dev/coracle/apiserver/reach"
 )
 
 // newDefinitions makes what serves the kinds that CustomResourceDefinitions define.
@@ -40,24 +37,12 @@ type documents interface {
 	SetCustom(source string, v3 map[string]*spec3.OpenAPI, v2 []*spec.Swagger)
 }
 
-// dialService connects to a port of a Service: to its cluster IP, or to the name that it stands for.
+// dialService connects to a ready endpoint of a Service's port, on a node through its tunnel.
 func (s *Server) dialService(ctx context.Context, namespace, name string, port int32) (net.Conn, error) {
-	obj, err := NewReader(s.cache).Get(ctx, schema.GroupResource{Resource: "services"}, namespace, name)
+	d := reach.Dialer{Nodes: s.cfg.Nodes, Reader: NewReader(s.cache)}
+	e, err := d.Service(ctx, namespace, name, strconv.Itoa(int(port)))
 	if err != nil {
 		return nil, err
 	}
-	service, ok := obj.(*corev1.Service)
-	if !ok {
-		return nil, fmt.Errorf("unexpected object: %T", obj)
-	}
-	host := service.Spec.ClusterIP
-	switch {
-	case service.Spec.Type == corev1.ServiceTypeExternalName:
-		host = service.Spec.ExternalName
-	case host == "" || host == corev1.ClusterIPNone:
-		return nil, fmt.Errorf("cannot route to service with ClusterIP %q", host)
-	case !slices.ContainsFunc(service.Spec.Ports, func(p corev1.ServicePort) bool { return p.Port == port }):
-		return nil, fmt.Errorf("no service port %d found for service %q", port, name)
-	}
-	return (&net.Dialer{}).DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	return d.Dial(ctx, e)
 }

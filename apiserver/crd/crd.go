@@ -224,9 +224,9 @@ func (c *Controller) definition(ctx context.Context, crd *apiextensionsv1.Custom
 		}
 	}
 	if t != nil {
-		return newDefinition(crd, t.shared, c.hooks), nil
+		return newDefinition(crd, t.shared, c.hooks, c.typeConverter), nil
 	}
-	d := newDefinition(crd, &shared{}, c.hooks)
+	d := newDefinition(crd, &shared{}, c.hooks, c.typeConverter)
 	resources := rest.CacheResources(d.kinds(), c.Scheme)
 	for _, r := range resources {
 		if err := c.Cache.Add(ctx, r); err != nil {

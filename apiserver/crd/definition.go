@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
@@ -12,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/coracle-dev/coracle/apiserver/kinds"
@@ -56,7 +58,10 @@ func (d *definition) follows(crd *apiextensionsv1.CustomResourceDefinition) *def
 	return &next
 }
 
-func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, s *shared, hooks *webhooks) *definition {
+// typing gives the schema that server-side apply merges by.
+type typing func(d *definition, v *versionSchema) (managedfields.TypeConverter, error)
+
+func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, s *shared, hooks *webhooks, types typing) *definition {
 	d := &definition{crd: crd, key: keyOf(crd), epoch: strconv.FormatInt(crd.Generation, 10), versions: map[string]*versionSchema{}, shared: s}
 	for i := range crd.Spec.Versions {
 		v := newVersionSchema(crd, i)
@@ -66,6 +71,14 @@ func newDefinition(crd *apiextensionsv1.CustomResourceDefinition, s *shared, hoo
 		}
 	}
 	d.convert = converterOf(crd, hooks)
+	for _, v := range d.versions {
+		v.typed = sync.OnceValues(func() (managedfields.TypeConverter, error) {
+			if types == nil {
+				return managedfields.NewDeducedTypeConverter(), nil
+			}
+			return types(d, v)
+		})
+	}
 	s.now.Store(d)
 	return d
 }
@@ -163,6 +176,7 @@ func (d *definition) servedKind(v *versionSchema) kinds.Kind {
 	k.Dynamic.Coerce = func(obj runtime.Object, track bool) ([]string, error) {
 		return v.coerce(obj.(*unstructured.Unstructured), shaping{track: track})
 	}
+	k.Dynamic.TypeConverter = v.typed
 	if k.Dynamic.Terminating {
 		k.Verbs = []string{"delete", "deletecollection", "get", "list", "watch"}
 	}

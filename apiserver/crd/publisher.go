@@ -7,6 +7,9 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"k8s.io/apimachinery/pkg/util/managedfields"
+	"k8s.io/kube-openapi/pkg/validation/spec"
 )
 
 // publishPause gathers the definitions that come together, of an operator say, before their documents are made.
@@ -20,8 +23,8 @@ type publisher struct {
 	mu     sync.Mutex
 	wanted map[string][]*definition // by group
 
-	// models and published, what each group's documents were made from, belong to run.
-	models    models
+	models models // nil until they were asked for
+	// published, what each group's documents were made from, belongs to run.
 	published map[string]string
 }
 
@@ -94,18 +97,13 @@ func (p *publisher) publish(ctx context.Context) error {
 
 // group publishes one group's documents. A definition that cannot be described is left out.
 func (p *publisher) group(ctx context.Context, group string, all []*definition) error {
-	if p.models == nil {
-		document, err := p.c.Document(ctx)
-		if err != nil {
-			return err
-		}
-		if p.models, err = readModels(document); err != nil {
-			return err
-		}
+	known, err := p.known(ctx)
+	if err != nil {
+		return err
 	}
 	var made []*publication
 	for _, d := range all {
-		m, err := d.publication(p.models)
+		m, err := d.publication(known)
 		if err != nil {
 			p.c.log.Error("definition is not in OpenAPI", "name", d.crd.Name, "error", err)
 			continue
@@ -115,4 +113,41 @@ func (p *publisher) group(ctx context.Context, group string, all []*definition) 
 	v3, v2 := join(made)
 	p.c.OpenAPI(source+"/"+group, v3, v2)
 	return nil
+}
+
+// known are the models of the server's own types, which are read once.
+func (p *publisher) known(ctx context.Context) (models, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.models != nil {
+		return p.models, nil
+	}
+	document, err := p.c.Document(ctx)
+	if err != nil {
+		return nil, err
+	}
+	p.models, err = readModels(document)
+	return p.models, err
+}
+
+// typeConverter gives the schema that server-side apply merges objects of a version by. Without documents of the
+// server's own types it is what the objects look like.
+func (c *Controller) typeConverter(d *definition, v *versionSchema) (managedfields.TypeConverter, error) {
+	if c.Document == nil {
+		return managedfields.NewDeducedTypeConverter(), nil
+	}
+	known, err := c.publisher.known(context.Background())
+	if err != nil {
+		c.log.Debug("no models of the server's own types", "error", err)
+		return managedfields.NewDeducedTypeConverter(), nil
+	}
+	defs, err := d.all(v, known, false)
+	if err != nil {
+		return nil, err
+	}
+	schemas := map[string]*spec.Schema{}
+	for name, def := range defs {
+		schemas[name] = &def.Schema
+	}
+	return managedfields.NewTypeConverter(schemas, v.preserve)
 }

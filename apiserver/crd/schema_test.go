@@ -29,7 +29,7 @@ spec:
 	}
 	apiextensionsv1.SetObjectDefaults_CustomResourceDefinition(crd)
 	crd.Status.AcceptedNames = crd.Spec.Names
-	return newDefinition(crd, &shared{}, &webhooks{})
+	return newDefinition(crd, &shared{}, &webhooks{}, nil)
 }
 
 func thing(t testing.TB, rest string) *unstructured.Unstructured {

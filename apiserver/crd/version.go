@@ -12,6 +12,7 @@ import (
 	"k8s.io/apiextensions-apiserver/pkg/apiserver/schema/defaulting"
 	schemavalidation "k8s.io/apiextensions-apiserver/pkg/apiserver/validation"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 	"k8s.io/apimachinery/pkg/version"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 )
@@ -26,6 +27,7 @@ type versionSchema struct {
 
 	shape  func() (*structural.Structural, error)
 	checks func() (*checks, error)
+	typed  func() (managedfields.TypeConverter, error)
 	fields []selectable
 }
 

@@ -297,6 +297,16 @@ func TestPublished(t *testing.T) {
 	if !found["com.example.v1.Widget"] || !found["io.k8s.api.core.v1.Pod"] {
 		t.Error("version 2 lacks kinds")
 	}
+	// Server-side apply merges by the schema: a set is joined, not replaced.
+	for manager, tag := range map[string]string{"one": "a", "two": "b"} {
+		_, err := a.widgets().Apply(t.Context(), "w", widget(t, "w", "{color: red, tags: ["+tag+"]}"), metav1.ApplyOptions{FieldManager: manager, Force: true})
+		a.must(err)
+	}
+	u, err := a.widgets().Get(t.Context(), "w", metav1.GetOptions{})
+	a.must(err)
+	if tags, _, _ := unstructured.NestedStringSlice(u.Object, "spec", "tags"); len(tags) != 2 {
+		t.Errorf("two managers' tags are %v", tags)
+	}
 	a.must(a.definitions.ApiextensionsV1().CustomResourceDefinitions().Delete(t.Context(), "widgets.example.com", metav1.DeleteOptions{}))
 	a.eventually("withdrawn", func() bool {
 		paths, err := a.discovery.OpenAPIV3().Paths()

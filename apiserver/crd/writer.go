@@ -165,7 +165,7 @@ func (w *writer) endOnce(ctx context.Context, name string) (done bool, err error
 }
 
 func (w *writer) deleteObjects(ctx context.Context, crd *apiextensionsv1.CustomResourceDefinition) (left int, err error) {
-	d := newDefinition(crd, &shared{}, w.c.hooks)
+	d := newDefinition(crd, &shared{}, w.c.hooks, nil)
 	if !w.c.Cache.Has(d.groupResource().String()) {
 		return 0, fmt.Errorf("%s is not served yet", d.groupResource())
 	}
