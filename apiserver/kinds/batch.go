@@ -99,6 +99,7 @@ func defaultJobSpec(s *batchv1.JobSpec) {
 // prepareJobCreate makes selector and labels of the job's own of its UID, unless the user gave a selector by hand.
 func prepareJobCreate(j *batchv1.Job) {
 	j.Status = batchv1.JobStatus{}
+	j.Spec.Scheduling = nil // alpha, and off as upstream's gate is
 	dropDisabledPodFields(&j.Spec.Template.Spec, nil)
 	if *orZero(j.Spec.ManualSelector) {
 		return
@@ -129,6 +130,7 @@ func prepareJobCreate(j *batchv1.Job) {
 
 func prepareJobUpdate(j, old *batchv1.Job) {
 	old.Status.DeepCopyInto(&j.Status)
+	j.Spec.Scheduling = nil
 	dropDisabledPodFields(&j.Spec.Template.Spec, &old.Spec.Template.Spec)
 }
 
@@ -230,11 +232,13 @@ func defaultCronJob(c *batchv1.CronJob) {
 
 func prepareCronJobCreate(c *batchv1.CronJob) {
 	c.Status = batchv1.CronJobStatus{}
+	c.Spec.JobTemplate.Spec.Scheduling = nil
 	dropDisabledPodFields(&c.Spec.JobTemplate.Spec.Template.Spec, nil)
 }
 
 func prepareCronJobUpdate(c, old *batchv1.CronJob) {
 	old.Status.DeepCopyInto(&c.Status)
+	c.Spec.JobTemplate.Spec.Scheduling = nil
 	dropDisabledPodFields(&c.Spec.JobTemplate.Spec.Template.Spec, &old.Spec.JobTemplate.Spec.Template.Spec)
 }
 
