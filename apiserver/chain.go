@@ -77,14 +77,21 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 				_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(timeout))
 			}
 		}
-		if req, err = s.identify(req.WithContext(ctx), info); err != nil {
-			rest.WriteError(w, req, err)
+		req, err = s.identify(req.WithContext(ctx), info)
+		var out http.ResponseWriter = w
+		if s.cfg.Audit != nil {
+			var done func()
+			out, req, done = s.audited(w, req, info, endless, err)
+			defer done()
+		}
+		if err != nil {
+			rest.WriteError(out, req, err)
 			return
 		}
 		if slog.Default().Enabled(ctx, slog.LevelDebug) {
 			defer s.logRequest(req, w, time.Now())
 		}
-		routes.ServeHTTP(w, req)
+		routes.ServeHTTP(out, req)
 	})
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/aggregation"
+	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/apiserver/cache"
 	"github.com/coracle-dev/coracle/apiserver/crd"
 	"github.com/coracle-dev/coracle/apiserver/discovery"
@@ -66,6 +67,8 @@ type Config struct {
 	Authentication map[string]string
 	// FrontProxyCert is the certificate by which aggregated API servers know this one; nil shows them none.
 	FrontProxyCert func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	// Audit notes requests; nil notes none.
+	Audit *audit.Log
 	// Checks are further conditions of /readyz.
 	Checks []Check
 

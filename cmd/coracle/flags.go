@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
@@ -38,6 +39,8 @@ type options struct {
 	anonymous     string
 	etcd          etcdOptions
 	encryption    string
+	auditPolicy   string
+	auditLog      audit.FileConfig
 
 	nodeName   string
 	nodeIP     string
@@ -75,6 +78,11 @@ func serverFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.etcd.ca, "etcd-cafile", "", "CA of the external etcd")
 	f.StringVar(&o.etcd.cert, "etcd-certfile", "", "client certificate for the external etcd")
 	f.StringVar(&o.encryption, "encryption-provider-config", "", "EncryptionConfiguration file of what is encrypted in etcd (default: Secrets, by a key in the data folder)")
+	f.StringVar(&o.auditPolicy, "audit-policy-file", "", "Policy (audit.k8s.io/v1) of which requests are noted in --audit-log-path")
+	f.StringVar(&o.auditLog.Path, "audit-log-path", "", "file for the audit log (0600)")
+	f.IntVar(&o.auditLog.MaxSize, "audit-log-maxsize", 100, "MiB after which another file is begun")
+	f.IntVar(&o.auditLog.MaxAge, "audit-log-maxage", 0, "days for which older files are kept; 0 for ever")
+	f.IntVar(&o.auditLog.MaxBackups, "audit-log-maxbackup", 0, "how many older files are kept; 0 all")
 	f.StringVar(&o.etcd.key, "etcd-keyfile", "", "key of that certificate")
 }
 

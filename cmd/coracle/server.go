@@ -21,6 +21,7 @@ import (
 	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/alloc"
+	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/apiserver/auth"
 	"github.com/coracle-dev/coracle/apiserver/openapi"
 	"github.com/coracle-dev/coracle/apiserver/rest"
@@ -70,9 +71,15 @@ type server struct {
 	api     *apiserver.Server
 	alloc   *alloc.Allocator
 	tokens  *auth.Tokens
+	audit   *audit.File // nil without --audit-log-path
 }
 
-func (s *server) close() { _ = s.engine.Close() }
+func (s *server) close() {
+	_ = s.engine.Close()
+	if s.audit != nil {
+		_ = s.audit.Close()
+	}
+}
 
 // openServer opens the database and composes the API server; its port is bound, so that errors come at once.
 func openServer(ctx context.Context, o *options) (*server, error) {
@@ -155,6 +162,10 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 	if err != nil {
 		return err
 	}
+	auditLog, err := s.openAudit()
+	if err != nil {
+		return err
+	}
 	watchCache := apiserver.NewCache(db)
 	reader := apiserver.NewReader(watchCache)
 	s.alloc, err = alloc.New(alloc.Config{Store: db, Reader: reader, ServiceCIDR: s.cluster.services, FirstNodePort: first, LastNodePort: last})
@@ -197,6 +208,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Paths:   map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
 
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
+		Audit:          auditLog,
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),
 		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
