@@ -105,7 +105,11 @@ func TestProxiesForward(t *testing.T) {
 		{"GET", "/api/v1/nodes/n1/proxy/healthz", 200, "node /healthz"},
 		{"GET", "/api/v1/nodes/n2/proxy/healthz", 404, `nodes \"n2\" not found`},
 	} {
-		req, err := http.NewRequest(c.method, server.URL+c.path, strings.NewReader("in"))
+		var body io.Reader
+		if c.method != "GET" { // what answers without reading closes the pipe under a body on its way
+			body = strings.NewReader("in")
+		}
+		req, err := http.NewRequest(c.method, server.URL+c.path, body)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -115,9 +119,9 @@ func TestProxiesForward(t *testing.T) {
 		if err != nil {
 			t.Fatal(c.method, c.path, err)
 		}
-		body, _ := io.ReadAll(resp.Body)
+		answer, _ := io.ReadAll(resp.Body)
 		resp.Body.Close()
-		text := strings.ReplaceAll(string(body), server.URL, "")
+		text := strings.ReplaceAll(string(answer), server.URL, "")
 		if resp.StatusCode != c.code || !strings.Contains(text, c.want) {
 			t.Errorf("%s %s: %d %s\nwant %d %s", c.method, c.path, resp.StatusCode, text, c.code, c.want)
 		}
