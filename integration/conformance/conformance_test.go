@@ -58,7 +58,7 @@ func TestConformance(t *testing.T) {
 	for area, tests := range map[string]map[string]func(*env){
 		"watch": watchTests, "chunking": chunkingTests, "discovery": discoveryTests, "garbage": garbageTests,
 		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
-		"custom": customTests, "validation": validationTests, "webhooks": webhookTests, "policies": policyTests,
+		"custom": customTests, "validation": validationTests,
 		"operations": operationTests,
 	} {
 		t.Run(area, func(t *testing.T) {
