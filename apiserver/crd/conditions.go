@@ -22,13 +22,17 @@ type (
 )
 
 // decide gives a definition with the status that it should have now, given all the others. It returns crd itself where
-// nothing is to be changed.
-func decide(crd *apiextensionsv1.CustomResourceDefinition, all []*apiextensionsv1.CustomResourceDefinition, now metav1.Time) *apiextensionsv1.CustomResourceDefinition {
-	next := crd.DeepCopy()
+// nothing is to be changed. checked: what there is to say of the schemas stands in the status already.
+func decide(crd *apiextensionsv1.CustomResourceDefinition, all []*apiextensionsv1.CustomResourceDefinition, checked bool, now metav1.Time) *apiextensionsv1.CustomResourceDefinition {
+	copied := *crd
+	next := &copied
+	next.Status = *crd.Status.DeepCopy()
 	if next.DeletionTimestamp == nil {
 		decideNames(next, all, now)
 	}
-	decideSchema(next, now)
+	if !checked {
+		decideSchema(next, now)
+	}
 	decideApproval(next, now)
 	if apiequality.Semantic.DeepEqual(next.Status, crd.Status) {
 		return crd

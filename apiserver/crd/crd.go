@@ -68,6 +68,8 @@ type Controller struct {
 	hooks *webhooks
 
 	applied applied
+	// checked are the generations whose schemas the stored status tells of.
+	checked map[types.UID]int64
 	// known are the definitions as the cache has them, by name; served those in force. Only follow uses them.
 	known     map[string]*apiextensionsv1.CustomResourceDefinition
 	served    map[string]*definition
@@ -88,7 +90,7 @@ type cacheTable struct {
 func New(cfg Config) *Controller {
 	c := &Controller{
 		Config: cfg, log: slog.With("component", "crd"), hooks: &webhooks{service: cfg.Service},
-		known: map[string]*apiextensionsv1.CustomResourceDefinition{}, served: map[string]*definition{}, tables: map[string]*cacheTable{},
+		known: map[string]*apiextensionsv1.CustomResourceDefinition{}, checked: map[types.UID]int64{}, served: map[string]*definition{}, tables: map[string]*cacheTable{},
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -181,10 +183,16 @@ func (c *Controller) apply(ctx context.Context) (complete bool) {
 	all := slices.SortedFunc(maps.Values(c.known), func(a, b *apiextensionsv1.CustomResourceDefinition) int {
 		return a.CreationTimestamp.Compare(b.CreationTimestamp.Time)
 	})
+	if len(c.checked) > 2*len(all)+100 { // of definitions that are gone
+		clear(c.checked)
+	}
 	next := map[string]*definition{}
 	var wanted []*apiextensionsv1.CustomResourceDefinition
 	for i, crd := range all {
-		decided := decide(crd, all, metav1.NewTime(c.Now()).Rfc3339Copy())
+		decided := decide(crd, all, c.checked[crd.UID] == crd.Generation, metav1.NewTime(c.Now()).Rfc3339Copy())
+		if decided == crd {
+			c.checked[crd.UID] = crd.Generation
+		}
 		all[i] = decided // so that of two that want one name the older gets it
 		if !isServed(decided) {
 			if decided != crd {
