@@ -100,7 +100,7 @@ func checkUnique(t *testing.T, k *Kind) {
 		if o.GVK == k.GVK {
 			continue
 		}
-		if o.GroupResource() == k.GroupResource() {
+		if o.GroupResource() == k.GroupResource() && o.Prefix != k.Prefix {
 			t.Errorf("%v has the same resource", o.GVK)
 		}
 		if k.Prefix != "" && o.Prefix == k.Prefix && (o.ToStorage == nil) == (k.ToStorage == nil) {
