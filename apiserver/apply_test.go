@@ -37,7 +37,7 @@ func (a *applier) must(d *appsv1.Deployment, err error) *appsv1.Deployment {
 // owns tells whether a manager's entry for a path names a field.
 func owns(d *appsv1.Deployment, manager, subresource, field string) bool {
 	for _, m := range d.ManagedFields {
-		if m.Manager == manager && m.Subresource == subresource && strings.Contains(string(m.FieldsV1.Raw), field) {
+		if m.Manager == manager && m.Subresource == subresource && strings.Contains(m.FieldsV1.GetRawString(), field) {
 			return true
 		}
 	}

@@ -263,6 +263,7 @@ func (p nodeRestriction) node(node string, r *Request) error {
 	case obj == nil:
 		return nil
 	case r.Operation == Create:
+		//lint:ignore SA1019 it is refused while it exists
 		if obj.Spec.ConfigSource != nil {
 			return r.forbid(fmt.Errorf("node %q is not allowed to create pods with a non-nil configSource", node))
 		}
@@ -281,6 +282,7 @@ func (p nodeRestriction) node(node string, r *Request) error {
 }
 
 func (p nodeRestriction) nodeUpdate(node string, r *Request, obj, old *corev1.Node) error {
+	//lint:ignore SA1019 it is refused while it exists
 	if obj.Spec.ConfigSource != nil && !apiequality.Semantic.DeepEqual(obj.Spec.ConfigSource, old.Spec.ConfigSource) {
 		return r.forbid(fmt.Errorf("node %q is not allowed to update configSource to a new non-nil configSource", node))
 	}

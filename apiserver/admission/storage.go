@@ -64,7 +64,6 @@ func youngerClass(a, b *storagev1.StorageClass) bool {
 
 // className is the class that a claim names, by the old annotation or by the field; an empty name is one too.
 func className(c *corev1.PersistentVolumeClaim) (name string, named bool) {
-	//lint:ignore SA1019 the annotation still counts
 	if name, ok := c.Annotations[corev1.BetaStorageClassAnnotation]; ok {
 		return name, true
 	}

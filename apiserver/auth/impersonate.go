@@ -303,5 +303,6 @@ func notAllowed(a authorizer.AttributesRecord, reason string) error {
 		resource += "/" + a.Subresource
 	}
 	return apierrors.NewForbidden(schema.GroupResource{Group: a.APIGroup, Resource: a.Resource}, a.Name,
-		fmt.Errorf("User %q cannot %s resource %q in API group %q at the cluster scope: %s", a.User.GetName(), a.Verb, resource, a.APIGroup, reason)) //nolint:staticcheck // upstream's words
+		//lint:ignore ST1005 upstream's words
+		fmt.Errorf("User %q cannot %s resource %q in API group %q at the cluster scope: %s", a.User.GetName(), a.Verb, resource, a.APIGroup, reason))
 }

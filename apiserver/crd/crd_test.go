@@ -205,7 +205,7 @@ func TestVerbs(t *testing.T) {
 	}
 
 	// Patches.
-	u, err = a.widgets().Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"replicas":3}}`), metav1.PatchOptions{})
+	_, err = a.widgets().Patch(t.Context(), "a", types.MergePatchType, []byte(`{"spec":{"replicas":3}}`), metav1.PatchOptions{})
 	a.must(err)
 	u, err = a.widgets().Patch(t.Context(), "a", types.JSONPatchType, []byte(`[{"op":"replace","path":"/spec/replicas","value":4}]`), metav1.PatchOptions{})
 	a.must(err)

@@ -4,8 +4,8 @@ import (
 	"fmt"
 	"strings"
 
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	utilvalidation "k8s.io/apimachinery/pkg/util/validation"
@@ -89,7 +89,7 @@ func validateAPIService(s *apiregistrationv1.APIService) field.ErrorList {
 	spec := field.NewPath("spec")
 	want := s.Spec.Version + "." + s.Spec.Group
 	errs := validateMeta(&s.ObjectMeta, false, func(name string, _ bool) []string {
-		if problems := path.IsValidPathSegmentName(name); len(problems) > 0 {
+		if problems := content.IsPathSegmentName(name); len(problems) > 0 {
 			return problems
 		}
 		if name != want {

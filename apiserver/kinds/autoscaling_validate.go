@@ -4,8 +4,8 @@ import (
 	"errors"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
@@ -119,7 +119,7 @@ func pathSegment(value string, path *field.Path, required string) field.ErrorLis
 	if value == "" {
 		return field.ErrorList{field.Required(path, required)}
 	}
-	return invalid(path, value, pathvalidation.IsValidPathSegmentName(value))
+	return invalid(path, value, content.IsPathSegmentName(value))
 }
 
 func autoscalerMetrics(s *autoscalingv2.HorizontalPodAutoscalerSpec, path *field.Path, rules autoscalerRules) field.ErrorList {

@@ -7,8 +7,8 @@ import (
 	"strings"
 
 	networkingv1 "k8s.io/api/networking/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	pathvalidation "k8s.io/apimachinery/pkg/api/validation/path"
 	metavalidation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -232,7 +232,7 @@ func validateClassParameters(p *networkingv1.IngressClassParametersReference, pa
 		if f.value == "" {
 			errs = append(errs, field.Required(path.Child(f.name), f.name+" is required"))
 		} else {
-			errs = append(errs, invalid(path.Child(f.name), f.value, pathvalidation.IsValidPathSegmentName(f.value))...)
+			errs = append(errs, invalid(path.Child(f.name), f.value, content.IsPathSegmentName(f.value))...)
 		}
 	}
 	scope, namespace := *orZero(p.Scope), path.Child("namespace")
@@ -399,11 +399,11 @@ func validateParent(r *networkingv1.ParentReference, path *field.Path) field.Err
 		if f.value == "" {
 			errs = append(errs, field.Required(path.Child(f.name), ""))
 		} else {
-			errs = append(errs, invalid(path.Child(f.name), f.value, pathvalidation.IsValidPathSegmentName(f.value))...)
+			errs = append(errs, invalid(path.Child(f.name), f.value, content.IsPathSegmentName(f.value))...)
 		}
 	}
 	if r.Namespace != "" {
-		errs = append(errs, invalid(path.Child("namespace"), r.Namespace, pathvalidation.IsValidPathSegmentName(r.Namespace))...)
+		errs = append(errs, invalid(path.Child("namespace"), r.Namespace, content.IsPathSegmentName(r.Namespace))...)
 	}
 	return errs
 }

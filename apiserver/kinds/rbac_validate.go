@@ -2,15 +2,15 @@ package kinds
 
 import (
 	rbacv1 "k8s.io/api/rbac/v1"
+	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
-	"k8s.io/apimachinery/pkg/api/validation/path"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	metav1validation "k8s.io/apimachinery/pkg/apis/meta/v1/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // roleName allows whatever fits into a URL's path: roles are called "system:node" and the like.
-func roleName(name string, _ bool) []string { return path.IsValidPathSegmentName(name) }
+func roleName(name string, _ bool) []string { return content.IsPathSegmentName(name) }
 
 func validateRole(r *rbacv1.Role) field.ErrorList {
 	return append(validateMeta(&r.ObjectMeta, true, roleName), validateRules(r.Rules, true)...)

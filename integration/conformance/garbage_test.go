@@ -153,6 +153,7 @@ func deleteOptions(e *env) {
 	maps := e.kube.CoreV1().ConfigMaps(e.ns)
 	e.refused(maps.Delete(e.ctx, "one", metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions("other")}), "the UID in the precondition (other) does not match the UID in record")
 	orphan, background := true, metav1.DeletePropagationBackground
+	//lint:ignore SA1019 clients still send it
 	e.refused(maps.Delete(e.ctx, "one", metav1.DeleteOptions{OrphanDependents: &orphan, PropagationPolicy: &background}), "orphanDependents and deletionPropagation cannot be both set")
 	bad := metav1.DeletionPropagation("Sideways")
 	e.refused(maps.Delete(e.ctx, "one", metav1.DeleteOptions{PropagationPolicy: &bad}), "propagationPolicy")

@@ -77,6 +77,7 @@ func NodeClient(req *x509.CertificateRequest, usages []certificatesv1.KeyUsage) 
 	case len(req.URIs) > 0:
 		return errors.New("URI subjectAltNames are not allowed")
 	case !strings.HasPrefix(req.Subject.CommonName, nodePrefix):
+		//lint:ignore ST1005 upstream's words
 		return errors.New("subject common name does not begin with system:node:")
 	}
 	return nodeUsages(usages, certificatesv1.UsageClientAuth)
@@ -99,6 +100,7 @@ func nodeServing(req *x509.CertificateRequest, usages []certificatesv1.KeyUsage)
 		return err
 	}
 	if !strings.HasPrefix(req.Subject.CommonName, nodePrefix) {
+		//lint:ignore ST1005 upstream's words
 		return errors.New("subject common name does not begin with system:node:")
 	}
 	return nil

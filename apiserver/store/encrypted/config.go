@@ -128,6 +128,7 @@ func parseProviders(list []apiserverv1.ProviderConfiguration) (providers, error)
 // keysOf tells which keys a resource's objects have. Custom resources lie at their group and name.
 func keysOf(name string, known []Resource) (func(key string) bool, error) {
 	if name != strings.ToLower(name) || name == "" {
+		//lint:ignore ST1005 upstream's words
 		return nil, fmt.Errorf("Invalid value: %q: want a resource in lower case, as secrets or deployments.apps", name)
 	}
 	resource, group, _ := strings.Cut(name, ".")
@@ -137,6 +138,7 @@ func keysOf(name string, known []Resource) (func(key string) bool, error) {
 			return below(store.Root + known[at].Prefix + "/"), nil
 		}
 		if group == "" {
+			//lint:ignore ST1005 upstream's words
 			return nil, fmt.Errorf("Invalid value: %q: there is no such resource", name)
 		}
 		return below(store.Root + group + "/" + resource + "/"), nil
@@ -145,6 +147,7 @@ func keysOf(name string, known []Resource) (func(key string) bool, error) {
 		return func(key string) bool { return isObject(key, known) }, nil
 	}
 	if !strings.Contains(name, ".") {
+		//lint:ignore ST1005 upstream's words
 		return nil, fmt.Errorf("Invalid value: %q: use '*.' for the core group and '*.*' for all resources", name)
 	}
 	prefixes := []string{}

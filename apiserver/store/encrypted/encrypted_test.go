@@ -74,7 +74,7 @@ func TestAlgorithmsAndRotation(t *testing.T) {
 		if err != nil || string(e.Value) != "hunter2" || !first.Stale(where) {
 			t.Fatal(kind, err, e, first.Stale(where))
 		}
-		if revision, err = first.Update(ctx, where, e.Value, revision); err != nil || first.Stale(where) {
+		if _, err = first.Update(ctx, where, e.Value, revision); err != nil || first.Stale(where) {
 			t.Fatal(kind, err)
 		}
 		raw, _ := inner.Get(ctx, where, 0)
