@@ -142,6 +142,10 @@ func (a *Allocator) addMissing(ctx context.Context, have map[string]store.Entry,
 			continue
 		}
 		err := c.pool.take(ctx, c.slot, c.owner, false)
+		if err == nil && a.unwritten(ctx, c.owner) { // deleted since it was listed, maybe before the key was there to go
+			a.giveAll(ctx, []held{c.held}, c.owner)
+			continue
+		}
 		switch {
 		case errors.Is(err, c.pool.errTaken): // by its own Service's server, since the keys were read
 		case err != nil:
