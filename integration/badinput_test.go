@@ -97,7 +97,7 @@ var badManifests = []badManifest{
 	{"no-ports", service + "  selector: {a: b}", `The Service "bad" is invalid: spec.ports: Required value`},
 	{"service-name", strings.Replace(service, "bad", "a_b", 1) + "  ports: [{port: 80}]", `The Service "a_b" is invalid: metadata.name: Invalid value: "a_b": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')`},
 	{"node-port-out-of-range", service + "  type: NodePort\n  ports: [{port: 80, nodePort: 80}]", `The Service "bad" is invalid: spec.ports[0].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767`},
-	{"cluster-ip-out-of-range", service + "  clusterIP: 1.2.3.4\n  ports: [{port: 80}]", `The Service "bad" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: the provided IP (1.2.3.4) is not in the valid range. The range of valid IPs is 10.96.0.0/16`},
+	{"cluster-ip-out-of-range", service + "  clusterIP: 1.2.3.4\n  ports: [{port: 80}]", `The Service "bad" is invalid: spec.clusterIPs: Invalid value: ["1.2.3.4"]: failed to allocate IP 1.2.3.4: the provided network does not match the current range`},
 	{"service-type", service + "  type: Balancer\n  ports: [{port: 80}]", `The Service "bad" is invalid: spec.type: Unsupported value: "Balancer": supported values: "ClusterIP", "ExternalName", "LoadBalancer", "NodePort"`},
 
 	// Configuration.

@@ -314,7 +314,7 @@ current-context: c
 func kubectlDiscovery(k *kube) {
 	k.contains("resources", k.run("api-resources"), "configmaps", "deployments", "Deployment", "cm", "replicationcontrollers", "endpointslices")
 	k.want("group", k.run("api-resources", "--api-group=apps", "--namespaced=true", "-o", "name", "--verbs=list,watch", "--categories=all", "--sort-by=name"),
-		"deployments.apps\nreplicasets.apps")
+		"daemonsets.apps\ndeployments.apps\nreplicasets.apps\nstatefulsets.apps")
 	k.contains("wide", k.run("api-resources", "-o", "wide"), "create,delete,deletecollection,get,list,patch,update,watch")
 	k.contains("versions", k.run("api-versions"), "v1", "apps/v1", "coordination.k8s.io/v1", "discovery.k8s.io/v1", "events.k8s.io/v1", "scheduling.k8s.io/v1")
 	k.contains("version", k.run("version"), "Client Version: v1.37", "Server Version: v1.37")
