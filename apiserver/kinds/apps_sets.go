@@ -7,6 +7,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
@@ -79,7 +80,7 @@ func daemonSetCells(d *appsv1.DaemonSet, now metav1.Time) []any {
 	names, images := containerCells(d.Spec.Template.Spec.Containers)
 	return []any{
 		d.Name, int64(d.Status.DesiredNumberScheduled), int64(d.Status.CurrentNumberScheduled), int64(d.Status.NumberReady),
-		int64(d.Status.UpdatedNumberScheduled), int64(d.Status.NumberAvailable), formatLabels(d.Spec.Template.Spec.NodeSelector),
+		int64(d.Status.UpdatedNumberScheduled), int64(d.Status.NumberAvailable), labels.FormatLabels(d.Spec.Template.Spec.NodeSelector),
 		age(now, d.CreationTimestamp), names, images, metav1.FormatLabelSelector(d.Spec.Selector),
 	}
 }

@@ -10,9 +10,6 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// formatLabels shows labels as one cell.
-func formatLabels(m map[string]string) string { return labels.FormatLabels(m) }
-
 func validateDaemonSet(d *appsv1.DaemonSet) field.ErrorList {
 	errs := validateMeta(&d.ObjectMeta, true, apivalidation.NameIsDNSSubdomain)
 	return append(errs, validateDaemonSetSpec(&d.Spec)...)
@@ -93,17 +90,18 @@ func validateDaemonSetStatusUpdate(d, old *appsv1.DaemonSet) field.ErrorList {
 
 // collisions checks a count that only grows.
 func collisions(count, old *int32, path *field.Path) field.ErrorList {
-	errs := nonnegative(*orZero(count), path)
-	if old == nil {
-		return errs
-	}
+	return append(nonnegative(*orZero(count), path), notDecremented(count, old, path)...)
+}
+
+func notDecremented(count, old *int32, path *field.Path) field.ErrorList {
 	switch {
+	case old == nil:
 	case count == nil:
-		errs = append(errs, field.Invalid(path, count, "cannot be nil"))
+		return field.ErrorList{field.Invalid(path, count, "cannot be nil")}
 	case *count < *old:
-		errs = append(errs, field.Invalid(path, *count, "cannot be decremented"))
+		return field.ErrorList{field.Invalid(path, *count, "cannot be decremented")}
 	}
-	return errs
+	return nil
 }
 
 func validateStatefulSet(s *appsv1.StatefulSet) field.ErrorList {

@@ -82,10 +82,7 @@ func defaultVolumeSpec(s *corev1.PersistentVolumeSpec) {
 		setDefault(&r.Keyring, "/etc/ceph/keyring")
 	}
 	if a := s.AzureDisk; a != nil {
-		setDefaultPtr(&a.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		setDefaultPtr(&a.Kind, corev1.AzureSharedBlobDisk)
-		setDefaultPtr(&a.FSType, "ext4")
-		setDefaultPtr(&a.ReadOnly, false)
+		defaultAzureDisk(a)
 	}
 	if i := s.ScaleIO; i != nil {
 		setDefault(&i.StorageMode, "ThinProvisioned")

@@ -194,7 +194,7 @@ func validateIngressStatusUpdate(i, old *networkingv1.Ingress) field.ErrorList {
 }
 
 func ingressWarnings(i, old *networkingv1.Ingress) []string {
-	_, had := map[string]string(nil)[classAnnotation]
+	had := false
 	if old != nil {
 		_, had = old.Annotations[classAnnotation]
 	}
@@ -211,13 +211,8 @@ func validateIngressClass(c *networkingv1.IngressClass) field.ErrorList {
 	if len(c.Spec.Controller) > longest {
 		errs = append(errs, field.TooLong(path.Child("controller"), "", longest))
 	}
-	errs = append(errs, domainPrefixedPath(c.Spec.Controller, path.Child("controller"))...)
+	errs = append(errs, validation.IsDomainPrefixedPath(path.Child("controller"), c.Spec.Controller)...)
 	return append(errs, validateClassParameters(c.Spec.Parameters, path.Child("parameters"))...)
-}
-
-// domainPrefixedPath wants a domain, a slash and a path, and complains as path validation does.
-func domainPrefixedPath(v string, path *field.Path) field.ErrorList {
-	return validation.IsDomainPrefixedPath(path, v)
 }
 
 func validateClassParameters(p *networkingv1.IngressClassParametersReference, path *field.Path) field.ErrorList {

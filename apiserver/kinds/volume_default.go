@@ -46,15 +46,19 @@ func defaultLegacyVolume(v *corev1.Volume) {
 		setDefault(&s.Keyring, "/etc/ceph/keyring")
 	}
 	if s := v.AzureDisk; s != nil {
-		setDefaultPtr(&s.CachingMode, corev1.AzureDataDiskCachingReadWrite)
-		setDefaultPtr(&s.Kind, corev1.AzureSharedBlobDisk)
-		setDefaultPtr(&s.FSType, "ext4")
-		setDefaultPtr(&s.ReadOnly, false)
+		defaultAzureDisk(s)
 	}
 	if s := v.ScaleIO; s != nil {
 		setDefault(&s.StorageMode, "ThinProvisioned")
 		setDefault(&s.FSType, "xfs")
 	}
+}
+
+func defaultAzureDisk(s *corev1.AzureDiskVolumeSource) {
+	setDefaultPtr(&s.CachingMode, corev1.AzureDataDiskCachingReadWrite)
+	setDefaultPtr(&s.Kind, corev1.AzureSharedBlobDisk)
+	setDefaultPtr(&s.FSType, "ext4")
+	setDefaultPtr(&s.ReadOnly, false)
 }
 
 func defaultProjected(s *corev1.ProjectedVolumeSource) {

@@ -303,16 +303,7 @@ func validateDeploymentStatusUpdate(d, old *appsv1.Deployment) field.ErrorList {
 	errs := validateMetaUpdate(&d.ObjectMeta, &old.ObjectMeta)
 	path := field.NewPath("status")
 	errs = append(errs, validateDeploymentStatus(&d.Status, path)...)
-	if old.Status.CollisionCount == nil {
-		return errs
-	}
-	switch count := d.Status.CollisionCount; {
-	case count == nil:
-		errs = append(errs, field.Invalid(path.Child("collisionCount"), count, "cannot be nil"))
-	case *count < *old.Status.CollisionCount:
-		errs = append(errs, field.Invalid(path.Child("collisionCount"), *count, "cannot be decremented"))
-	}
-	return errs
+	return append(errs, notDecremented(d.Status.CollisionCount, old.Status.CollisionCount, path.Child("collisionCount"))...)
 }
 
 func validateDeploymentStatus(s *appsv1.DeploymentStatus, path *field.Path) field.ErrorList {

@@ -102,20 +102,21 @@ func (c *call) track(obj, old runtime.Object) {
 	}
 }
 
-// keepTimes gives managed fields that differ from the old ones only in their times those times again.
-func keepTimes(m, old metav1.Object) {
+// keepTimes gives managed fields that differ from the old ones only in their times those times again, and tells whether it did.
+func keepTimes(m, old metav1.Object) bool {
 	now, had := m.GetManagedFields(), old.GetManagedFields()
 	if len(now) == 0 || len(now) != len(had) {
-		return
+		return false
 	}
 	for i := range now {
 		a, b := now[i], had[i]
 		a.Time, b.Time = nil, nil
 		if !apiequality.Semantic.DeepEqual(a, b) {
-			return
+			return false
 		}
 	}
 	m.SetManagedFields(had)
+	return true
 }
 
 // objectVersions brings objects into the served version, for the field manager. Others than that are gone, as far as it is concerned.

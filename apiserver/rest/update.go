@@ -321,13 +321,13 @@ func (c *call) storeUpdate(obj runtime.Object, cur *current) (runtime.Object, er
 	m := accessor(raw)
 	m.SetResourceVersion("")
 	managed := m.GetManagedFields()
-	keepTimes(m, accessor(cur.raw)) // of what did not change, the time does not either
+	kept := keepTimes(m, accessor(cur.raw)) // of what did not change, the time does not either
 	value, err := c.r.stored.codec.encodeStored(raw)
 	if err != nil {
 		return nil, err
 	}
 	same, err := c.unchanged(value, cur)
-	if err == nil && !same && len(managed) > 0 {
+	if err == nil && !same && kept {
 		m.SetManagedFields(managed)
 		value, err = c.r.stored.codec.encodeStored(raw)
 	}
