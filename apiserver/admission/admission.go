@@ -36,6 +36,8 @@ type Request struct {
 	Options     runtime.Object // CreateOptions, UpdateOptions, DeleteOptions or nil
 	// Warn collects Warning headers for the client.
 	Warn func(text string)
+	// Annotate, if set, adds to the request's audit events; the first value of a key stays.
+	Annotate func(key, value string)
 	// OnFailure, if set, takes what is to be undone where the object is not stored after all.
 	OnFailure func(undo func(context.Context))
 }

@@ -138,7 +138,7 @@ func (c *call) admissionRequest(op admission.Operation, obj, old runtime.Object)
 	r := &admission.Request{
 		Operation: op, Kind: c.r.GVK, Resource: c.r.gvr, Subresource: c.info.Subresource,
 		Namespace: c.info.Namespace, Name: c.info.Name, Object: obj, Old: old,
-		User: c.user, DryRun: c.dryRun, Options: c.options, Warn: c.warn,
+		User: c.user, DryRun: c.dryRun, Options: c.options, Warn: c.warn, Annotate: admission.AnnotatorFrom(c.ctx()),
 	}
 	if r.Name == "" && obj != nil {
 		r.Name = accessor(obj).GetName()
