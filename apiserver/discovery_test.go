@@ -15,13 +15,6 @@ import (
 
 // notYet are the stable resources that are still to come. One that is served is checked like the others.
 var notYet = []string{
-	"admissionregistration.k8s.io/v1 mutatingadmissionpolicies",
-	"admissionregistration.k8s.io/v1 mutatingadmissionpolicybindings",
-	"admissionregistration.k8s.io/v1 mutatingwebhookconfigurations",
-	"admissionregistration.k8s.io/v1 validatingadmissionpolicies",
-	"admissionregistration.k8s.io/v1 validatingadmissionpolicies/status",
-	"admissionregistration.k8s.io/v1 validatingadmissionpolicybindings",
-	"admissionregistration.k8s.io/v1 validatingwebhookconfigurations",
 	"v1 componentstatuses",
 	"v1 pods/ephemeralcontainers",
 	"v1 pods/resize",
