@@ -23,6 +23,7 @@ import (
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/apiserver/pkg/warning"
 
+	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/apiserver/auth"
 	"github.com/coracle-dev/coracle/apiserver/rest"
 )
@@ -77,12 +78,16 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 				_ = http.NewResponseController(rw).SetReadDeadline(time.Now().Add(timeout))
 			}
 		}
-		req, err = s.identify(req.WithContext(ctx), info)
+		req, err = s.identify(req.WithContext(ctx))
 		var out http.ResponseWriter = w
+		var record *audit.Record
 		if s.cfg.Audit != nil {
 			var done func()
-			out, req, done = s.audited(w, req, info, endless, err)
+			record, out, req, done = s.audited(w, req, info, endless, err)
 			defer done()
+		}
+		if err == nil {
+			req, err = s.authorize(req, info, record)
 		}
 		if err != nil {
 			rest.WriteError(out, req, err)
@@ -162,35 +167,50 @@ func timeoutOf(req *http.Request) (time.Duration, error) {
 	return d, nil
 }
 
-// identify authenticates and authorises. It returns the request with its user.
-func (s *Server) identify(req *http.Request, info *request.RequestInfo) (*http.Request, error) {
+// identify authenticates. It returns the request with its user.
+func (s *Server) identify(req *http.Request) (*http.Request, error) {
 	u, err := s.authenticate(req)
 	if err != nil {
 		s.log.Debug("authentication failed", "error", err)
 		return req, apierrors.NewUnauthorized("Unauthorized")
 	}
+	return req.WithContext(request.WithUser(req.Context(), u)), nil
+}
+
+// authorize returns the request with the user as whom it is to be done.
+func (s *Server) authorize(req *http.Request, info *request.RequestInfo, record *audit.Record) (*http.Request, error) {
 	req.Header.Del("Authorization")
-	allow := func(a authorizer.AttributesRecord) error { return s.allow(req.Context(), a) }
+	u, _ := request.UserFrom(req.Context())
 	a := attributes(u, info)
-	if a.User, err = auth.Impersonate(req, a, allow); err != nil {
+	as, constraint, err := auth.Impersonate(req, a, func(a authorizer.AttributesRecord) error { return s.allow(req.Context(), a, nil) })
+	if err != nil {
 		return req, err
 	}
-	req = req.WithContext(request.WithUser(req.Context(), a.User))
-	return req, allow(a)
+	if as != u {
+		a.User = as
+		record.Impersonated(as, constraint)
+		req = req.WithContext(request.WithUser(req.Context(), as))
+	}
+	return req, s.allow(req.Context(), a, record)
 }
 
 // allow asks the authorizer; a refusal is an API status error.
-func (s *Server) allow(ctx context.Context, a authorizer.AttributesRecord) error {
+func (s *Server) allow(ctx context.Context, a authorizer.AttributesRecord, record *audit.Record) error {
 	if s.cfg.Authorizer == nil {
 		return nil
 	}
 	decision, reason, err := s.cfg.Authorizer.Authorize(ctx, a)
 	switch {
 	case decision == authorizer.DecisionAllow:
+		record.Annotate("authorization.k8s.io/decision", "allow")
+		record.Annotate("authorization.k8s.io/reason", reason)
 		return nil
 	case err != nil:
+		record.Annotate("authorization.k8s.io/reason", "internal error")
 		return apierrors.NewInternalError(err)
 	}
+	record.Annotate("authorization.k8s.io/decision", "forbid")
+	record.Annotate("authorization.k8s.io/reason", reason)
 	return rest.Forbidden(a, reason)
 }
 

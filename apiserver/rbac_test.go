@@ -49,6 +49,12 @@ func startSecured(t testing.TB, st store.Store) *secured { return startListening
 // startListening serves on a listener as well.
 func startListening(t testing.TB, st store.Store, l net.Listener) *secured {
 	t.Helper()
+	return startConfigured(t, st, func(cfg *apiserver.Config) { cfg.Listener = l })
+}
+
+// startConfigured changes the server's configuration before it starts.
+func startConfigured(t testing.TB, st store.Store, change func(*apiserver.Config)) *secured {
+	t.Helper()
 	p, err := pki.Open(pki.Options{Dir: t.TempDir()})
 	if err != nil {
 		t.Fatal(err)
@@ -64,10 +70,12 @@ func startListening(t testing.TB, st store.Store, l net.Listener) *secured {
 		t.Fatal(err)
 	}
 	authz := auth.NewAuthorizer(reader)
-	s := apiservertest.StartServer(t, apiserver.Config{
-		Store: st, Cache: c, Listener: l, Authenticator: auth.NewAuthenticator(p.CAPool(), tokens), Authorizer: authz,
+	cfg := apiserver.Config{
+		Store: st, Cache: c, Authenticator: auth.NewAuthenticator(p.CAPool(), tokens), Authorizer: authz,
 		Admission: admission.New(reader, apiserver.NewQuotaWriter(st), authz), Tokens: tokens, Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
-	})
+	}
+	change(&cfg)
+	s := apiservertest.StartServer(t, cfg)
 	return &secured{Server: s, t: t, pki: p, key: key, tokens: tokens, authz: authz, reader: reader}
 }
 

@@ -45,7 +45,7 @@ type sharedObjects struct {
 func (o *sharedObjects) allow(ctx context.Context, verb string) error {
 	return o.server.allow(ctx, authorizer.AttributesRecord{
 		User: o.user, Verb: verb, APIGroup: o.kind.GVK.Group, APIVersion: o.kind.GVK.Version, Resource: o.kind.Resource, ResourceRequest: true,
-	})
+	}, nil)
 }
 
 func (o *sharedObjects) list(ctx context.Context, opts metav1.ListOptions) (runtime.Object, error) {

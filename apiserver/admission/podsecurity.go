@@ -97,30 +97,46 @@ func podTemplate(obj runtime.Object) (*metav1.ObjectMeta, *corev1.PodSpec) {
 }
 
 // policyOf is the policy of the request's namespace. Labels that make no sense count as the strictest policy there is.
-func (p podSecurity) policyOf(ctx context.Context, namespace string) (psapi.Policy, error) {
+func (p podSecurity) policyOf(ctx context.Context, namespace string) (psapi.Policy, field.ErrorList, error) {
 	ns, err := get[*corev1.Namespace](ctx, p.reader, schema.GroupResource{Resource: "namespaces"}, "", namespace)
 	if err != nil {
-		return privileged, err
+		return privileged, nil, err
 	}
-	have, _ := psapi.PolicyToEvaluate(ns.Labels, privileged)
-	return have, nil
+	have, errs := psapi.PolicyToEvaluate(ns.Labels, privileged)
+	return have, errs, nil
+}
+
+// note annotates the audit events of a request.
+func (p podSecurity) note(r *Request, key, value string) {
+	r.annotate(psapi.AuditAnnotationPrefix+key, value)
+}
+
+func (p podSecurity) noteErrors(r *Request, errs field.ErrorList) {
+	if len(errs) > 0 {
+		p.note(r, "error", fmt.Sprintf("Failed to parse policy: %v", errs.ToAggregate()))
+	}
 }
 
 func (p podSecurity) pod(ctx context.Context, r *Request, pod *corev1.Pod) error {
 	if r.Subresource != "" && r.Subresource != "ephemeralcontainers" && r.Subresource != "resize" {
 		return nil
 	}
-	rules, err := p.policyOf(ctx, r.Namespace)
+	rules, errs, err := p.policyOf(ctx, r.Namespace)
 	if err != nil {
+		p.note(r, "error", err.Error())
 		return apierrors.NewInternalError(fmt.Errorf("failed to lookup namespace %q", r.Namespace))
 	}
-	if rules.FullyPrivileged() {
+	if len(errs) == 0 && rules.FullyPrivileged() {
+		p.note(r, psapi.EnforcedPolicyAnnotationKey, rules.Enforce.String())
 		return nil
 	}
 	if old, ok := r.Old.(*corev1.Pod); ok && r.Operation == Update && !imagesChanged(pod, old) {
 		return nil
 	}
+	p.noteErrors(r, errs)
+	p.note(r, psapi.EnforcedPolicyAnnotationKey, rules.Enforce.String())
 	result := p.evaluate(rules.Enforce, &pod.ObjectMeta, &pod.Spec)
+	p.audit(r, rules.Audit, &pod.ObjectMeta, &pod.Spec)
 	if !result.Allowed {
 		return apierrors.NewForbidden(r.Resource.GroupResource(), r.Name, fmt.Errorf("violates PodSecurity %q: %s", rules.Enforce.String(), result.ForbiddenDetail()))
 	}
@@ -131,20 +147,46 @@ func (p podSecurity) pod(ctx context.Context, r *Request, pod *corev1.Pod) error
 }
 
 func (p podSecurity) workload(ctx context.Context, r *Request, m *metav1.ObjectMeta, spec *corev1.PodSpec) error {
-	rules, err := p.policyOf(ctx, r.Namespace)
-	if err == nil && rules.Warn.Level != psapi.LevelPrivileged {
-		p.warn(r, rules.Warn, m, spec)
+	rules, errs, err := p.policyOf(ctx, r.Namespace)
+	if err != nil {
+		p.note(r, "error", fmt.Sprintf("failed to lookup namespace %q: %v", r.Namespace, err))
+		return nil // whoever makes the pods will be told
 	}
-	return nil // whoever makes the pods will be told
+	if len(errs) == 0 && rules.Warn.Level == psapi.LevelPrivileged && rules.Audit.Level == psapi.LevelPrivileged {
+		return nil
+	}
+	p.noteErrors(r, errs)
+	p.audit(r, rules.Audit, m, spec)
+	p.warn(r, rules.Warn, m, spec)
+	return nil
 }
 
 func (p podSecurity) evaluate(lv psapi.LevelVersion, m *metav1.ObjectMeta, spec *corev1.PodSpec) policy.AggregateCheckResult {
 	return policy.AggregateCheckResults(p.checks.EvaluatePod(lv, m, spec))
 }
 
+// would words how a pod breaks a policy that is not enforced; empty where it does not.
+func (p podSecurity) would(lv psapi.LevelVersion, m *metav1.ObjectMeta, spec *corev1.PodSpec) string {
+	result := p.evaluate(lv, m, spec)
+	if result.Allowed {
+		return ""
+	}
+	return fmt.Sprintf("would violate PodSecurity %q: %s", lv.String(), result.ForbiddenDetail())
+}
+
 func (p podSecurity) warn(r *Request, lv psapi.LevelVersion, m *metav1.ObjectMeta, spec *corev1.PodSpec) {
-	if result := p.evaluate(lv, m, spec); !result.Allowed {
-		r.warn(fmt.Sprintf("would violate PodSecurity %q: %s", lv.String(), result.ForbiddenDetail()))
+	if text := p.would(lv, m, spec); text != "" {
+		r.warn(text)
+	}
+}
+
+// audit tells the audit log, where there is one, of what its policy would not have.
+func (p podSecurity) audit(r *Request, lv psapi.LevelVersion, m *metav1.ObjectMeta, spec *corev1.PodSpec) {
+	if r.Annotate == nil {
+		return
+	}
+	if text := p.would(lv, m, spec); text != "" {
+		p.note(r, psapi.AuditViolationsAnnotationKey, text)
 	}
 }
 

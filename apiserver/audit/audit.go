@@ -5,12 +5,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -19,6 +21,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer/protobuf"
 	"k8s.io/apimachinery/pkg/types"
+	utiljson "k8s.io/apimachinery/pkg/util/json"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
@@ -48,104 +52,211 @@ type Record struct {
 	what     decision
 	event    auditv1.Event
 	endless  bool
+	verb     string // of a request for a resource
 	request  *bounded
 	started  bool
 	response bounded
 	writer   *writer
+
+	mu sync.Mutex // of the event's annotations
 }
 
-// Begin notes a request whose user is known; u is nil where nobody could be authenticated. It returns the request and the
-// writer to go on with. The record is nil where the policy wants none.
-func (l *Log) Begin(w http.ResponseWriter, req *http.Request, info *request.RequestInfo, u user.Info, endless bool, received time.Time) (*Record, http.ResponseWriter, *http.Request) {
+// Begin notes a request whose user is known. It returns the writer to go on with. The record is nil where the policy wants none.
+func (l *Log) Begin(w http.ResponseWriter, req *http.Request, info *request.RequestInfo, u user.Info, endless bool, received time.Time) (*Record, http.ResponseWriter) {
+	r := l.record(w, req, info, u, received)
+	if r == nil {
+		return nil, w
+	}
+	r.endless = endless
+	r.emit(auditv1.StageRequestReceived)
+	if info.IsResourceRequest {
+		r.verb = info.Verb
+	}
+	if r.verb != "" && !endless && req.Body != nil && (r.bodies() || r.namesItself()) {
+		r.request = &bounded{mediaType: req.Header.Get("Content-Type")}
+		req.Body = tee{req.Body, r.request}
+	}
+	r.writer = &writer{ResponseWriter: w, record: r, keep: r.what.level == auditv1.LevelRequestResponse && r.verb != "" && !endless}
+	return r, r.writer
+}
+
+// Refuse notes a request of which nobody knows whose it is, as the one event that there is of it: its answer has begun. It returns the
+// writer for that answer.
+func (l *Log) Refuse(w http.ResponseWriter, req *http.Request, info *request.RequestInfo, received time.Time) http.ResponseWriter {
+	r := l.record(w, req, info, nil, received)
+	if r == nil {
+		return w
+	}
+	r.endless = true
+	r.event.ResponseStatus = &metav1.Status{Message: attempted(req)}
+	r.writer = &writer{ResponseWriter: w, record: r}
+	return r.writer
+}
+
+// attempted words which credentials a request had.
+func attempted(req *http.Request) string {
+	var methods []string
+	if _, _, ok := req.BasicAuth(); ok {
+		methods = append(methods, "basic")
+	}
+	if kind, _, ok := strings.Cut(strings.TrimSpace(req.Header.Get("Authorization")), " "); ok && strings.EqualFold(kind, "bearer") {
+		methods = append(methods, "bearer")
+	}
+	if strings.TrimSpace(req.URL.Query().Get("access_token")) != "" {
+		methods = append(methods, "access_token")
+	}
+	if req.TLS != nil && len(req.TLS.PeerCertificates) > 0 {
+		methods = append(methods, "x509")
+	}
+	if len(methods) == 0 {
+		return "Authentication failed, no credentials provided"
+	}
+	return "Authentication failed, attempted: " + strings.Join(methods, ", ")
+}
+
+// record makes the event of a request by what is known before anything is done for it; nil where the policy wants none.
+func (l *Log) record(w http.ResponseWriter, req *http.Request, info *request.RequestInfo, u user.Info, received time.Time) *Record {
 	what := l.policy.decide(u, info)
 	if what.level == auditv1.LevelNone {
-		return nil, w, req
+		return nil
 	}
 	id := types.UID(req.Header.Get(auditv1.HeaderAuditID))
 	if id == "" || len(id) > 64 {
 		id = uuid.NewUUID()
 	}
 	w.Header().Set(auditv1.HeaderAuditID, string(id))
-	r := &Record{log: l, what: what, endless: endless, event: auditv1.Event{
+	r := &Record{log: l, what: what, event: auditv1.Event{
 		TypeMeta: metav1.TypeMeta{Kind: "Event", APIVersion: audit.GroupName + "/v1"},
-		Level:    what.level, AuditID: id, RequestURI: req.URL.RequestURI(), Verb: info.Verb, UserAgent: req.UserAgent(),
-		SourceIPs: sources(req), RequestReceivedTimestamp: metav1.NewMicroTime(received), User: userOf(u),
+		Level:    what.level, AuditID: id, RequestURI: req.URL.RequestURI(), Verb: info.Verb, UserAgent: agentOf(req),
+		RequestReceivedTimestamp: metav1.NewMicroTime(received), User: userOf(u),
 	}}
+	for _, ip := range utilnet.SourceIPs(req) {
+		r.event.SourceIPs = append(r.event.SourceIPs, ip.String())
+	}
 	if info.IsResourceRequest {
 		r.event.ObjectRef = &auditv1.ObjectReference{Resource: info.Resource, Subresource: info.Subresource, Namespace: info.Namespace,
 			Name: info.Name, APIGroup: info.APIGroup, APIVersion: info.APIVersion}
-	} else {
-		r.event.Verb = strings.ToLower(req.Method)
 	}
-	r.emit(auditv1.StageRequestReceived)
-	bodies := what.level == auditv1.LevelRequest || what.level == auditv1.LevelRequestResponse
-	if bodies && info.IsResourceRequest && !endless && req.Body != nil {
-		r.request = &bounded{}
-		req.Body = tee{req.Body, r.request}
-		r.request.mediaType = req.Header.Get("Content-Type")
-	}
-	r.writer = &writer{ResponseWriter: w, record: r, keep: what.level == auditv1.LevelRequestResponse && info.IsResourceRequest && !endless}
-	return r, r.writer, req
+	return r
 }
 
-// Annotate adds to the events what a part of the server found out.
+// maxAgent is how much of a user agent is kept, in bytes.
+const maxAgent = 1024
+
+func agentOf(req *http.Request) string {
+	if agent := req.UserAgent(); len(agent) > maxAgent {
+		return agent[:maxAgent] + "...TRUNCATED"
+	}
+	return req.UserAgent()
+}
+
+// bodies tells whether the policy wants the request's body.
+func (r *Record) bodies() bool {
+	return r.what.level == auditv1.LevelRequest || r.what.level == auditv1.LevelRequestResponse
+}
+
+// namesItself tells the requests whose body says more than their path of which object they are about.
+func (r *Record) namesItself() bool { return r.verb == "create" || r.verb == "update" }
+
+// Annotate adds to the events what a part of the server found out. What was said of a key first stays.
 func (r *Record) Annotate(key, value string) {
 	if r == nil {
 		return
 	}
-	annotations := map[string]string{key: value}
-	for k, v := range r.event.Annotations {
-		annotations[k] = v
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if _, said := r.event.Annotations[key]; said {
+		return
 	}
-	r.event.Annotations = annotations
+	if r.event.Annotations == nil {
+		r.event.Annotations = map[string]string{}
+	}
+	r.event.Annotations[key] = value
 }
 
-// End notes the answer. panicked tells that there was none.
+// Impersonated notes as whom the request's user acts. constraint is the verb that a constrained leave to do so has, if it is one.
+func (r *Record) Impersonated(u user.Info, constraint string) {
+	if r == nil {
+		return
+	}
+	as := userOf(u)
+	r.event.ImpersonatedUser = &as
+	if constraint != "" {
+		r.event.AuthenticationMetadata = &auditv1.AuthenticationMetadata{ImpersonationConstraint: constraint}
+	}
+}
+
+// End notes the answer. panicked is what the handler panicked with, if it did.
 func (r *Record) End(panicked any) {
 	if r == nil {
 		return
 	}
 	if r.request != nil {
-		r.event.RequestObject = r.log.object(r.request, "", r.what.omitManaged)
+		r.requested()
 	}
 	if panicked != nil {
 		r.event.ResponseStatus = &metav1.Status{Status: metav1.StatusFailure, Code: http.StatusInternalServerError,
-			Reason: metav1.StatusReasonInternalError, Message: "APIServer panic'd"}
+			Reason: metav1.StatusReasonInternalError, Message: fmt.Sprintf("APIServer panic'd: %v", panicked)}
 		r.emit(auditv1.StagePanic)
 		return
 	}
 	if r.writer.code == 0 {
-		r.writer.code = http.StatusOK
-	}
-	r.status()
-	if r.writer.keep {
-		header := r.writer.Header()
-		r.response.mediaType = header.Get("Content-Type")
-		r.event.ResponseObject = r.log.object(&r.response, header.Get("Content-Encoding"), r.what.omitManaged)
+		r.event.ResponseStatus = &metav1.Status{Status: metav1.StatusSuccess, Code: http.StatusOK, Message: "Connection closed early"}
+		r.start()
+	} else {
+		r.answered()
 	}
 	r.emit(auditv1.StageResponseComplete)
 }
 
-func (r *Record) status() {
-	r.event.ResponseStatus = &metav1.Status{Code: int32(r.writer.code)}
-	if r.writer.code >= 400 {
-		var s metav1.Status
-		if json.Unmarshal(r.response.data, &s) == nil && s.Kind == "Status" {
-			s.TypeMeta, s.ListMeta = metav1.TypeMeta{}, metav1.ListMeta{}
-			r.event.ResponseStatus = &s
+// requested notes what the request's body says.
+func (r *Record) requested() {
+	object := r.log.object(r.request, "")
+	if object == nil {
+		return
+	}
+	var named struct{ Metadata metav1.ObjectMeta }
+	if ref := r.event.ObjectRef; r.namesItself() && json.Unmarshal(object, &named) == nil {
+		for have, said := range map[*string]string{&ref.Namespace: named.Metadata.Namespace, &ref.Name: named.Metadata.Name,
+			(*string)(&ref.UID): string(named.Metadata.UID), &ref.ResourceVersion: named.Metadata.ResourceVersion} {
+			if *have == "" {
+				*have = said
+			}
 		}
+	}
+	if r.bodies() {
+		r.event.RequestObject = r.unknown(object)
 	}
 }
 
+// answered notes the response's code, what it says where it is a Status, and its body if the policy wants that.
+func (r *Record) answered() {
+	header := r.writer.Header()
+	r.response.mediaType = header.Get("Content-Type")
+	object := r.log.object(&r.response, header.Get("Content-Encoding"))
+	r.event.ResponseStatus = &metav1.Status{Code: int32(r.writer.code)}
+	var s metav1.Status
+	if object != nil && bytes.Contains(object, []byte(`"Status"`)) && json.Unmarshal(object, &s) == nil && s.Kind == "Status" && s.APIVersion == "v1" {
+		r.event.ResponseStatus = &metav1.Status{Status: s.Status, Message: s.Message, Reason: s.Reason, Details: s.Details, Code: int32(r.writer.code)}
+	}
+	if r.writer.keep && object != nil {
+		r.event.ResponseObject = r.unknown(object)
+	}
+}
+
+// start notes that an endless answer has begun.
 func (r *Record) start() {
-	if r.started {
+	if r.started || !r.endless {
 		return
 	}
 	r.started = true
-	if r.endless {
-		r.status()
-		r.emit(auditv1.StageResponseStarted)
+	if r.event.ResponseStatus == nil {
+		r.event.ResponseStatus = &metav1.Status{}
 	}
+	if r.writer.code != 0 {
+		r.event.ResponseStatus.Code = int32(r.writer.code)
+	}
+	r.emit(auditv1.StageResponseStarted)
 }
 
 func (r *Record) emit(stage auditv1.Stage) {
@@ -153,7 +264,12 @@ func (r *Record) emit(stage auditv1.Stage) {
 		return
 	}
 	r.event.Stage, r.event.StageTimestamp = stage, metav1.NewMicroTime(time.Now())
+	if stage == auditv1.StageRequestReceived {
+		r.event.StageTimestamp = r.event.RequestReceivedTimestamp
+	}
+	r.mu.Lock()
 	line, err := json.Marshal(&r.event)
+	r.mu.Unlock()
 	if err == nil {
 		_, err = r.log.out.Write(append(line, '\n'))
 	}
@@ -172,20 +288,6 @@ func userOf(u user.Info) authenticationv1.UserInfo {
 			out.Extra = map[string]authenticationv1.ExtraValue{}
 		}
 		out.Extra[k] = v
-	}
-	return out
-}
-
-// sources are the addresses that a request came by, the connection's last.
-func sources(req *http.Request) []string {
-	var out []string
-	for part := range strings.SplitSeq(req.Header.Get("X-Forwarded-For"), ",") {
-		if ip := net.ParseIP(strings.TrimSpace(part)); ip != nil {
-			out = append(out, ip.String())
-		}
-	}
-	if host, _, err := net.SplitHostPort(req.RemoteAddr); err == nil && !slices.Contains(out, host) {
-		out = append(out, host)
 	}
 	return out
 }
@@ -217,7 +319,7 @@ func (t tee) Read(p []byte) (int, error) {
 }
 
 // object gives a body as JSON; nil where it cannot be told.
-func (l *Log) object(b *bounded, encoding string, omitManaged bool) *runtime.Unknown {
+func (l *Log) object(b *bounded, encoding string) []byte {
 	data := b.data
 	if encoding == "gzip" {
 		zip, err := gzip.NewReader(bytes.NewReader(data))
@@ -250,23 +352,33 @@ func (l *Log) object(b *bounded, encoding string, omitManaged bool) *runtime.Unk
 	if json.Compact(&out, data) != nil {
 		return nil
 	}
-	data = out.Bytes()
-	if omitManaged {
-		data = withoutManagedFields(data)
-	}
-	return &runtime.Unknown{Raw: data, ContentType: runtime.ContentTypeJSON}
+	return out.Bytes()
 }
 
+// unknown makes an object part of an event.
+func (r *Record) unknown(object []byte) *runtime.Unknown {
+	if r.what.omitManaged {
+		object = withoutManagedFields(object)
+	}
+	return &runtime.Unknown{Raw: object, ContentType: runtime.ContentTypeJSON}
+}
+
+// withoutManagedFields takes them out of an object, a list's items and a table's rows.
 func withoutManagedFields(data []byte) []byte {
+	if !bytes.Contains(data, []byte(`"managedFields"`)) {
+		return data
+	}
 	var content map[string]any
-	if json.Unmarshal(data, &content) != nil {
+	if utiljson.Unmarshal(data, &content) != nil { // which keeps whole numbers
 		return data
 	}
 	unstructured.RemoveNestedField(content, "metadata", "managedFields")
-	if items, ok := content["items"].([]any); ok {
+	for _, list := range []string{"items", "rows"} {
+		items, _ := content[list].([]any)
 		for _, item := range items {
 			if m, ok := item.(map[string]any); ok {
 				unstructured.RemoveNestedField(m, "metadata", "managedFields")
+				unstructured.RemoveNestedField(m, "object", "metadata", "managedFields")
 			}
 		}
 	}
@@ -300,7 +412,7 @@ func (w *writer) Write(b []byte) (int, error) {
 		w.code = http.StatusOK
 		w.record.start()
 	}
-	if w.keep || w.code >= 400 && !w.record.endless {
+	if w.keep || w.code >= 400 || w.record.verb == "delete" || w.record.verb == "deletecollection" {
 		w.record.response.add(b)
 	}
 	return w.ResponseWriter.Write(b)

@@ -17,7 +17,8 @@ func policyOf(rules string) (*Policy, error) {
 
 func TestFirstRuleDecides(t *testing.T) {
 	p, err := policyOf(`[{level: None, userGroups: [quiet]}, {level: Request, verbs: [create], resources: [{group: "", resources: ["pods/*"]}]},
-		{level: RequestResponse, namespaces: [a], resources: [{group: "", resources: [pods], resourceNames: [x]}]}, {level: Metadata, nonResourceURLs: ["/healthz*"]}]`)
+		{level: RequestResponse, namespaces: [a], resources: [{group: "", resources: [pods], resourceNames: [x]}]}, {level: Metadata, nonResourceURLs: ["/healthz*"]},
+		{level: Metadata, verbs: [patch], resources: [{group: "*", resources: ["*/status"]}]}]`)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,6 +36,8 @@ func TestFirstRuleDecides(t *testing.T) {
 		{nil, pods("a", "x", "", "get"), auditv1.LevelRequestResponse},
 		{nil, pods("a", "y", "", "get"), auditv1.LevelNone},
 		{nil, &request.RequestInfo{Path: "/healthz/etcd", Verb: "get"}, auditv1.LevelMetadata},
+		{nil, pods("b", "x", "status", "patch"), auditv1.LevelMetadata},
+		{nil, pods("b", "x", "", "patch"), auditv1.LevelNone},
 		{nil, &request.RequestInfo{Path: "/version", Verb: "get"}, auditv1.LevelNone},
 	} {
 		if got := p.decide(&user.DefaultInfo{Name: "u", Groups: c.groups}, c.info).level; got != c.want {
@@ -49,6 +52,8 @@ func TestBadPolicies(t *testing.T) {
 		`[{level: None, nonResourceURLs: ["x"]}]`:                       "begin with",
 		`[{level: None, nonResourceURLs: ["/x"], namespaces: [a]}]`:     "both regular resources",
 		`[{level: None, resources: [{group: "", resourceNames: [a]}]}]`: "at least one resource",
+		"[{}]": "rules[0].level: Required value", `[{level: None, resources: [{group: rbac/v1}]}]`: `rules[0].resources.group: Invalid value: "rbac/v1"`,
+		`[{level: None, nonResourceURLs: ["/a*b"]}]`: "non-resource URL wildcards '*' must be the final character of the rule",
 	} {
 		if _, err := policyOf(rules); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", rules, err)

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apiserver/pkg/apis/audit"
 	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
+	"k8s.io/apiserver/pkg/apis/audit/validation"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"sigs.k8s.io/yaml"
@@ -16,10 +17,6 @@ import (
 
 // Policy decides what is written of a request.
 type Policy struct{ policy auditv1.Policy }
-
-var levels = []auditv1.Level{auditv1.LevelNone, auditv1.LevelMetadata, auditv1.LevelRequest, auditv1.LevelRequestResponse}
-
-var stages = []auditv1.Stage{auditv1.StageRequestReceived, auditv1.StageResponseStarted, auditv1.StageResponseComplete, auditv1.StagePanic}
 
 // ParsePolicy reads a Policy (audit.k8s.io/v1).
 func ParsePolicy(file []byte) (*Policy, error) {
@@ -30,47 +27,17 @@ func ParsePolicy(file []byte) (*Policy, error) {
 	if p.policy.Kind != "Policy" || p.policy.APIVersion != audit.GroupName+"/v1" {
 		return nil, fmt.Errorf("want kind Policy of %s/v1, not %q of %q", audit.GroupName, p.policy.Kind, p.policy.APIVersion)
 	}
+	var checked audit.Policy
+	if err := auditv1.Convert_v1_Policy_To_audit_Policy(&p.policy, &checked, nil); err != nil {
+		return nil, err
+	}
+	if err := validation.ValidatePolicy(&checked).ToAggregate(); err != nil {
+		return nil, err
+	}
 	if len(p.policy.Rules) == 0 {
 		return nil, fmt.Errorf("loaded illegal policy with 0 rules")
 	}
-	if err := checkStages("omitStages", p.policy.OmitStages); err != nil {
-		return nil, err
-	}
-	for i := range p.policy.Rules {
-		if err := checkRule(fmt.Sprintf("rules[%d]", i), &p.policy.Rules[i]); err != nil {
-			return nil, err
-		}
-	}
 	return p, nil
-}
-
-func checkStages(path string, given []auditv1.Stage) error {
-	for i, s := range given {
-		if !slices.Contains(stages, s) {
-			return fmt.Errorf("%s[%d]: Invalid value: %q: allowed stages are RequestReceived,ResponseStarted,ResponseComplete,Panic", path, i, s)
-		}
-	}
-	return nil
-}
-
-func checkRule(path string, r *auditv1.PolicyRule) error {
-	if !slices.Contains(levels, r.Level) {
-		return fmt.Errorf("%s.level: Unsupported value: %q: supported values: \"None\", \"Metadata\", \"Request\", \"RequestResponse\"", path, r.Level)
-	}
-	if len(r.NonResourceURLs) > 0 && (len(r.Resources) > 0 || len(r.Namespaces) > 0) {
-		return fmt.Errorf("%s.nonResourceURLs: Invalid value: rules cannot apply to both regular resources and non-resource URLs", path)
-	}
-	for i, u := range r.NonResourceURLs {
-		if u != "*" && (!strings.HasPrefix(u, "/") || strings.Contains(strings.TrimSuffix(u, "*"), "*")) {
-			return fmt.Errorf("%s.nonResourceURLs[%d]: Invalid value: %q: non-resource URL rules must begin with a '/' character and have '*' at their end alone", path, i, u)
-		}
-	}
-	for i, g := range r.Resources {
-		if len(g.ResourceNames) > 0 && len(g.Resources) == 0 {
-			return fmt.Errorf("%s.resources[%d].resourceNames: Invalid value: using resourceNames requires at least one resource", path, i)
-		}
-	}
-	return checkStages(path+".omitStages", r.OmitStages)
 }
 
 // decision is what is written of one request.
@@ -134,7 +101,7 @@ func matchesResource(r *auditv1.PolicyRule, info *request.RequestInfo) bool {
 		combined += "/" + info.Subresource
 	}
 	for _, g := range r.Resources {
-		if g.Group != info.APIGroup {
+		if g.Group != info.APIGroup && g.Group != "*" {
 			continue
 		}
 		if len(g.Resources) == 0 {

@@ -25,11 +25,11 @@ import (
 // There are five ways to be allowed to, tried in this order. Four are constrained (KEP-5284): they need leave to impersonate
 // that kind of user ("impersonate:serviceaccount") and leave to make this very request as one ("impersonate-on:serviceaccount:get").
 // The last is the old one, "impersonate", which is good for every request. allow must return nil where the attributes are allowed;
-// the first refusal is the answer where no way leads through.
-func Impersonate(req *http.Request, about authorizer.AttributesRecord, allow func(authorizer.AttributesRecord) error) (user.Info, error) {
+// the first refusal is the answer where no way leads through. constraint is the verb of a constrained way that did, for the audit log.
+func Impersonate(req *http.Request, about authorizer.AttributesRecord, allow func(authorizer.AttributesRecord) error) (as user.Info, constraint string, err error) {
 	wanted, err := wantedUser(req.Header)
 	if err != nil || wanted == nil {
-		return about.User, err
+		return about.User, "", err
 	}
 	maps.DeleteFunc(req.Header, func(name string, _ []string) bool { return isImpersonation(name) })
 	var refusal error
@@ -43,13 +43,13 @@ func Impersonate(req *http.Request, about authorizer.AttributesRecord, allow fun
 		}
 		u, err := i.check(wanted, about)
 		if err == nil {
-			return u, nil
+			return u, i.constraint(), nil
 		}
 		if refusal == nil {
 			refusal = err
 		}
 	}
-	return nil, refusal
+	return nil, "", refusal
 }
 
 func isImpersonation(header string) bool {
@@ -195,10 +195,18 @@ func (i impersonation) check(wanted *user.DefaultInfo, about authorizer.Attribut
 	return &u, nil
 }
 
+// constraint is the verb that leave for a constrained way has.
+func (i impersonation) constraint() string {
+	if i.mode == "" {
+		return ""
+	}
+	return "impersonate:" + i.mode
+}
+
 func (i impersonation) attributes(group, resource, name string) authorizer.AttributesRecord {
 	verb := "impersonate"
 	if i.mode != "" {
-		verb += ":" + i.mode
+		verb = i.constraint()
 	}
 	return authorizer.AttributesRecord{User: i.requestor, Verb: verb, APIGroup: group, APIVersion: "v1", Resource: resource, Name: name, ResourceRequest: true}
 }

@@ -72,7 +72,7 @@ func TestImpersonation(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
 			req := &http.Request{Header: c.header}
-			u, err := Impersonate(req, authorizer.AttributesRecord{User: c.by, Verb: "list", Resource: "pods", Namespace: "ns", ResourceRequest: true}, c.leave.allow)
+			u, _, err := Impersonate(req, authorizer.AttributesRecord{User: c.by, Verb: "list", Resource: "pods", Namespace: "ns", ResourceRequest: true}, c.leave.allow)
 			got := ""
 			if err != nil {
 				got = err.Error()
