@@ -123,13 +123,16 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
 	table, scheme := kinds.All(), kinds.Scheme()
 	s.access = newAccess(s)
+	admit, err := s.admission()
+	if err != nil {
+		return nil, err
+	}
 	s.rest = rest.New(rest.Config{
-		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: cfg.Admission,
+		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: admit,
 		Authorizer: cfg.Authorizer, Hooks: s.access.hooks(cfg.Hooks), Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
 		Settle: func(ctx context.Context, gr schema.GroupResource) error { return s.definitions.Settle(ctx, gr) },
 	})
 	s.metrics.served = s.rest.Serves
-	var err error
 	if s.discovery, err = discovery.New(table); err != nil {
 		return nil, err
 	}

@@ -3,7 +3,10 @@ package admission
 
 import (
 	"context"
+	"fmt"
+	"reflect"
 
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -40,6 +43,39 @@ type Request struct {
 	Annotate func(key, value string)
 	// OnFailure, if set, takes what is to be undone where the object is not stored after all.
 	OnFailure func(undo func(context.Context))
+
+	// Again is set in the second pass of mutating admission; see Reconsider.
+	Again bool
+	// Notes are what plug-ins keep of a request from the first pass to the second, each under a key of its own.
+	Notes        map[any]any
+	reconsidered bool
+}
+
+// Reconsider asks for a second pass of mutating admission, because a plug-in that is no part of the server changed the
+// object: the others are to see that too. There is one such pass at most.
+func (r *Request) Reconsider() { r.reconsidered = true }
+
+// Note is the request's note under key, made by the first who asks for it.
+func Note[T any](r *Request, key any) *T {
+	if n, ok := r.Notes[key].(*T); ok {
+		return n
+	}
+	if r.Notes == nil {
+		r.Notes = map[any]any{}
+	}
+	n := new(T)
+	r.Notes[key] = n
+	return n
+}
+
+// SetObject puts the contents of obj, which is of the same type, into the request's object: its owner holds on to that one.
+func (r *Request) SetObject(obj runtime.Object) error {
+	to, from := reflect.ValueOf(r.Object), reflect.ValueOf(obj)
+	if to.Type() != from.Type() || to.Kind() != reflect.Pointer {
+		return apierrors.NewInternalError(fmt.Errorf("a %T cannot take the place of a %T", obj, r.Object))
+	}
+	to.Elem().Set(from.Elem())
+	return nil
 }
 
 // Plugin is one link. Either method may do nothing. Errors are API status errors.

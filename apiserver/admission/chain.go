@@ -3,6 +3,7 @@ package admission
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/meta"
@@ -43,8 +44,28 @@ func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer)
 // Name implements Plugin.
 func (c Chain) Name() string { return "Chain" }
 
-// Mutate runs every plug-in's until one refuses.
+// With is the chain with plug-ins that the cluster's users define: policies and webhooks. They come behind those that are
+// built in, but for the quota, which is charged for nothing that somebody still refuses.
+func (c Chain) With(defined ...Plugin) Chain {
+	at := len(c)
+	if at > 0 {
+		if _, last := c[at-1].(resourceQuota); last {
+			at--
+		}
+	}
+	return slices.Concat(c[:at], defined, c[at:])
+}
+
+// Mutate runs every plug-in's until one refuses, and once more where one asked for it.
 func (c Chain) Mutate(ctx context.Context, r *Request) error {
+	if err := c.mutate(ctx, r); err != nil || !r.reconsidered {
+		return err
+	}
+	r.Again = true
+	return c.mutate(ctx, r)
+}
+
+func (c Chain) mutate(ctx context.Context, r *Request) error {
 	for _, p := range c {
 		if err := p.Mutate(ctx, r); err != nil {
 			return err

@@ -13,6 +13,7 @@ import (
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -143,10 +144,38 @@ func (c *call) admissionRequest(op admission.Operation, obj, old runtime.Object)
 	if r.Name == "" && obj != nil {
 		r.Name = accessor(obj).GetName()
 	}
+	switch o := r.Options.(type) {
+	case *metav1.CreateOptions:
+		o.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("CreateOptions"))
+	case *metav1.UpdateOptions:
+		o.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("UpdateOptions"))
+	case *metav1.DeleteOptions:
+		o.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("DeleteOptions"))
+	case *metav1.PatchOptions:
+		o.SetGroupVersionKind(metav1.SchemeGroupVersion.WithKind("PatchOptions"))
+	}
 	if c.r.gr.Resource == "namespaces" && c.r.gr.Group == "" {
 		r.Namespace = r.Name
 	}
+	if r.Subresource != "" {
+		r.Kind = c.kindOf(obj)
+		if obj != nil {
+			obj.GetObjectKind().SetGroupVersionKind(r.Kind)
+		}
+	}
 	return r
+}
+
+// kindOf is the kind of what a request to a subresource carries, which may be another than the resource's.
+func (c *call) kindOf(obj runtime.Object) schema.GroupVersionKind {
+	if obj == nil || c.r.Dynamic != nil && c.info.Subresource != "scale" {
+		return c.r.GVK
+	}
+	known, _, err := c.Scheme.ObjectKinds(obj)
+	if err != nil || len(known) == 0 || slices.Contains(known, c.r.GVK) {
+		return c.r.GVK
+	}
+	return known[0]
 }
 
 func (c *call) mutate(op admission.Operation, obj, old runtime.Object) error {

@@ -2,6 +2,8 @@ package clients
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"sync/atomic"
 	"testing"
@@ -35,6 +37,10 @@ func must(t *testing.T, err error) {
 	if err != nil {
 		t.Fatal(err)
 	}
+}
+
+func pemOf(c *x509.Certificate) []byte {
+	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 }
 
 func toUnstructured(t *testing.T, m *corev1.ConfigMap) *unstructured.Unstructured {

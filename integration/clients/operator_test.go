@@ -3,11 +3,15 @@ package clients
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiextensionsv1 "k8s.io/apiextensions-apiserver/pkg/apis/apiextensions/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -20,6 +24,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/controller/controllerutil"
 	metricsserver "sigs.k8s.io/controller-runtime/pkg/metrics/server"
+	"sigs.k8s.io/controller-runtime/pkg/webhook/admission"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
 )
@@ -133,7 +138,33 @@ func (o *operator) Reconcile(ctx context.Context, req ctrl.Request) (ctrl.Result
 	return ctrl.Result{}, o.Status().Update(ctx, &berth)
 }
 
-// TestOperator runs an operator with finalizer, owner references and leader election.
+// Default implements admission.Defaulter.
+func (o *operator) Default(_ context.Context, b *Berth) error {
+	if b.Spec.Ship == "" {
+		b.Spec.Ship = "nobody's"
+	}
+	return nil
+}
+
+// ValidateCreate implements admission.Validator.
+func (o *operator) ValidateCreate(_ context.Context, b *Berth) (admission.Warnings, error) {
+	if b.Spec.Length > 100 {
+		return admission.Warnings{"the quay is short"}, fmt.Errorf("no ship is %d long", b.Spec.Length)
+	}
+	return nil, nil
+}
+
+// ValidateUpdate implements admission.Validator.
+func (o *operator) ValidateUpdate(ctx context.Context, _, b *Berth) (admission.Warnings, error) {
+	return o.ValidateCreate(ctx, b)
+}
+
+// ValidateDelete implements admission.Validator.
+func (o *operator) ValidateDelete(context.Context, *Berth) (admission.Warnings, error) {
+	return nil, nil
+}
+
+// TestOperator runs an operator with finalizer, owner references, leader election and two webhooks.
 func TestOperator(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
@@ -149,11 +180,22 @@ func TestOperator(t *testing.T) {
 	}
 	ctx := t.Context()
 	must(t, direct.Create(ctx, berthDefinition()))
-	runOperator(t, config, scheme)
+	runOperator(t, c, config, scheme, direct)
 	berth := &Berth{ObjectMeta: metav1.ObjectMeta{Name: "one", Namespace: "default"}, Spec: BerthSpec{Length: 5}}
 	cluster.Eventually(t, 30*time.Second, func() error { return direct.Create(ctx, berth) })
+	if berth.Spec.Ship != "nobody's" {
+		t.Errorf("the webhook's default is missing: %+v", berth.Spec)
+	}
 	key := client.ObjectKeyFromObject(berth)
-	cluster.Eventually(t, 30*time.Second, func() error { return moored(ctx, direct, key, "") })
+	cluster.Eventually(t, 30*time.Second, func() error { return moored(ctx, direct, key, "nobody's") })
+	berth.Spec.Length = 500
+	if err := direct.Update(ctx, berth.DeepCopyObject().(*Berth)); !apierrors.IsForbidden(err) && !apierrors.IsConflict(err) {
+		t.Errorf("a berth that the webhook refuses: %v", err)
+	}
+	bad := &Berth{ObjectMeta: metav1.ObjectMeta{Name: "bad", Namespace: "default"}, Spec: BerthSpec{Length: 500}}
+	if err := direct.Create(ctx, bad); err == nil || !strings.Contains(err.Error(), `admission webhook "validate.harbour.example.org" denied the request: no ship is 500 long`) {
+		t.Errorf("refusal: %v", err)
+	}
 	invalid := &Berth{ObjectMeta: metav1.ObjectMeta{Name: "bad", Namespace: "default"}}
 	if err := direct.Create(ctx, invalid); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), "spec.length") {
 		t.Errorf("a berth of no length: %v", err)
@@ -169,20 +211,23 @@ func berthScheme(t *testing.T) *runtime.Scheme {
 	scheme := runtime.NewScheme()
 	must(t, clientgoscheme.AddToScheme(scheme))
 	must(t, apiextensionsv1.AddToScheme(scheme))
+	must(t, admissionregistrationv1.AddToScheme(scheme))
 	scheme.AddKnownTypes(berthVersion, &Berth{}, &BerthList{})
 	metav1.AddToGroupVersion(scheme, berthVersion)
 	return scheme
 }
 
-// runOperator starts the manager, and stops it at the test's end.
-func runOperator(t *testing.T, config *rest.Config, scheme *runtime.Scheme) {
+// runOperator starts the manager and its webhooks, and stops them at the test's end.
+func runOperator(t *testing.T, c *cluster.Cluster, config *rest.Config, scheme *runtime.Scheme, direct client.Client) {
 	t.Helper()
 	mgr, err := ctrl.NewManager(config, ctrl.Options{
 		Scheme: scheme, Metrics: metricsserver.Options{BindAddress: "0"},
 		LeaderElection: true, LeaderElectionID: "harbour", LeaderElectionNamespace: "default", LeaderElectionReleaseOnCancel: true,
 	})
 	must(t, err)
-	must(t, ctrl.NewControllerManagedBy(mgr).For(&Berth{}).Owns(&corev1.ConfigMap{}).Complete(&operator{mgr.GetClient()}))
+	o := &operator{mgr.GetClient()}
+	must(t, ctrl.NewControllerManagedBy(mgr).For(&Berth{}).Owns(&corev1.ConfigMap{}).Complete(o))
+	serveWebhooks(t, c, scheme, direct, o)
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- mgr.Start(ctx) }()
@@ -192,6 +237,48 @@ func runOperator(t *testing.T, config *rest.Config, scheme *runtime.Scheme) {
 			t.Errorf("the manager: %v", err)
 		}
 	})
+}
+
+// serveWebhooks serves the operator's webhooks over TLS inside the cluster's network, and registers them.
+func serveWebhooks(t *testing.T, c *cluster.Cluster, scheme *runtime.Scheme, direct client.Client, o *operator) {
+	t.Helper()
+	mux := http.NewServeMux()
+	for path, hook := range map[string]*admission.Webhook{
+		"/default": admission.WithDefaulter[*Berth](scheme, o), "/validate": admission.WithValidator[*Berth](scheme, o),
+	} {
+		handler, err := admission.StandaloneWebhook(hook, admission.StandaloneOptions{})
+		must(t, err)
+		mux.Handle(path, handler)
+	}
+	l, err := c.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	server := httptest.NewUnstartedServer(mux)
+	must(t, server.Listener.Close())
+	server.Listener = l
+	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	fail, none, scope := admissionregistrationv1.Fail, admissionregistrationv1.SideEffectClassNone, admissionregistrationv1.NamespacedScope
+	rules := []admissionregistrationv1.RuleWithOperations{{
+		Operations: []admissionregistrationv1.OperationType{admissionregistrationv1.Create, admissionregistrationv1.Update},
+		Rule:       admissionregistrationv1.Rule{APIGroups: []string{berthVersion.Group}, APIVersions: []string{"v1"}, Resources: []string{"berths"}, Scope: &scope},
+	}}
+	config := func(path string) admissionregistrationv1.WebhookClientConfig {
+		url := "https://" + l.Addr().String() + path
+		return admissionregistrationv1.WebhookClientConfig{URL: &url, CABundle: pemOf(server.Certificate())}
+	}
+	must(t, direct.Create(t.Context(), &admissionregistrationv1.MutatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "harbour"},
+		Webhooks: []admissionregistrationv1.MutatingWebhook{{
+			Name: "default.harbour.example.org", ClientConfig: config("/default"), Rules: rules, FailurePolicy: &fail, SideEffects: &none, AdmissionReviewVersions: []string{"v1"},
+		}},
+	}))
+	must(t, direct.Create(t.Context(), &admissionregistrationv1.ValidatingWebhookConfiguration{
+		ObjectMeta: metav1.ObjectMeta{Name: "harbour"},
+		Webhooks: []admissionregistrationv1.ValidatingWebhook{{
+			Name: "validate.harbour.example.org", ClientConfig: config("/validate"), Rules: rules, FailurePolicy: &fail, SideEffects: &none, AdmissionReviewVersions: []string{"v1"},
+		}},
+	}))
 }
 
 // moored tells what is missing until the berth is ready and its ConfigMap names the ship.

@@ -59,7 +59,7 @@ func TestConformance(t *testing.T) {
 		"watch": watchTests, "chunking": chunkingTests, "discovery": discoveryTests, "garbage": garbageTests,
 		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
 		"custom": customTests, "validation": validationTests,
-		"operations": operationTests,
+		"operations": operationTests, "webhooks": webhookTests,
 	} {
 		t.Run(area, func(t *testing.T) {
 			for name, test := range tests {

@@ -112,22 +112,26 @@ func definitionWatch(e *env) {
 
 func definitionList(e *env) {
 	crds := e.crds.ApiextensionsV1().CustomResourceDefinitions()
-	for range 4 {
+	for range 10 {
 		d := definition("Listed", anything)
 		d.Labels = map[string]string{"listed": e.ns}
 		_, err := crds.Create(e.ctx, d, metav1.CreateOptions{})
 		e.must(err)
 	}
+	other := definition("Unlisted", anything)
+	e.define(other)
 	opts := metav1.ListOptions{LabelSelector: "listed=" + e.ns}
 	l, err := crds.List(e.ctx, opts)
 	e.must(err)
-	equal(e, "definitions", len(l.Items), 4)
+	equal(e, "definitions", len(l.Items), 10)
 	e.must(crds.DeleteCollection(e.ctx, metav1.DeleteOptions{}, opts))
 	e.eventually(func() error {
 		l, err := crds.List(e.ctx, opts)
 		e.must(err)
 		return same(len(l.Items), 0)
 	})
+	_, err = crds.Get(e.ctx, other.Name, metav1.GetOptions{})
+	e.must(err)
 }
 
 func definitionStatus(e *env) {

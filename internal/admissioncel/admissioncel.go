@@ -9,6 +9,7 @@ import (
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
+	"k8s.io/apiserver/pkg/admission/plugin/webhook/matchconditions"
 	"k8s.io/apiserver/pkg/cel/environment"
 )
 
@@ -70,4 +71,18 @@ func Mutation(m *admissionregistrationv1.Mutation) plugincel.ExpressionAccessor 
 		return &patch.ApplyConfigurationCondition{Expression: m.ApplyConfiguration.Expression}
 	}
 	return nil
+}
+
+// CompileConditions compiles match conditions that know no variables and no parameters.
+func CompileConditions(conditions []admissionregistrationv1.MatchCondition) plugincel.ConditionEvaluator {
+	return Conditions().CompileCondition(MatchConditions(conditions), plugincel.OptionalVariableDeclarations{HasAuthorizer: true}, environment.StoredExpressions)
+}
+
+// MatchConditions are conditions in the form that matchconditions.NewMatcher wants.
+func MatchConditions(conditions []admissionregistrationv1.MatchCondition) []plugincel.ExpressionAccessor {
+	out := make([]plugincel.ExpressionAccessor, len(conditions))
+	for i := range conditions {
+		out[i] = (*matchconditions.MatchCondition)(&conditions[i])
+	}
+	return out
 }

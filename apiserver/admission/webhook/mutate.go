@@ -1,0 +1,148 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	admissionreviewv1 "k8s.io/api/admission/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/sets"
+
+	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/admission/match"
+)
+
+// mutator asks the mutating webhooks, one after another: each sees what those before it made of the object.
+type mutator struct {
+	*dispatcher
+	hooks *match.Source[*hook]
+}
+
+// passes is what the second pass has to know of the first.
+type passes struct {
+	// asked are those of the webhooks asked so far that want to be asked again, again those that are to be: the object
+	// changed behind them.
+	asked, again sets.Set[string]
+	// output is the object after the last webhook.
+	output runtime.Object
+}
+
+func (p *passes) changed() {
+	p.again = p.again.Union(p.asked)
+	p.asked = sets.New[string]()
+}
+
+// Name implements admission.Plugin.
+func (m *mutator) Name() string { return "MutatingAdmissionWebhook" }
+
+// Validate implements admission.Plugin.
+func (m *mutator) Validate(context.Context, *admission.Request) error { return nil }
+
+// Mutate implements admission.Plugin.
+func (m *mutator) Mutate(ctx context.Context, r *admission.Request) error {
+	hooks, err := m.hooks.All(ctx)
+	if err != nil {
+		return err
+	}
+	if len(hooks) == 0 || match.Exempt(r) {
+		return nil
+	}
+	p := admission.Note[passes](r, m)
+	if r.Again && p.output != nil && !apiequality.Semantic.DeepEqual(p.output, r.Object) {
+		p.changed()
+	}
+	for n, h := range hooks {
+		if r.Again && !p.again.Has(h.uid) {
+			continue
+		}
+		i, err := m.applies(ctx, r, h)
+		if err != nil {
+			return err
+		}
+		if i == nil {
+			continue
+		}
+		changed, err := m.call(ctx, r, i, n)
+		if err != nil {
+			return err
+		}
+		if changed {
+			p.changed()
+			r.Reconsider()
+		}
+		if h.reinvoke {
+			p.asked = p.asked.Union(sets.New(h.uid))
+		}
+	}
+	if !r.Again && len(p.asked)+len(p.again) > 0 && r.Object != nil {
+		p.output = r.Object.DeepCopyObject()
+	}
+	return nil
+}
+
+// call asks one webhook and applies its patch.
+func (m *mutator) call(ctx context.Context, r *admission.Request, i *invocation, number int) (changed bool, err error) {
+	answer, err := m.ask(ctx, r, i)
+	if err == nil {
+		changed, err = m.patch(r, i, answer)
+	}
+	if err != nil {
+		return false, i.failed(ctx, r, err, number)
+	}
+	i.annotate(r, fmt.Sprintf("mutation.webhook.admission.k8s.io/round_%d_index_%d", round(r), number), i.mutationNote(changed))
+	return changed, nil
+}
+
+func (i *invocation) mutationNote(changed bool) string {
+	note, _ := json.Marshal(struct {
+		Configuration string `json:"configuration"`
+		Webhook       string `json:"webhook"`
+		Mutated       bool   `json:"mutated"`
+	}{i.configuration, i.name, changed})
+	return string(note)
+}
+
+func (m *mutator) patch(r *admission.Request, i *invocation, answer *admissionreviewv1.AdmissionResponse) (changed bool, err error) {
+	if len(answer.Patch) == 0 {
+		return false, nil
+	}
+	patch, err := jsonpatch.DecodePatch(answer.Patch)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	if len(patch) == 0 {
+		return false, nil
+	}
+	obj := i.attrs.VersionedObject.Object()
+	if obj == nil {
+		return false, apierrors.NewInternalError(errors.New("admission webhook attempted to modify the object, which is not supported for this operation"))
+	}
+	before, err := json.Marshal(obj)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	after, err := patch.Apply(before)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	if bytes.Equal(before, after) {
+		return false, nil
+	}
+	patched, err := m.Versions.DecodeObject(after, i.target.Kind)
+	if err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	if apiequality.Semantic.DeepEqual(patched, obj) {
+		return false, nil
+	}
+	if err := m.Replace(r, i.target, patched); err != nil {
+		return false, apierrors.NewInternalError(err)
+	}
+	return true, nil
+}

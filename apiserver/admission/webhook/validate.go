@@ -1,0 +1,83 @@
+package webhook
+
+import (
+	"context"
+	"sync"
+
+	"github.com/coracle-dev/coracle/apiserver/admission"
+	"github.com/coracle-dev/coracle/apiserver/admission/match"
+)
+
+// validator asks the validating webhooks, all at once.
+type validator struct {
+	*dispatcher
+	hooks *match.Source[*hook]
+}
+
+// Name implements admission.Plugin.
+func (v *validator) Name() string { return "ValidatingAdmissionWebhook" }
+
+// Mutate implements admission.Plugin.
+func (v *validator) Mutate(context.Context, *admission.Request) error { return nil }
+
+// Validate implements admission.Plugin. Of several refusals the first webhook's is given.
+func (v *validator) Validate(ctx context.Context, r *admission.Request) error {
+	hooks, err := v.hooks.All(ctx)
+	if err != nil {
+		return err
+	}
+	if len(hooks) == 0 || match.Exempt(r) {
+		return nil
+	}
+	var asked []*invocation
+	for _, h := range hooks {
+		i, err := v.applies(ctx, r, h)
+		if err != nil {
+			return err
+		}
+		if i != nil {
+			asked = append(asked, i)
+		}
+	}
+	shared := *r
+	var said sync.Mutex // Warn and Annotate are the request's, which is served by one goroutine otherwise
+	shared.Warn, shared.Annotate = guarded1(&said, r.Warn), guarded2(&said, r.Annotate)
+	errs := make([]error, len(asked))
+	var wg sync.WaitGroup
+	for n, i := range asked {
+		wg.Go(func() {
+			if _, err := v.ask(ctx, &shared, i); err != nil {
+				errs[n] = i.failed(ctx, &shared, err, n)
+			}
+		})
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func guarded1(mu *sync.Mutex, f func(string)) func(string) {
+	if f == nil {
+		return nil
+	}
+	return func(text string) {
+		mu.Lock()
+		defer mu.Unlock()
+		f(text)
+	}
+}
+
+func guarded2(mu *sync.Mutex, f func(key, value string)) func(key, value string) {
+	if f == nil {
+		return nil
+	}
+	return func(key, value string) {
+		mu.Lock()
+		defer mu.Unlock()
+		f(key, value)
+	}
+}
