@@ -1,8 +1,13 @@
 package conformance
 
 import (
+	"encoding/json"
+	"net/url"
 	"slices"
+	"time"
 
+	"github.com/go-jose/go-jose/v4"
+	"github.com/go-jose/go-jose/v4/jwt"
 	authenticationv1 "k8s.io/api/authentication/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -15,12 +20,14 @@ import (
 )
 
 var accessTests = map[string]func(*env){
-	"a service account lives":                accountLife,
-	"its token is mounted unless it says no": accountMount,
-	"its token is reviewed":                  accountToken,
-	"subjects are reviewed":                  subjectReview,
-	"rules are listed":                       rulesReview,
-	"nobody gives what they do not have":     escalation,
+	"a service account lives":                 accountLife,
+	"its token is mounted unless it says no":  accountMount,
+	"its token is reviewed":                   accountToken,
+	"subjects are reviewed":                   subjectReview,
+	"rules are listed":                        rulesReview,
+	"nobody gives what they do not have":      escalation,
+	"the issuer can be discovered":            issuerDiscovery,
+	"a token is good for what it is bound to": boundToken,
 }
 
 func accountLife(e *env) {
@@ -37,6 +44,10 @@ func accountLife(e *env) {
 	all, err := e.kube.CoreV1().ServiceAccounts("").List(e.ctx, metav1.ListOptions{LabelSelector: "static=yes"})
 	e.must(err)
 	equal(e, "accounts", len(all.Items), 1)
+	a.AutomountServiceAccountToken, a.ImagePullSecrets = nil, []corev1.LocalObjectReference{{Name: "registry"}}
+	a, err = accounts.Update(e.ctx, a, metav1.UpdateOptions{})
+	e.must(err)
+	equal(e, "pull secret", a.ImagePullSecrets[0].Name, "registry")
 	e.must(accounts.DeleteCollection(e.ctx, metav1.DeleteOptions{}, metav1.ListOptions{LabelSelector: "static=yes"}))
 	e.sees(w, watch.Deleted)
 }
@@ -83,12 +94,30 @@ func accountToken(e *env) {
 
 // as is the client of a service account of the namespace.
 func (e *env) as(account string) kubernetes.Interface {
+	return kubernetes.NewForConfigOrDie(e.impersonating(account))
+}
+
+// impersonating leads to the server as a service account of the namespace.
+func (e *env) impersonating(account string) *rest.Config {
 	c := rest.CopyConfig(e.config)
 	c.Impersonate = rest.ImpersonationConfig{
 		UserName: "system:serviceaccount:" + e.ns + ":" + account,
 		Groups:   []string{"system:serviceaccounts", "system:serviceaccounts:" + e.ns, "system:authenticated"},
 	}
-	return kubernetes.NewForConfigOrDie(c)
+	return c
+}
+
+// grantCluster lets an account of the namespace list objects of a resource anywhere.
+func (e *env) grantCluster(account, group, resource string) {
+	e.Helper()
+	name := e.ns + "-" + account
+	_, err := e.kube.RbacV1().ClusterRoles().Create(e.ctx, &rbacv1.ClusterRole{ObjectMeta: metav1.ObjectMeta{Name: name},
+		Rules: []rbacv1.PolicyRule{{Verbs: []string{"list"}, APIGroups: []string{group}, Resources: []string{resource}}}}, metav1.CreateOptions{})
+	e.must(err)
+	_, err = e.kube.RbacV1().ClusterRoleBindings().Create(e.ctx, &rbacv1.ClusterRoleBinding{ObjectMeta: metav1.ObjectMeta{Name: name},
+		RoleRef:  rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: name},
+		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: account, Namespace: e.ns}}}, metav1.CreateOptions{})
+	e.must(err)
 }
 
 // grant gives an account rules in the namespace.
@@ -156,4 +185,63 @@ func escalation(e *env) {
 		Subjects: []rbacv1.Subject{{Kind: "ServiceAccount", Name: "climber", Namespace: e.ns}},
 	}, metav1.CreateOptions{})
 	e.refused(err, "is attempting to grant RBAC permissions not currently held")
+}
+
+// issuerDiscovery checks a token as a stranger would: by what the issuer's documents say.
+func issuerDiscovery(e *env) {
+	body, err := e.raw("GET", "/.well-known/openid-configuration", "", "")
+	e.must(err)
+	var document struct {
+		Issuer     string   `json:"issuer"`
+		JWKS       string   `json:"jwks_uri"`
+		Algorithms []string `json:"id_token_signing_alg_values_supported"`
+	}
+	e.must(json.Unmarshal([]byte(body), &document))
+	keysURL, err := url.Parse(document.JWKS)
+	e.must(err)
+	keys, err := e.raw("GET", keysURL.Path, "", "")
+	e.must(err)
+	var set jose.JSONWebKeySet
+	e.must(json.Unmarshal([]byte(keys), &set))
+	request, err := e.kube.CoreV1().ServiceAccounts(e.ns).CreateToken(e.ctx, "default", &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{Audiences: []string{"somebody-else"}},
+	}, metav1.CreateOptions{})
+	e.must(err)
+	var algorithms []jose.SignatureAlgorithm
+	for _, a := range document.Algorithms {
+		algorithms = append(algorithms, jose.SignatureAlgorithm(a))
+	}
+	token, err := jwt.ParseSigned(request.Status.Token, algorithms)
+	e.must(err)
+	var claims jwt.Claims
+	e.must(token.Claims(set, &claims))
+	e.must(claims.Validate(jwt.Expected{Issuer: document.Issuer, AnyAudience: jwt.Audience{"somebody-else"}, Time: time.Now(), Subject: "system:serviceaccount:" + e.ns + ":default"}))
+}
+
+func boundToken(e *env) {
+	p, err := e.kube.CoreV1().Pods(e.ns).Create(e.ctx, pod("holder"), metav1.CreateOptions{})
+	e.must(err)
+	request, err := e.kube.CoreV1().ServiceAccounts(e.ns).CreateToken(e.ctx, "default", &authenticationv1.TokenRequest{
+		Spec: authenticationv1.TokenRequestSpec{BoundObjectRef: &authenticationv1.BoundObjectReference{Kind: "Pod", APIVersion: "v1", Name: p.Name, UID: p.UID}},
+	}, metav1.CreateOptions{})
+	e.must(err)
+	review := func() (authenticationv1.TokenReviewStatus, error) {
+		r, err := e.kube.AuthenticationV1().TokenReviews().Create(e.ctx, &authenticationv1.TokenReview{Spec: authenticationv1.TokenReviewSpec{Token: request.Status.Token}}, metav1.CreateOptions{})
+		if err != nil {
+			return authenticationv1.TokenReviewStatus{}, err
+		}
+		return r.Status, nil
+	}
+	status, err := review()
+	e.must(err)
+	equal(e, "authenticated", status.Authenticated, true)
+	equal(e, "pod", status.User.Extra["authentication.kubernetes.io/pod-name"][0], p.Name)
+	e.must(e.kube.CoreV1().Pods(e.ns).Delete(e.ctx, p.Name, metav1.DeleteOptions{}))
+	e.eventually(func() error {
+		status, err := review()
+		if err != nil {
+			return err
+		}
+		return same(status.Authenticated, false)
+	})
 }

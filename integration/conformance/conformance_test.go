@@ -60,6 +60,8 @@ func TestConformance(t *testing.T) {
 		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
 		"custom": customTests, "validation": validationTests,
 		"operations": operationTests, "webhooks": webhookTests,
+		"published": publishTests, "conversion": conversionTests,
+		"quota of kinds": quotaKindTests, "certificates": certificateTests, "aggregation": aggregationTests,
 	} {
 		t.Run(area, func(t *testing.T) {
 			for name, test := range tests {

@@ -36,26 +36,31 @@ func discoveryGroups(e *env) {
 	}
 }
 
-func discoveryAggregated(e *env) {
-	body, err := e.kube.Discovery().RESTClient().Get().AbsPath("/apis").
-		SetHeader("Accept", discovery.AcceptV2).DoRaw(e.ctx)
+// aggregatedDiscovery reads the whole of /api or /apis.
+func (e *env) aggregatedDiscovery(path string) apidiscoveryv2.APIGroupDiscoveryList {
+	e.Helper()
+	body, err := e.kube.Discovery().RESTClient().Get().AbsPath(path).SetHeader("Accept", discovery.AcceptV2).DoRaw(e.ctx)
 	e.must(err)
 	var doc apidiscoveryv2.APIGroupDiscoveryList
 	e.must(json.Unmarshal(body, &doc))
+	equal(e, "kind", doc.Kind, "APIGroupDiscoveryList")
+	return doc
+}
+
+func discoveryAggregated(e *env) {
 	var aggregated, plain []string
-	for _, g := range doc.Items {
-		for _, v := range g.Versions {
-			for _, r := range v.Resources {
-				aggregated = append(aggregated, g.Name+"/"+v.Version+" "+r.Resource+" "+strings.Join(r.Verbs, ","))
+	for _, path := range []string{"/api", "/apis"} {
+		for _, g := range e.aggregatedDiscovery(path).Items {
+			for _, v := range g.Versions {
+				for _, r := range v.Resources {
+					aggregated = append(aggregated, strings.TrimPrefix(g.Name+"/", "/")+v.Version+" "+r.Resource+" "+strings.Join(r.Verbs, ","))
+				}
 			}
 		}
 	}
 	list, err := e.kube.Discovery().ServerGroups()
 	e.must(err)
 	for _, g := range list.Groups {
-		if g.Name == "" {
-			continue
-		}
 		for _, v := range g.Versions {
 			resources, err := e.kube.Discovery().ServerResourcesForGroupVersion(v.GroupVersion)
 			e.must(err)
@@ -71,7 +76,7 @@ func discoveryAggregated(e *env) {
 	if !slices.Equal(aggregated, plain) {
 		e.Errorf("aggregated\n%v\nplain\n%v", aggregated, plain)
 	}
-	for _, want := range []string{"apps/v1 deployments", "batch/v1 jobs", "apiextensions.k8s.io/v1 customresourcedefinitions", "networking.k8s.io/v1 ingresses"} {
+	for _, want := range []string{"v1 pods", "v1 namespaces", "apps/v1 deployments", "batch/v1 jobs", "apiextensions.k8s.io/v1 customresourcedefinitions", "networking.k8s.io/v1 ingresses"} {
 		if !slices.ContainsFunc(aggregated, func(s string) bool { return strings.HasPrefix(s, want+" ") }) {
 			e.Errorf("%s is missing", want)
 		}

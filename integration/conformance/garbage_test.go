@@ -14,7 +14,8 @@ var garbageTests = map[string]func(*env){
 	"background deletion takes the pods":                      func(e *env) { deleteController(e, metav1.DeletePropagationBackground) },
 	"orphaning leaves the pods":                               func(e *env) { deleteController(e, metav1.DeletePropagationOrphan) },
 	"foreground deletion waits for the pods":                  func(e *env) { deleteController(e, metav1.DeletePropagationForeground) },
-	"a deployment's replica set goes with it":                 deleteDeployment,
+	"a deployment's replica set and pods go with it":          func(e *env) { deleteDeployment(e, metav1.DeletePropagationBackground) },
+	"a deployment's replica set is orphaned":                  func(e *env) { deleteDeployment(e, metav1.DeletePropagationOrphan) },
 	"a circle of owners does not block":                       ownerCircle,
 	"a dependent with another valid owner stays":              twoOwners,
 	"preconditions and contradicting options are refused":     deleteOptions,
@@ -76,7 +77,7 @@ func deleteController(e *env, policy metav1.DeletionPropagation) {
 	}
 }
 
-func deleteDeployment(e *env) {
+func deleteDeployment(e *env, policy metav1.DeletionPropagation) {
 	n, labels := int32(1), map[string]string{"app": "web"}
 	d, err := e.kube.AppsV1().Deployments(e.ns).Create(e.ctx, &appsv1.Deployment{
 		ObjectMeta: metav1.ObjectMeta{Name: "web"},
@@ -92,9 +93,25 @@ func deleteDeployment(e *env) {
 		return err
 	}
 	e.eventually(func() error { return sets(1) })
-	background := metav1.DeletePropagationBackground
-	e.must(e.kube.AppsV1().Deployments(e.ns).Delete(e.ctx, d.Name, metav1.DeleteOptions{PropagationPolicy: &background}))
-	e.eventually(func() error { return sets(0) })
+	e.eventually(func() error { return e.pods("app=web", 1) })
+	e.must(e.kube.AppsV1().Deployments(e.ns).Delete(e.ctx, d.Name, metav1.DeleteOptions{PropagationPolicy: &policy}))
+	if policy == metav1.DeletePropagationBackground {
+		e.eventually(func() error { return sets(0) })
+		e.eventually(func() error { return e.pods("app=web", 0) })
+		return
+	}
+	e.eventually(func() error {
+		_, err := e.kube.AppsV1().Deployments(e.ns).Get(e.ctx, d.Name, metav1.GetOptions{})
+		if !apierrors.IsNotFound(err) {
+			return fmt.Errorf("the deployment: %v", err)
+		}
+		return nil
+	})
+	l, err := e.kube.AppsV1().ReplicaSets(e.ns).List(e.ctx, metav1.ListOptions{})
+	e.must(err)
+	equal(e, "replica sets", len(l.Items), 1)
+	equal(e, "owners of an orphan", len(l.Items[0].OwnerReferences), 0)
+	e.must(e.pods("app=web", 1))
 }
 
 func ownerOf(name string, uid types.UID, block bool) metav1.OwnerReference {

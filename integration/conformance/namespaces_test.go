@@ -19,6 +19,8 @@ var namespaceTests = map[string]func(*env){
 	"nothing is created in one that goes":    namespaceTerminating,
 	"those of the system cannot be deleted":  namespaceProtected,
 	"what is left is told in its conditions": namespaceConditions,
+	"pods and services go with it":           namespaceContent,
+	"every one has the root certificate":     namespaceCertificate,
 }
 
 func (e *env) changeNamespace(name string, change func(*corev1.Namespace) (*corev1.Namespace, error)) *corev1.Namespace {
@@ -190,4 +192,52 @@ func namespaceConditions(e *env) {
 	_, err = maps.Patch(e.ctx, "held", types.MergePatchType, []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	e.must(err)
 	e.namespaceGone(name)
+}
+
+func namespaceContent(e *env) {
+	name := e.namespaceFor("full")
+	e.eventually(func() error {
+		_, err := e.kube.CoreV1().Pods(name).Create(e.ctx, pod("one"), metav1.CreateOptions{})
+		return err
+	})
+	service := &corev1.Service{ObjectMeta: metav1.ObjectMeta{Name: "one"}, Spec: corev1.ServiceSpec{Ports: []corev1.ServicePort{{Port: 80}}}}
+	_, err := e.kube.CoreV1().Services(name).Create(e.ctx, service, metav1.CreateOptions{})
+	e.must(err)
+	e.must(e.kube.CoreV1().Namespaces().Delete(e.ctx, name, metav1.DeleteOptions{}))
+	e.namespaceGone(name)
+	e.eventually(func() error { // the name can be had again, and nothing is in it
+		_, err := e.kube.CoreV1().Namespaces().Create(e.ctx, &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: name}}, metav1.CreateOptions{})
+		return err
+	})
+	pods, err := e.kube.CoreV1().Pods(name).List(e.ctx, metav1.ListOptions{})
+	e.must(err)
+	services, err := e.kube.CoreV1().Services(name).List(e.ctx, metav1.ListOptions{})
+	e.must(err)
+	equal(e, "objects", len(pods.Items)+len(services.Items), 0)
+	e.must(e.kube.CoreV1().Namespaces().Delete(e.ctx, name, metav1.DeleteOptions{}))
+}
+
+func namespaceCertificate(e *env) {
+	const name = "kube-root-ca.crt"
+	maps := e.kube.CoreV1().ConfigMaps(e.ns)
+	var ca string
+	there := func() error {
+		m, err := maps.Get(e.ctx, name, metav1.GetOptions{})
+		if err != nil {
+			return err
+		}
+		if ca == "" {
+			ca = m.Data["ca.crt"]
+		}
+		return same(m.Data["ca.crt"], ca)
+	}
+	e.eventually(there)
+	if ca == "" {
+		e.Error("no certificate")
+	}
+	e.must(maps.Delete(e.ctx, name, metav1.DeleteOptions{}))
+	e.eventually(there)
+	_, err := maps.Patch(e.ctx, name, types.MergePatchType, []byte(`{"data":{"ca.crt":"changed"}}`), metav1.PatchOptions{})
+	e.must(err)
+	e.eventually(there)
 }
