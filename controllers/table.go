@@ -18,6 +18,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/nodeipam"
 	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
 	"github.com/coracle-dev/coracle/controllers/podgc"
+	"github.com/coracle-dev/coracle/controllers/policystatus"
 	"github.com/coracle-dev/coracle/controllers/replicaset"
 	"github.com/coracle-dev/coracle/controllers/resourcequota"
 	"github.com/coracle-dev/coracle/controllers/rootca"
@@ -66,6 +67,7 @@ var table = []struct {
 	}},
 	{"servicecidr", func(_ Config, e env.Env) (runner, error) { return servicecidr.New(e), nil }},
 	{"podgc", func(c Config, e env.Env) (runner, error) { return podgc.New(e, c.TerminatedPodThreshold), nil }},
+	{"policystatus", func(_ Config, e env.Env) (runner, error) { return policystatus.New(e), nil }},
 	{"clusterroleaggregation", func(_ Config, e env.Env) (runner, error) { return clusterroleaggregation.New(e), nil }},
 	{"serviceaccount", func(_ Config, e env.Env) (runner, error) { return serviceaccount.New(e), nil }},
 	{"serviceaccounttoken", func(c Config, e env.Env) (runner, error) {

@@ -1,15 +1,21 @@
 package rest
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/util/managedfields"
 
 	"github.com/coracle-dev/coracle/apiserver/admission/match"
+	"github.com/coracle-dev/coracle/apiserver/cache"
+	"github.com/coracle-dev/coracle/apiserver/store"
 )
 
 // Equivalents implements match.Versions: the other resources that are served from the same store.
@@ -85,4 +91,55 @@ func (h *Handler) DecodeObject(data []byte, kind schema.GroupVersionKind) (runti
 		r.Default(obj)
 	}
 	return obj, nil
+}
+
+// Scope implements policy.Objects.
+func (h *Handler) Scope(kind schema.GroupVersionKind) (namespaced, served bool) {
+	r := h.ofKind(kind)
+	if r == nil || r.NotStored {
+		return false, false
+	}
+	return r.Namespaced, true
+}
+
+// Object implements policy.Objects. What the cache lacks is looked for in the store: it may have been created a moment ago.
+func (h *Handler) Object(ctx context.Context, kind schema.GroupVersionKind, namespace, name string) (runtime.Object, error) {
+	r := h.ofKind(kind)
+	if r == nil {
+		return nil, apierrors.NewNotFound(schema.GroupResource{Group: kind.Group, Resource: kind.Kind}, name)
+	}
+	o, err := h.Cache.Get(ctx, r.storage, r.key(namespace, name), 0)
+	if errors.Is(err, store.ErrNotFound) {
+		o, err = h.Cache.Get(ctx, r.storage, r.key(namespace, name), cache.Newest)
+	}
+	if err != nil {
+		return nil, readError(r.gr, name, 0, err)
+	}
+	return r.convert(o.Object)
+}
+
+// Objects implements policy.Objects.
+func (h *Handler) Objects(ctx context.Context, kind schema.GroupVersionKind, namespace string, s labels.Selector) ([]runtime.Object, error) {
+	r := h.ofKind(kind)
+	if r == nil {
+		return nil, nil
+	}
+	l, err := h.Cache.List(ctx, r.storage, cache.ListOptions{Scope: r.scope(namespace), Labels: s})
+	if err != nil {
+		return nil, readError(r.gr, "", 0, err)
+	}
+	stored := make([]runtime.Object, len(l.Objects))
+	for i, o := range l.Objects {
+		stored[i] = o.Object
+	}
+	return r.convertAll(stored)
+}
+
+// TypeConverter implements policy.Objects.
+func (h *Handler) TypeConverter(kind schema.GroupVersionKind) (managedfields.TypeConverter, error) {
+	r := h.ofKind(kind)
+	if r == nil {
+		return managedfields.NewDeducedTypeConverter(), nil
+	}
+	return h.converters.of(r)
 }
