@@ -59,7 +59,7 @@ func TestConformance(t *testing.T) {
 		"watch": watchTests, "chunking": chunkingTests, "discovery": discoveryTests, "garbage": garbageTests,
 		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
 		"custom": customTests, "validation": validationTests,
-		"operations": operationTests, "webhooks": webhookTests,
+		"operations": operationTests, "webhooks": webhookTests, "policies": policyTests,
 		"published": publishTests, "conversion": conversionTests,
 		"quota of kinds": quotaKindTests, "certificates": certificateTests, "aggregation": aggregationTests,
 	} {

@@ -102,7 +102,7 @@ func policyParams(e *env) {
 func policyTypes(e *env) {
 	e.policy(admissionregistrationv1.ValidatingAdmissionPolicySpec{
 		MatchConstraints: deploymentRules(e),
-		Validations:      []admissionregistrationv1.Validation{{Expression: "object.spec.replicas.length() > 1"}},
+		Validations:      []admissionregistrationv1.Validation{{Expression: "object.spec.replicas > '1'"}},
 	}, nil)
 	e.eventually(func() error {
 		p, err := e.kube.AdmissionregistrationV1().ValidatingAdmissionPolicies().Get(e.ctx, e.ns, metav1.GetOptions{})
