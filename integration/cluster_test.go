@@ -24,6 +24,7 @@ func TestCluster(t *testing.T) {
 	c.Up()
 	t.Run("Examples", func(t *testing.T) { testExamples(t, c) })
 	t.Run("Kubectl", func(t *testing.T) { testKubectl(t, c) })
+	t.Run("Behaviours", func(t *testing.T) { testBehaviours(t, c) })
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Events", func(t *testing.T) { testEvents(t, c) })
 	t.Run("Rollout", func(t *testing.T) { testRollout(t, c) })
