@@ -162,7 +162,7 @@ func (c *call) evict() error {
 	}
 	one, info := *c, *c.info
 	info.Subresource = ""
-	one.info, one.options = &info, opts
+	one.info, one.options, one.unasked = &info, opts, true // admission was asked about the eviction
 	if _, err := one.remove(c.info.Name, opts); err != nil {
 		return err
 	}

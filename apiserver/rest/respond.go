@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strconv"
@@ -107,33 +108,59 @@ func writeBody(w http.ResponseWriter, req *http.Request, mediaType string, code 
 	writeSegments(w, body)
 }
 
-// chunks holds buffers that join small segments into writes worth a system call.
-var chunks = sync.Pool{New: func() any { b := make([]byte, 0, 128<<10); return &b }}
+// frameSize is the payload of an HTTP/2 frame that fills one TLS record (16 KiB) with its header of nine bytes. A larger
+// write would be cut into frames of 16 KiB, each of them a whole record and one of nine bytes, with a system call for both.
+const frameSize = 16<<10 - 9
 
-func writeSegments(w http.ResponseWriter, segments [][]byte) {
-	if len(segments) == 1 {
-		_, _ = w.Write(segments[0])
-		return
-	}
-	p := chunks.Get().(*[]byte)
-	defer chunks.Put(p)
-	buf := (*p)[:0]
+// frameBuffers join small segments into writes of a frame.
+var frameBuffers = sync.Pool{New: func() any { b := make([]byte, 0, frameSize); return &b }}
+
+func writeSegments(w io.Writer, segments [][]byte) {
+	f := newFramer(w)
+	defer f.close()
 	for _, s := range segments {
-		if len(buf)+len(s) > cap(buf) {
-			if _, err := w.Write(buf); err != nil {
-				return
-			}
-			buf = buf[:0]
-			if len(s) > cap(buf)/2 {
-				if _, err := w.Write(s); err != nil {
-					return
-				}
-				continue
-			}
+		if f.write(s) != nil {
+			return
 		}
-		buf = append(buf, s...)
 	}
-	_, _ = w.Write(buf)
+}
+
+// framer writes whole frames, but for the last.
+type framer struct {
+	w      io.Writer
+	pooled *[]byte
+	buf    []byte
+	err    error
+}
+
+func newFramer(w io.Writer) *framer {
+	p := frameBuffers.Get().(*[]byte)
+	return &framer{w: w, pooled: p, buf: (*p)[:0]}
+}
+
+func (f *framer) write(s []byte) error {
+	for len(s) > 0 && f.err == nil {
+		if len(f.buf) == 0 && len(s) >= frameSize {
+			_, f.err = f.w.Write(s[:frameSize])
+			s = s[frameSize:]
+			continue
+		}
+		n := min(len(s), frameSize-len(f.buf))
+		f.buf, s = append(f.buf, s[:n]...), s[n:]
+		if len(f.buf) == frameSize {
+			_, f.err = f.w.Write(f.buf)
+			f.buf = f.buf[:0]
+		}
+	}
+	return f.err
+}
+
+// close writes what is left.
+func (f *framer) close() {
+	if f.err == nil && len(f.buf) > 0 {
+		_, _ = f.w.Write(f.buf)
+	}
+	frameBuffers.Put(f.pooled)
 }
 
 var gzips = sync.Pool{New: func() any { z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed); return z }}
