@@ -42,6 +42,18 @@ type env struct {
 	ns  string
 }
 
+// areas are all behaviours, as docs/conformance.md names them.
+func areas() map[string]map[string]func(*env) {
+	return map[string]map[string]func(*env){
+		"watch": watchTests, "chunking": chunkingTests, "discovery": discoveryTests, "garbage": garbageTests,
+		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
+		"custom": customTests, "validation": validationTests,
+		"operations": operationTests, "webhooks": webhookTests, "policies": policyTests,
+		"published": publishTests, "conversion": conversionTests,
+		"quota of kinds": quotaKindTests, "certificates": certificateTests, "aggregation": aggregationTests,
+	}
+}
+
 // TestConformance runs every behaviour.
 func TestConformance(t *testing.T) {
 	t.Parallel()
@@ -55,14 +67,7 @@ func TestConformance(t *testing.T) {
 	s.kube = kubernetes.NewForConfigOrDie(s.config)
 	s.crds = clientset.NewForConfigOrDie(s.config)
 	s.dynamic = dynamic.NewForConfigOrDie(s.config)
-	for area, tests := range map[string]map[string]func(*env){
-		"watch": watchTests, "chunking": chunkingTests, "discovery": discoveryTests, "garbage": garbageTests,
-		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
-		"custom": customTests, "validation": validationTests,
-		"operations": operationTests, "webhooks": webhookTests, "policies": policyTests,
-		"published": publishTests, "conversion": conversionTests,
-		"quota of kinds": quotaKindTests, "certificates": certificateTests, "aggregation": aggregationTests,
-	} {
+	for area, tests := range areas() {
 		t.Run(area, func(t *testing.T) {
 			for name, test := range tests {
 				t.Run(name, func(t *testing.T) { test(s.env(t)) })

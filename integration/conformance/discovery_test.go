@@ -14,6 +14,7 @@ var discoveryTests = map[string]func(*env){
 	"every group and version has its document": discoveryGroups,
 	"the aggregated form shows the same":       discoveryAggregated,
 	"the version is made of numbers":           serverVersion,
+	"admission's resources have every verb":    admissionDiscovery,
 }
 
 func discoveryGroups(e *env) {
@@ -91,4 +92,12 @@ func serverVersion(e *env) {
 			e.Errorf("version %s.%s", v.Major, v.Minor)
 		}
 	}
+}
+
+func admissionDiscovery(e *env) {
+	e.discovers("admissionregistration.k8s.io", "v1", map[string]string{
+		"validatingwebhookconfigurations": allVerbs, "mutatingwebhookconfigurations": allVerbs,
+		"validatingadmissionpolicies": allVerbs, "validatingadmissionpolicies/status": "get,patch,update", "validatingadmissionpolicybindings": allVerbs,
+		"mutatingadmissionpolicies": allVerbs, "mutatingadmissionpolicybindings": allVerbs,
+	})
 }
