@@ -62,6 +62,9 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 	if err := s.access.keep(ctx, client); err != nil {
 		return fmt.Errorf("default roles: %w", err)
 	}
+	if err := s.flows.keep(ctx, client.FlowcontrolV1()); err != nil {
+		return fmt.Errorf("flow control: %w", err)
+	}
 	for _, class := range priorityClasses() {
 		_, err := client.SchedulingV1().PriorityClasses().Get(ctx, class.Name, metav1.GetOptions{ResourceVersion: "0"})
 		if apierrors.IsNotFound(err) {

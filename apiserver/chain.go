@@ -31,17 +31,10 @@ import (
 // requestTimeout is the longest that a request that is not endless may take.
 const requestTimeout = 60 * time.Second
 
-// The bounds on concurrent requests, upstream's.
-const (
-	defaultMaxReads  = 400
-	defaultMaxWrites = 200
-)
-
-// chain wraps the routes. From the outside in: recovery, request info, metrics, limits and deadline,
-// authentication, authorisation.
+// chain wraps the routes. From the outside in: recovery, request info, metrics, deadline, authentication, audit,
+// impersonation, priority and fairness, authorisation.
 func (s *Server) chain(routes http.Handler) http.Handler {
 	infos := &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")}
-	limit := newLimiter(s.cfg.MaxReadInFlight, s.cfg.MaxWriteInFlight)
 	return http.HandlerFunc(func(rw http.ResponseWriter, req *http.Request) {
 		if s.cfg.GRPC != nil && isGRPC(req) {
 			s.serveGRPC(rw, req)
@@ -60,12 +53,6 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 		ctx := request.WithRequestInfo(req.Context(), info)
 		ctx = warning.WithWarningRecorder(ctx, &warnings{header: w.Header()})
 		if !endless {
-			release, err := limit.acquire(info)
-			if err != nil {
-				rest.WriteError(w, req, err)
-				return
-			}
-			defer release()
 			timeout, err := timeoutOf(req)
 			if err != nil {
 				rest.WriteError(w, req, err)
@@ -87,7 +74,15 @@ func (s *Server) chain(routes http.Handler) http.Handler {
 			defer done()
 		}
 		if err == nil {
-			req, err = s.authorize(req, info, record)
+			req, err = s.impersonate(req, info, record)
+		}
+		if err == nil {
+			var release func()
+			if req, release, err = s.flows.begin(w, req, info, endless); err == nil {
+				defer release()
+				u, _ := request.UserFrom(req.Context())
+				err = s.allow(req.Context(), attributes(u, info), record)
+			}
 		}
 		if err != nil {
 			rest.WriteError(out, req, err)
@@ -177,8 +172,8 @@ func (s *Server) identify(req *http.Request) (*http.Request, error) {
 	return req.WithContext(request.WithUser(req.Context(), u)), nil
 }
 
-// authorize returns the request with the user as whom it is to be done.
-func (s *Server) authorize(req *http.Request, info *request.RequestInfo, record *audit.Record) (*http.Request, error) {
+// impersonate returns the request with the user as whom it is to be done.
+func (s *Server) impersonate(req *http.Request, info *request.RequestInfo, record *audit.Record) (*http.Request, error) {
 	req.Header.Del("Authorization")
 	u, _ := request.UserFrom(req.Context())
 	a := attributes(u, info)
@@ -187,11 +182,10 @@ func (s *Server) authorize(req *http.Request, info *request.RequestInfo, record 
 		return req, err
 	}
 	if as != u {
-		a.User = as
 		record.Impersonated(as, constraint)
 		req = req.WithContext(request.WithUser(req.Context(), as))
 	}
-	return req, s.allow(req.Context(), a, record)
+	return req, nil
 }
 
 // allow asks the authorizer; a refusal is an API status error.
@@ -244,32 +238,6 @@ func attributes(u user.Info, info *request.RequestInfo) authorizer.AttributesRec
 		}
 	}
 	return a
-}
-
-// limiter bounds concurrent requests.
-type limiter struct{ reads, writes chan struct{} }
-
-func newLimiter(reads, writes int) *limiter {
-	if reads == 0 {
-		reads = defaultMaxReads
-	}
-	if writes == 0 {
-		writes = defaultMaxWrites
-	}
-	return &limiter{reads: make(chan struct{}, reads), writes: make(chan struct{}, writes)}
-}
-
-func (l *limiter) acquire(info *request.RequestInfo) (release func(), err error) {
-	slots := l.writes
-	if isRead(info.Verb) {
-		slots = l.reads
-	}
-	select {
-	case slots <- struct{}{}:
-		return func() { <-slots }, nil
-	default:
-		return nil, apierrors.NewTooManyRequests("Too many requests, please try again later.", 1)
-	}
 }
 
 func isRead(verb string) bool { return slices.Contains([]string{"get", "list", "watch"}, verb) }

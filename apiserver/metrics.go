@@ -15,6 +15,7 @@ import (
 
 // metrics are the server's, under upstream's names.
 type metrics struct {
+	registry *prometheus.Registry
 	handler  http.Handler
 	requests *prometheus.CounterVec
 	duration *prometheus.HistogramVec
@@ -40,10 +41,10 @@ func newMetrics() *metrics {
 			Name: "apiserver_longrunning_requests", Help: "Watches and other endless requests being served.",
 		}, []string{"verb", "group", "version", "resource", "subresource", "scope", "component"}),
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(m.requests, m.duration, m.inflight, m.endless,
+	m.registry = prometheus.NewRegistry()
+	m.registry.MustRegister(m.requests, m.duration, m.inflight, m.endless,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	m.handler = promhttp.HandlerFor(reg, promhttp.HandlerOpts{})
+	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
 }
 

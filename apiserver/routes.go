@@ -20,6 +20,7 @@ import (
 // route serves a request that has passed the chain.
 func (s *Server) route(w http.ResponseWriter, req *http.Request) {
 	if h := s.external.Handler(req.URL.Path); h != nil {
+		rest.Begun(req.Context()) // the work is another server's
 		h.ServeHTTP(w, req)
 		return
 	}
@@ -41,6 +42,8 @@ func (s *Server) route(w http.ResponseWriter, req *http.Request) {
 		readOnly(s.metrics.handler).ServeHTTP(w, req)
 	case strings.HasPrefix(path, "/debug/pprof"):
 		readOnly(http.HandlerFunc(serveProfile)).ServeHTTP(w, req)
+	case strings.HasPrefix(path, flowDumps):
+		readOnly(http.HandlerFunc(s.flows.dump)).ServeHTTP(w, req)
 	case s.health.serves(path):
 		s.health.ServeHTTP(w, req)
 	case s.cfg.OpenAPI != nil && strings.HasPrefix(path, "/openapi/"):

@@ -83,7 +83,8 @@ type Config struct {
 	// AdvertisePort is its port; zero is the one served on.
 	AdvertisePort int
 
-	// MaxReadInFlight and MaxWriteInFlight bound concurrent requests, watches not counted; zero is 400 and 200.
+	// MaxReadInFlight and MaxWriteInFlight are together how many requests are served at the same time, divided among priority
+	// levels, watches only while they begin; zero is 400 and 200.
 	MaxReadInFlight, MaxWriteInFlight int
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
@@ -102,6 +103,7 @@ type Server struct {
 	health      *health
 	metrics     *metrics
 	access      *access
+	flows       *flowControl
 	log         *slog.Logger
 	scheme      *runtime.Scheme
 }
@@ -123,6 +125,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
 	table, scheme := kinds.All(), kinds.Scheme()
 	s.access = newAccess(s)
+	s.flows = newFlowControl(s)
 	admit, err := s.admission()
 	if err != nil {
 		return nil, err
@@ -189,7 +192,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.keep)
+	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.flows.run, s.keep)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)

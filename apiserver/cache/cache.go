@@ -197,6 +197,17 @@ func (c *Cache) Stats() []Stats {
 	return all
 }
 
+// Objects is how many objects of a resource there are; zero where it is not kept.
+func (c *Cache) Objects(resource string) int {
+	t := c.tables.Load().byName[resource]
+	if t == nil {
+		return 0
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.live.Len()
+}
+
 // fresh returns the resource's table once it is as new as asked.
 func (c *Cache) fresh(ctx context.Context, resource string, minRevision int64, consistent bool) (*table, error) {
 	t := c.tables.Load().byName[resource]

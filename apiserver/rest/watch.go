@@ -7,6 +7,7 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -90,8 +91,25 @@ func (c *call) watch(o *metainternal.ListOptions) error {
 		return nil
 	}
 	defer w.Stop()
-	s.run(ctx, w)
+	if !initial {
+		Begun(ctx)
+	}
+	s.run(ctx, w, initial)
 	return nil
+}
+
+type begunKey struct{}
+
+// WithBegun has f called once a watch has sent its initial events: what comes after costs little.
+func WithBegun(ctx context.Context, f func()) context.Context {
+	return context.WithValue(ctx, begunKey{}, f)
+}
+
+// Begun is called where that is so, or where a watch is handed on to another server.
+func Begun(ctx context.Context) {
+	if f, ok := ctx.Value(begunKey{}).(func()); ok {
+		f()
+	}
 }
 
 func tooOld() error { return apierrors.NewResourceExpired("too old resource version") }
@@ -138,7 +156,7 @@ var frames = sync.Pool{New: func() any { b := make([]byte, 0, 32<<10); return &b
 // flushAt is the size in bytes from which a batch is written before it is complete.
 const flushAt = 64 << 10
 
-func (s *stream) run(ctx context.Context, w cache.Watcher) {
+func (s *stream) run(ctx context.Context, w cache.Watcher, initial bool) {
 	for {
 		events, err := w.Next(ctx)
 		if err != nil {
@@ -149,6 +167,10 @@ func (s *stream) run(ctx context.Context, w cache.Watcher) {
 		}
 		if err := s.send(events); err != nil {
 			return
+		}
+		if initial && slices.ContainsFunc(events, func(e cache.Event) bool { return e.InitialEnd }) {
+			initial = false
+			Begun(ctx)
 		}
 	}
 }
