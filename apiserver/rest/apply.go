@@ -1,6 +1,7 @@
 package rest
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -67,6 +68,10 @@ func (a *applied) to(old runtime.Object) (runtime.Object, error) {
 	live := old.DeepCopyObject()
 	live.GetObjectKind().SetGroupVersionKind(a.c.r.GVK)
 	obj, err := fm.Apply(live, a.want.DeepCopy(), a.manager, a.force)
+	var status apierrors.APIStatus
+	if err != nil && !errors.As(err, &status) { // the configuration does not fit its schema
+		return nil, apierrors.NewBadRequest(err.Error())
+	}
 	if err != nil {
 		return nil, err
 	}
