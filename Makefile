@@ -59,7 +59,7 @@ test-unit: $(ASSETS)
 	@echo "== unit tests"
 	CORACLE_TEST_GENERATE=1 go test $$(go list ./... | grep -v /integration)
 
-RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/alloc/... ./apiserver/tunnel/... ./internal/carry/... ./internal/loop/... \
+RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/alloc/... ./apiserver/fairness/... ./apiserver/tunnel/... ./internal/carry/... ./internal/loop/... \
 	./scheduler/queue/... ./agent/lifecycle/... ./agent/probes/... ./agent/volumes/...
 test-race: $(ASSETS)
 	@echo "== race detector"

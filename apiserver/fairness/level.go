@@ -223,6 +223,7 @@ func (l *level) dispatch() {
 		if !l.fits(t.work.width()) {
 			return
 		}
+		l.turn = q.at
 		l.dequeue(t)
 		q.executing++
 		q.seats += t.work.width()
@@ -246,7 +247,6 @@ func (l *level) next() *queue {
 			best, least = q, finish
 		}
 	}
-	l.turn = best.at
 	return best
 }
 
@@ -307,8 +307,8 @@ func (l *level) finish(now time.Time, t *ticket) (linger time.Duration) {
 		if t.queue != nil {
 			t.queue.seats -= over
 		}
-		l.dispatch()
 	}
+	l.dispatch()
 	return t.work.linger
 }
 
