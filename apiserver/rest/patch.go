@@ -17,6 +17,8 @@ import (
 	"k8s.io/apimachinery/pkg/util/strategicpatch"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	kjson "sigs.k8s.io/json"
+
+	safepatch "github.com/coracle-dev/coracle/internal/jsonpatch"
 )
 
 // maxPatchOperations bounds a JSON patch; upstream's value.
@@ -193,7 +195,7 @@ func (p *patcher) patchJSON(before []byte) (after []byte, strict []error, err er
 		return nil, nil, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf(
 			"The allowed maximum operations in a JSON patch is %d, got %d", maxPatchOperations, len(ops)))
 	}
-	if after, err = ops.Apply(before); err != nil {
+	if after, err = safepatch.Apply(ops, before); err != nil {
 		return nil, nil, apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
 	}
 	return after, strict, nil

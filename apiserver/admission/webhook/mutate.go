@@ -16,6 +16,7 @@ import (
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/admission/match"
+	safepatch "github.com/coracle-dev/coracle/internal/jsonpatch"
 )
 
 // mutator asks the mutating webhooks, one after another: each sees what those before it made of the object.
@@ -127,7 +128,7 @@ func (m *mutator) patch(r *admission.Request, i *invocation, answer *admissionre
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
-	after, err := patch.Apply(before)
+	after, err := safepatch.Apply(patch, before)
 	if err != nil {
 		return false, apierrors.NewInternalError(err)
 	}
