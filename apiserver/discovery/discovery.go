@@ -3,6 +3,7 @@
 package discovery
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/sha256"
 	"crypto/sha512"
@@ -35,6 +36,8 @@ type Handler struct {
 
 	mu     sync.Mutex // guards what snapshots are built from
 	static []kinds.Kind
+	// built is what the last snapshot shows of each group, for the next one to take over where nothing changed.
+	built map[string]*shown
 	// dynamic are the kinds that SetKinds added, by source.
 	dynamic map[string][]kinds.Kind
 	// external are the versions that other API servers serve.
@@ -68,13 +71,13 @@ func (h *Handler) SetExternal(all []External) error {
 func (h *Handler) Versions() (static, dynamic []schema.GroupVersion) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, g := range groupsOf(h.static) {
+	for _, g := range groupsOf(pointers(h.static)) {
 		for _, v := range g.versions {
 			static = append(static, v.gv)
 		}
 	}
 	for _, source := range slices.Sorted(maps.Keys(h.dynamic)) {
-		for _, g := range groupsOf(h.dynamic[source]) {
+		for _, g := range groupsOf(pointers(h.dynamic[source])) {
 			for _, v := range g.versions {
 				if !slices.Contains(static, v.gv) {
 					dynamic = append(dynamic, v.gv)
@@ -89,13 +92,21 @@ func (h *Handler) Versions() (static, dynamic []schema.GroupVersion) {
 type snapshot struct {
 	// documents by path: APIVersions, APIGroupList, APIGroup, APIResourceList.
 	documents map[string]runtime.Object
-	// aggregated holds the encoded aggregated document of /api and /apis.
-	aggregated map[string]aggregated
+	// aggregated holds the aggregated document of /api and /apis, encoded when somebody asks for it.
+	aggregated map[string]func() aggregated
 }
 
 type aggregated struct {
 	body []byte
 	etag string
+}
+
+// shown is what clients see of one group.
+type shown struct {
+	from       *group // which it is made of
+	documents  map[string]runtime.Object
+	entry      metav1.APIGroup
+	aggregated []byte // its item of the aggregated document
 }
 
 // New builds the documents of a table.
@@ -110,25 +121,80 @@ func New(table []kinds.Kind) (*Handler, error) {
 func (h *Handler) SetKinds(source string, table []kinds.Kind) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.dynamic[source] = table
+	h.dynamic[source] = slices.Clone(table) // new addresses, by which a change is seen
 	return h.rebuild()
 }
 
-// rebuild makes the snapshot anew. The caller holds the lock, but for New.
+// rebuild makes the snapshot anew, of what is shown of its groups; only those that changed are made anew. The caller holds the lock,
+// but for New.
 func (h *Handler) rebuild() error {
-	s, err := build(h.groups())
-	if err == nil {
-		h.now.Store(s)
+	s := &snapshot{documents: map[string]runtime.Object{}}
+	list := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList"), Groups: []metav1.APIGroup{}}
+	built := map[string]*shown{}
+	var core, others [][]byte
+	for _, g := range h.groups() {
+		one := h.built[g.name]
+		if one == nil || !one.from.same(g) {
+			var err error
+			if one, err = show(g); err != nil {
+				return err
+			}
+		}
+		built[g.name] = one
+		maps.Copy(s.documents, one.documents)
+		if g.name == "" {
+			core = append(core, one.aggregated)
+			continue
+		}
+		others = append(others, one.aggregated)
+		list.Groups = append(list.Groups, one.entry)
 	}
-	return err
+	s.documents["/apis"] = list
+	s.aggregated = map[string]func() aggregated{
+		"/api":  sync.OnceValue(func() aggregated { return aggregate(core) }),
+		"/apis": sync.OnceValue(func() aggregated { return aggregate(others) }),
+	}
+	h.built = built
+	h.now.Store(s)
+	return nil
+}
+
+// same tells whether two groups are made of the same entries.
+func (g *group) same(other *group) bool {
+	return slices.EqualFunc(g.versions, other.versions, func(a, b *version) bool {
+		return a.gv == b.gv && a.external == b.external && slices.Equal(a.kinds, b.kinds)
+	})
+}
+
+func show(g *group) (*shown, error) {
+	one := &shown{from: g, documents: map[string]runtime.Object{}}
+	for _, v := range g.versions {
+		if v.external == nil {
+			one.documents[v.path()] = v.resources()
+		}
+	}
+	if g.name == "" {
+		one.documents["/api"] = &metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: g.versionNames(),
+			ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
+	} else {
+		one.entry = g.document()
+		doc := one.entry
+		doc.TypeMeta = typeMeta("APIGroup")
+		one.documents["/apis/"+g.name] = &doc
+	}
+	var err error
+	if one.aggregated, err = json.Marshal(g.aggregated()); err != nil {
+		return nil, fmt.Errorf("encode discovery: %w", err)
+	}
+	return one, nil
 }
 
 // groups are those of the static table, in its order, and then those of the other sources.
 func (h *Handler) groups() []*group {
-	groups := groupsOf(h.static)
-	var added []kinds.Kind
+	groups := groupsOf(pointers(h.static))
+	var added []*kinds.Kind
 	for _, source := range slices.Sorted(maps.Keys(h.dynamic)) {
-		added = append(added, h.dynamic[source]...)
+		added = append(added, pointers(h.dynamic[source])...)
 	}
 	others := groupsOf(added)
 	for i := range h.external {
@@ -137,12 +203,16 @@ func (h *Handler) groups() []*group {
 	slices.SortFunc(others, func(a, b *group) int {
 		return cmp.Or(cmp.Compare(b.priority(), a.priority()), strings.Compare(a.name, b.name))
 	})
+	index := map[string]int{}
+	for i, g := range groups {
+		index[g.name] = i
+	}
 	for _, g := range others {
 		slices.SortFunc(g.versions, func(a, b *version) int {
 			return cmp.Or(cmp.Compare(b.priority(), a.priority()), apiversion.CompareKubeAwareVersionStrings(b.gv.Version, a.gv.Version))
 		})
-		known := slices.IndexFunc(groups, func(k *group) bool { return k.name == g.name })
-		if known < 0 {
+		known, ok := index[g.name]
+		if !ok {
 			groups = append(groups, g)
 			continue
 		}
@@ -187,51 +257,14 @@ func (v *version) priority() int32 {
 	return DefinedVersionPriority
 }
 
-func build(groups []*group) (*snapshot, error) {
-	h := &snapshot{documents: map[string]runtime.Object{}, aggregated: map[string]aggregated{}}
-	list := &metav1.APIGroupList{TypeMeta: typeMeta("APIGroupList"), Groups: []metav1.APIGroup{}}
-	var core, others []apidiscoveryv2.APIGroupDiscovery
-	for _, g := range groups {
-		for _, v := range g.versions {
-			if v.external == nil {
-				h.documents[v.path()] = v.resources()
-			}
-		}
-		if g.name == "" {
-			core = append(core, g.aggregated())
-			h.documents["/api"] = &metav1.APIVersions{TypeMeta: metav1.TypeMeta{Kind: "APIVersions"}, Versions: g.versionNames(),
-				ServerAddressByClientCIDRs: []metav1.ServerAddressByClientCIDR{}}
-			continue
-		}
-		others = append(others, g.aggregated())
-		doc := g.document()
-		list.Groups = append(list.Groups, doc)
-		doc.TypeMeta = typeMeta("APIGroup")
-		h.documents["/apis/"+g.name] = &doc
-	}
-	h.documents["/apis"] = list
-	for path, items := range map[string][]apidiscoveryv2.APIGroupDiscovery{"/api": core, "/apis": others} {
-		a, err := aggregate(items)
-		if err != nil {
-			return nil, err
-		}
-		h.aggregated[path] = a
-	}
-	return h, nil
-}
-
 func typeMeta(kind string) metav1.TypeMeta { return metav1.TypeMeta{Kind: kind, APIVersion: "v1"} }
 
-func aggregate(items []apidiscoveryv2.APIGroupDiscovery) (aggregated, error) {
-	doc := apidiscoveryv2.APIGroupDiscoveryList{
-		TypeMeta: metav1.TypeMeta{Kind: "APIGroupDiscoveryList", APIVersion: "apidiscovery.k8s.io/v2"},
-		Items:    items,
-	}
-	body, err := json.Marshal(doc)
-	if err != nil {
-		return aggregated{}, fmt.Errorf("encode discovery: %w", err)
-	}
-	return aggregated{body: append(body, '\n'), etag: fmt.Sprintf(`"%X"`, sha512.Sum512(body))}, nil
+// aggregate puts encoded items into a list.
+func aggregate(items [][]byte) aggregated {
+	const head = `{"kind":"APIGroupDiscoveryList","apiVersion":"apidiscovery.k8s.io/v2","metadata":{},"items":[`
+	body := slices.Concat([]byte(head), bytes.Join(items, []byte(",")), []byte("]}"))
+	etag := fmt.Sprintf(`"%X"`, sha512.Sum512(body))
+	return aggregated{body: append(body, '\n'), etag: etag}
 }
 
 // Serves tells whether a path, without a slash at its end, is a discovery document.
@@ -255,7 +288,7 @@ func (h *Handler) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 	if a, ok := s.aggregated[path]; ok {
 		w.Header().Add("Vary", "Accept")
 		if wantsAggregated(req.Header.Get("Accept")) {
-			a.serve(w, req)
+			a().serve(w, req)
 			return
 		}
 	}
@@ -309,14 +342,27 @@ type version struct {
 	external *External // in the place of kinds
 }
 
-func groupsOf(table []kinds.Kind) []*group {
-	var groups []*group
+// pointers are those of a table's entries.
+func pointers(table []kinds.Kind) []*kinds.Kind {
+	out := make([]*kinds.Kind, len(table))
 	for i := range table {
-		k := &table[i]
+		out[i] = &table[i]
+	}
+	return out
+}
+
+func groupsOf(table []*kinds.Kind) []*group {
+	var groups []*group
+	named := map[string]*group{}
+	for _, k := range table {
 		if k.Dynamic != nil && k.Dynamic.Stored {
 			continue
 		}
-		g := find(&groups, func(g *group) bool { return g.name == k.GVK.Group }, func() *group { return &group{name: k.GVK.Group} })
+		g := named[k.GVK.Group]
+		if g == nil {
+			g = &group{name: k.GVK.Group}
+			named[g.name], groups = g, append(groups, g)
+		}
 		gv := k.GVK.GroupVersion()
 		v := find(&g.versions, func(v *version) bool { return v.gv == gv }, func() *version { return &version{gv: gv} })
 		v.kinds = append(v.kinds, k)

@@ -14,7 +14,7 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/rest"
 )
 
-func get(t *testing.T, h http.Handler, path, accept, etag string) *httptest.ResponseRecorder {
+func get(t testing.TB, h http.Handler, path, accept, etag string) *httptest.ResponseRecorder {
 	t.Helper()
 	req := httptest.NewRequest("GET", path, nil)
 	req.Header.Set("Accept", accept)
