@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	appsv1 "k8s.io/api/apps/v1"
-	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
@@ -28,30 +27,26 @@ func daemonSets() Kind {
 		ageColumn(),
 	}
 	columns = append(append(columns, containerColumns()...), wideColumn("Selector", "string", spec["selector"]))
-	return Kind{
-		GVK:                 appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
-		Resource:            "daemonsets",
-		Singular:            "daemonset",
-		ShortNames:          []string{"ds"},
-		Categories:          []string{"all"},
-		Namespaced:          true,
-		Prefix:              "daemonsets",
-		New:                 func() runtime.Object { return &appsv1.DaemonSet{} },
-		NewList:             func() runtime.Object { return &appsv1.DaemonSetList{} },
-		Default:             on(defaultDaemonSet),
-		PrepareCreate:       on(prepareDaemonSetCreate),
-		PrepareUpdate:       onUpdate(prepareDaemonSetUpdate),
-		Validate:            check(validateDaemonSet),
-		ValidateUpdate:      checkUpdate(validateDaemonSetUpdate),
-		Warnings:            warn(daemonSetWarnings),
-		UnconditionalUpdate: true,
-		Columns:             columns,
-		Cells:               cells(daemonSetCells),
+	return ofTemplate(Kind{
+		GVK:            appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
+		Resource:       "daemonsets",
+		Singular:       "daemonset",
+		ShortNames:     []string{"ds"},
+		Prefix:         "daemonsets",
+		New:            func() runtime.Object { return &appsv1.DaemonSet{} },
+		NewList:        func() runtime.Object { return &appsv1.DaemonSetList{} },
+		Default:        on(defaultDaemonSet),
+		Validate:       check(validateDaemonSet),
+		ValidateUpdate: checkUpdate(validateDaemonSetUpdate),
+		Warnings:       warn(daemonSetWarnings),
+		Columns:        columns,
+		Cells:          cells(daemonSetCells),
 		Status: &Subresource{
-			PrepareUpdate:  onUpdate(func(d, old *appsv1.DaemonSet) { old.Spec.DeepCopyInto(&d.Spec) }),
 			ValidateUpdate: checkUpdate(validateDaemonSetStatusUpdate),
 		},
-	}
+	}, func(o *appsv1.DaemonSet) (*appsv1.DaemonSetSpec, *appsv1.DaemonSetStatus, *corev1.PodTemplateSpec) {
+		return &o.Spec, &o.Status, &o.Spec.Template
+	})
 }
 
 func defaultDaemonSet(d *appsv1.DaemonSet) {
@@ -64,16 +59,6 @@ func defaultDaemonSet(d *appsv1.DaemonSet) {
 	}
 	setDefaultPtr(&s.RevisionHistoryLimit, revisionHistoryDefault)
 	defaultPodTemplate(&s.Template)
-}
-
-func prepareDaemonSetCreate(d *appsv1.DaemonSet) {
-	d.Status = appsv1.DaemonSetStatus{}
-	dropDisabledPodFields(&d.Spec.Template.Spec, nil)
-}
-
-func prepareDaemonSetUpdate(d, old *appsv1.DaemonSet) {
-	old.Status.DeepCopyInto(&d.Status)
-	dropDisabledPodFields(&d.Spec.Template.Spec, &old.Spec.Template.Spec)
 }
 
 func daemonSetCells(d *appsv1.DaemonSet, now metav1.Time) []any {
@@ -91,37 +76,29 @@ func statefulSets() Kind {
 		column("Ready", "string", "Number of the pod with ready state"),
 		ageColumn(),
 	}, containerColumns()...)
-	return Kind{
-		GVK:                 appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
-		Resource:            "statefulsets",
-		Singular:            "statefulset",
-		ShortNames:          []string{"sts"},
-		Categories:          []string{"all"},
-		Namespaced:          true,
-		Prefix:              "statefulsets",
-		New:                 func() runtime.Object { return &appsv1.StatefulSet{} },
-		NewList:             func() runtime.Object { return &appsv1.StatefulSetList{} },
-		Default:             on(defaultStatefulSet),
-		PrepareCreate:       on(prepareStatefulSetCreate),
-		PrepareUpdate:       onUpdate(prepareStatefulSetUpdate),
-		Validate:            check(validateStatefulSet),
-		ValidateUpdate:      checkUpdate(validateStatefulSetUpdate),
-		Warnings:            warn(statefulSetWarnings),
-		UnconditionalUpdate: true,
-		Columns:             columns,
-		Cells:               cells(statefulSetCells),
+	return ofTemplate(Kind{
+		GVK:            appsv1.SchemeGroupVersion.WithKind("StatefulSet"),
+		Resource:       "statefulsets",
+		Singular:       "statefulset",
+		ShortNames:     []string{"sts"},
+		Prefix:         "statefulsets",
+		New:            func() runtime.Object { return &appsv1.StatefulSet{} },
+		NewList:        func() runtime.Object { return &appsv1.StatefulSetList{} },
+		Default:        on(defaultStatefulSet),
+		Validate:       check(validateStatefulSet),
+		ValidateUpdate: checkUpdate(validateStatefulSetUpdate),
+		Warnings:       warn(statefulSetWarnings),
+		Columns:        columns,
+		Cells:          cells(statefulSetCells),
 		Status: &Subresource{
-			PrepareUpdate:  onUpdate(func(s, old *appsv1.StatefulSet) { old.Spec.DeepCopyInto(&s.Spec) }),
 			ValidateUpdate: checkUpdate(validateStatefulSetStatusUpdate),
 		},
-		Scale: &Scale{
-			Get: func(obj runtime.Object) *autoscalingv1.Scale {
-				s := obj.(*appsv1.StatefulSet)
-				return scaleOf(&s.ObjectMeta, s.Spec.Replicas, s.Status.Replicas, selectorOf(s.Spec.Selector))
-			},
-			Set: func(obj runtime.Object, replicas int32) { obj.(*appsv1.StatefulSet).Spec.Replicas = &replicas },
-		},
-	}
+		Scale: scaleBy(func(o *appsv1.StatefulSet) (*metav1.ObjectMeta, **int32, int32, labels.Selector) {
+			return &o.ObjectMeta, &o.Spec.Replicas, o.Status.Replicas, selectorOf(o.Spec.Selector)
+		}),
+	}, func(o *appsv1.StatefulSet) (*appsv1.StatefulSetSpec, *appsv1.StatefulSetStatus, *corev1.PodTemplateSpec) {
+		return &o.Spec, &o.Status, &o.Spec.Template
+	})
 }
 
 func defaultStatefulSet(set *appsv1.StatefulSet) {
@@ -146,16 +123,6 @@ func defaultStatefulSet(set *appsv1.StatefulSet) {
 		setDefaultPtr(&c.Spec.VolumeMode, corev1.PersistentVolumeFilesystem)
 		setDefault(&c.Status.Phase, corev1.ClaimPending)
 	}
-}
-
-func prepareStatefulSetCreate(s *appsv1.StatefulSet) {
-	s.Status = appsv1.StatefulSetStatus{}
-	dropDisabledPodFields(&s.Spec.Template.Spec, nil)
-}
-
-func prepareStatefulSetUpdate(s, old *appsv1.StatefulSet) {
-	old.Status.DeepCopyInto(&s.Status)
-	dropDisabledPodFields(&s.Spec.Template.Spec, &old.Spec.Template.Spec)
 }
 
 func statefulSetCells(s *appsv1.StatefulSet, now metav1.Time) []any {

@@ -10,58 +10,37 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
-// persistentSource is one kind of persistent volume.
-type persistentSource struct {
-	name  string
-	check func(s *corev1.PersistentVolumeSource, path *field.Path) (set bool, errs field.ErrorList)
-}
-
-// persistent makes an entry of a getter and a check. name is what a second source is refused by; at is the path of the faults in it,
-// which upstream spells in its own way for some.
-func persistent[T any](name, at string, get func(*corev1.PersistentVolumeSource) *T, check func(*T, *field.Path) field.ErrorList) persistentSource {
-	return persistentSource{name, func(s *corev1.PersistentVolumeSource, path *field.Path) (bool, field.ErrorList) {
-		v := get(s)
-		if v == nil {
-			return false, nil
-		}
-		if path == nil {
-			return true, nil
-		}
-		return true, check(v, path.Child(at))
-	}}
-}
-
 // persistentSources are the kinds of volume, in the order in which the first of several is the one that counts.
-var persistentSources = []persistentSource{
-	persistent("hostPath", "hostPath", func(s *corev1.PersistentVolumeSource) *corev1.HostPathVolumeSource { return s.HostPath }, validateHostPath),
-	persistent("gcePersistentDisk", "persistentDisk", func(s *corev1.PersistentVolumeSource) *corev1.GCEPersistentDiskVolumeSource {
+var persistentSources = []sourceOf[corev1.PersistentVolumeSource]{
+	source("hostPath", "hostPath", func(s *corev1.PersistentVolumeSource) *corev1.HostPathVolumeSource { return s.HostPath }, validateHostPath),
+	source("gcePersistentDisk", "persistentDisk", func(s *corev1.PersistentVolumeSource) *corev1.GCEPersistentDiskVolumeSource {
 		return s.GCEPersistentDisk
 	},
 		func(s *corev1.GCEPersistentDiskVolumeSource, path *field.Path) field.ErrorList {
 			return append(required(path, namedValue{"pdName", s.PDName}), validatePartition(s.Partition, path.Child("partition"))...)
 		}),
-	persistent("awsElasticBlockStore", "awsElasticBlockStore",
+	source("awsElasticBlockStore", "awsElasticBlockStore",
 		func(s *corev1.PersistentVolumeSource) *corev1.AWSElasticBlockStoreVolumeSource {
 			return s.AWSElasticBlockStore
 		},
 		func(s *corev1.AWSElasticBlockStoreVolumeSource, path *field.Path) field.ErrorList {
 			return append(required(path, namedValue{"volumeID", s.VolumeID}), validatePartition(s.Partition, path.Child("partition"))...)
 		}),
-	persistent("glusterfs", "glusterfs", func(s *corev1.PersistentVolumeSource) *corev1.GlusterfsPersistentVolumeSource { return s.Glusterfs },
+	source("glusterfs", "glusterfs", func(s *corev1.PersistentVolumeSource) *corev1.GlusterfsPersistentVolumeSource { return s.Glusterfs },
 		validateGlusterfsVolume),
-	persistent("flocker", "flocker", func(s *corev1.PersistentVolumeSource) *corev1.FlockerVolumeSource { return s.Flocker }, validateFlocker),
-	persistent("nfs", "nfs", func(s *corev1.PersistentVolumeSource) *corev1.NFSVolumeSource { return s.NFS }, validateNFS),
-	persistent("rbd", "rbd", func(s *corev1.PersistentVolumeSource) *corev1.RBDPersistentVolumeSource { return s.RBD },
+	source("flocker", "flocker", func(s *corev1.PersistentVolumeSource) *corev1.FlockerVolumeSource { return s.Flocker }, validateFlocker),
+	source("nfs", "nfs", func(s *corev1.PersistentVolumeSource) *corev1.NFSVolumeSource { return s.NFS }, validateNFS),
+	source("rbd", "rbd", func(s *corev1.PersistentVolumeSource) *corev1.RBDPersistentVolumeSource { return s.RBD },
 		func(s *corev1.RBDPersistentVolumeSource, path *field.Path) field.ErrorList {
 			return append(requiredList(len(s.CephMonitors), path.Child("monitors")), required(path, namedValue{"image", s.RBDImage})...)
 		}),
-	persistent("quobyte", "quobyte", func(s *corev1.PersistentVolumeSource) *corev1.QuobyteVolumeSource { return s.Quobyte }, validateQuobyte),
-	persistent("cephFS", "cephfs", func(s *corev1.PersistentVolumeSource) *corev1.CephFSPersistentVolumeSource { return s.CephFS },
+	source("quobyte", "quobyte", func(s *corev1.PersistentVolumeSource) *corev1.QuobyteVolumeSource { return s.Quobyte }, validateQuobyte),
+	source("cephFS", "cephfs", func(s *corev1.PersistentVolumeSource) *corev1.CephFSPersistentVolumeSource { return s.CephFS },
 		func(s *corev1.CephFSPersistentVolumeSource, path *field.Path) field.ErrorList {
 			return requiredList(len(s.Monitors), path.Child("monitors"))
 		}),
-	persistent("iscsi", "iscsi", func(s *corev1.PersistentVolumeSource) *corev1.ISCSIPersistentVolumeSource { return s.ISCSI }, validateISCSIVolume),
-	persistent("cinder", "cinder", func(s *corev1.PersistentVolumeSource) *corev1.CinderPersistentVolumeSource { return s.Cinder },
+	source("iscsi", "iscsi", func(s *corev1.PersistentVolumeSource) *corev1.ISCSIPersistentVolumeSource { return s.ISCSI }, validateISCSIVolume),
+	source("cinder", "cinder", func(s *corev1.PersistentVolumeSource) *corev1.CinderPersistentVolumeSource { return s.Cinder },
 		func(s *corev1.CinderPersistentVolumeSource, path *field.Path) field.ErrorList {
 			errs := required(path, namedValue{"volumeID", s.VolumeID})
 			if ref := s.SecretRef; ref != nil {
@@ -69,12 +48,12 @@ var persistentSources = []persistentSource{
 			}
 			return errs
 		}),
-	persistent("fc", "fc", func(s *corev1.PersistentVolumeSource) *corev1.FCVolumeSource { return s.FC }, validateFC),
-	persistent("flexVolume", "flexVolume", func(s *corev1.PersistentVolumeSource) *corev1.FlexPersistentVolumeSource { return s.FlexVolume },
+	source("fc", "fc", func(s *corev1.PersistentVolumeSource) *corev1.FCVolumeSource { return s.FC }, validateFC),
+	source("flexVolume", "flexVolume", func(s *corev1.PersistentVolumeSource) *corev1.FlexPersistentVolumeSource { return s.FlexVolume },
 		func(s *corev1.FlexPersistentVolumeSource, path *field.Path) field.ErrorList {
 			return validateFlex(&corev1.FlexVolumeSource{Driver: s.Driver, Options: s.Options}, path)
 		}),
-	persistent("azureFile", "azureFile", func(s *corev1.PersistentVolumeSource) *corev1.AzureFilePersistentVolumeSource { return s.AzureFile },
+	source("azureFile", "azureFile", func(s *corev1.PersistentVolumeSource) *corev1.AzureFilePersistentVolumeSource { return s.AzureFile },
 		func(s *corev1.AzureFilePersistentVolumeSource, path *field.Path) field.ErrorList {
 			errs := required(path, namedValue{"secretName", s.SecretName}, namedValue{"shareName", s.ShareName})
 			if s.SecretNamespace != nil && *s.SecretNamespace == "" {
@@ -82,61 +61,41 @@ var persistentSources = []persistentSource{
 			}
 			return errs
 		}),
-	persistent("vsphereVolume", "vsphereVolume", func(s *corev1.PersistentVolumeSource) *corev1.VsphereVirtualDiskVolumeSource { return s.VsphereVolume },
+	source("vsphereVolume", "vsphereVolume", func(s *corev1.PersistentVolumeSource) *corev1.VsphereVirtualDiskVolumeSource { return s.VsphereVolume },
 		func(s *corev1.VsphereVirtualDiskVolumeSource, path *field.Path) field.ErrorList {
 			return required(path, namedValue{"volumePath", s.VolumePath})
 		}),
-	persistent("photonPersistentDisk", "photonPersistentDisk",
+	source("photonPersistentDisk", "photonPersistentDisk",
 		func(s *corev1.PersistentVolumeSource) *corev1.PhotonPersistentDiskVolumeSource {
 			return s.PhotonPersistentDisk
 		},
 		func(s *corev1.PhotonPersistentDiskVolumeSource, path *field.Path) field.ErrorList {
 			return required(path, namedValue{"pdID", s.PdID})
 		}),
-	persistent("portworxVolume", "portworxVolume", func(s *corev1.PersistentVolumeSource) *corev1.PortworxVolumeSource { return s.PortworxVolume },
+	source("portworxVolume", "portworxVolume", func(s *corev1.PersistentVolumeSource) *corev1.PortworxVolumeSource { return s.PortworxVolume },
 		func(s *corev1.PortworxVolumeSource, path *field.Path) field.ErrorList {
 			return required(path, namedValue{"volumeID", s.VolumeID})
 		}),
-	persistent("azureDisk", "azureDisk", func(s *corev1.PersistentVolumeSource) *corev1.AzureDiskVolumeSource { return s.AzureDisk }, validateAzureDisk),
-	persistent("scaleIO", "scaleIO", func(s *corev1.PersistentVolumeSource) *corev1.ScaleIOPersistentVolumeSource { return s.ScaleIO },
+	source("azureDisk", "azureDisk", func(s *corev1.PersistentVolumeSource) *corev1.AzureDiskVolumeSource { return s.AzureDisk }, validateAzureDisk),
+	source("scaleIO", "scaleIO", func(s *corev1.PersistentVolumeSource) *corev1.ScaleIOPersistentVolumeSource { return s.ScaleIO },
 		func(s *corev1.ScaleIOPersistentVolumeSource, path *field.Path) field.ErrorList {
 			return required(path, namedValue{"gateway", s.Gateway}, namedValue{"system", s.System}, namedValue{"volumeName", s.VolumeName})
 		}),
-	persistent("local", "local", func(s *corev1.PersistentVolumeSource) *corev1.LocalVolumeSource { return s.Local },
+	source("local", "local", func(s *corev1.PersistentVolumeSource) *corev1.LocalVolumeSource { return s.Local },
 		func(s *corev1.LocalVolumeSource, path *field.Path) field.ErrorList {
 			if s.Path == "" {
 				return field.ErrorList{field.Required(path.Child("path"), "")}
 			}
 			return noBacksteps(s.Path, path.Child("path"))
 		}),
-	persistent("storageos", "storageos", func(s *corev1.PersistentVolumeSource) *corev1.StorageOSPersistentVolumeSource { return s.StorageOS },
+	source("storageos", "storageos", func(s *corev1.PersistentVolumeSource) *corev1.StorageOSPersistentVolumeSource { return s.StorageOS },
 		validateStorageOSVolume),
-	persistent("csi", "csi", func(s *corev1.PersistentVolumeSource) *corev1.CSIPersistentVolumeSource { return s.CSI }, validateCSIVolume),
+	source("csi", "csi", func(s *corev1.PersistentVolumeSource) *corev1.CSIPersistentVolumeSource { return s.CSI }, validateCSIVolume),
 }
 
 // validatePersistentSource checks that a volume has one source, and that source.
 func validatePersistentSource(s *corev1.PersistentVolumeSpec, name string, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	found := false
-	for i := range persistentSources {
-		source := &persistentSources[i]
-		at := path
-		if found {
-			at = nil
-		}
-		set, sourceErrs := source.check(&s.PersistentVolumeSource, at)
-		if !set {
-			continue
-		}
-		if found {
-			errs = append(errs, field.Forbidden(path.Child(source.name), oneVolumeType))
-		}
-		found = true
-		errs = append(errs, sourceErrs...)
-	}
-	if !found {
-		errs = append(errs, field.Required(path, "must specify a volume type"))
-	}
+	errs, _ := oneSource(persistentSources, &s.PersistentVolumeSource, path)
 	if s.Local != nil && s.NodeAffinity == nil {
 		errs = append(errs, field.Required(path.Child("nodeAffinity"), "Local volume requires node affinity"))
 	}

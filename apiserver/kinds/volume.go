@@ -54,15 +54,16 @@ func (c *podSpecCheck) createdClaims() sets.Set[string] {
 	return names
 }
 
-// volumeSource is one kind of volume.
-type volumeSource struct {
+// sourceOf is one kind of volume among the fields of S.
+type sourceOf[S any] struct {
 	name  string
-	check func(s *corev1.VolumeSource, path *field.Path) (set bool, errs field.ErrorList)
+	check func(s *S, path *field.Path) (set bool, errs field.ErrorList)
 }
 
-// source makes an entry of a getter and a check. Upstream spells a few paths in its own way; where, at is what it says.
-func source[T any](name, at string, get func(*corev1.VolumeSource) *T, check func(*T, *field.Path) field.ErrorList) volumeSource {
-	return volumeSource{name, func(s *corev1.VolumeSource, path *field.Path) (bool, field.ErrorList) {
+// source makes an entry of a getter and a check. name is what a second source is refused by; at is the path of the faults in it,
+// which upstream spells in its own way for some.
+func source[S, T any](name, at string, get func(*S) *T, check func(*T, *field.Path) field.ErrorList) sourceOf[S] {
+	return sourceOf[S]{name, func(s *S, path *field.Path) (bool, field.ErrorList) {
 		v := get(s)
 		if v == nil {
 			return false, nil
@@ -74,8 +75,32 @@ func source[T any](name, at string, get func(*corev1.VolumeSource) *T, check fun
 	}}
 }
 
+// oneSource checks that s has one source, and that source. The first one counts, in the order of all; of the others only that they are
+// there is told.
+func oneSource[S any](all []sourceOf[S], s *S, path *field.Path) (errs field.ErrorList, found bool) {
+	for i := range all {
+		at := path
+		if found {
+			at = nil
+		}
+		set, sourceErrs := all[i].check(s, at)
+		if !set {
+			continue
+		}
+		if found {
+			errs = append(errs, field.Forbidden(path.Child(all[i].name), oneVolumeType))
+		}
+		found = true
+		errs = append(errs, sourceErrs...)
+	}
+	if !found {
+		errs = append(errs, field.Required(path, "must specify a volume type"))
+	}
+	return errs, found
+}
+
 // volumeSources are the kinds of volume, in the order in which the first of several is the one that counts.
-var volumeSources = slices.Concat([]volumeSource{
+var volumeSources = slices.Concat([]sourceOf[corev1.VolumeSource]{
 	source("emptyDir", "emptyDir", func(s *corev1.VolumeSource) *corev1.EmptyDirVolumeSource { return s.EmptyDir }, validateEmptyDir),
 	source("hostPath", "hostPath", func(s *corev1.VolumeSource) *corev1.HostPathVolumeSource { return s.HostPath }, validateHostPath),
 	source("secret", "secret", func(s *corev1.VolumeSource) *corev1.SecretVolumeSource { return s.Secret }, validateSecretVolume),
@@ -93,26 +118,9 @@ var volumeSources = slices.Concat([]volumeSource{
 
 // validateVolumeSource checks that a volume has one source, and that source.
 func (c *podSpecCheck) validateVolumeSource(v *corev1.Volume, path *field.Path) field.ErrorList {
-	var errs field.ErrorList
-	found := false
-	for i := range volumeSources {
-		source := &volumeSources[i]
-		at := path
-		if found {
-			at = nil
-		}
-		set, sourceErrs := source.check(&v.VolumeSource, at)
-		if !set {
-			continue
-		}
-		if found {
-			errs = append(errs, field.Forbidden(path.Child(source.name), oneVolumeType))
-		}
-		found = true
-		errs = append(errs, sourceErrs...)
-	}
+	errs, found := oneSource(volumeSources, &v.VolumeSource, path)
 	if !found {
-		return append(errs, field.Required(path, "must specify a volume type"))
+		return errs
 	}
 	return append(errs, c.volumeOfPod(v, path)...)
 }

@@ -12,7 +12,7 @@ import (
 
 // legacyVolumeSources are those of storage systems that once were part of Kubernetes itself. They are checked, so that a manifest
 // is refused for the same faults everywhere; no node of ours mounts them.
-var legacyVolumeSources = []volumeSource{
+var legacyVolumeSources = []sourceOf[corev1.VolumeSource]{
 	source("gitRepo", "gitRepo", func(s *corev1.VolumeSource) *corev1.GitRepoVolumeSource { return s.GitRepo },
 		func(s *corev1.GitRepoVolumeSource, path *field.Path) field.ErrorList {
 			return append(required(path, namedValue{"repository", s.Repository}), descendingPath(s.Directory, path.Child("directory"))...)

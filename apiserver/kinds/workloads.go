@@ -48,114 +48,89 @@ func workloads() []Kind {
 }
 
 func replicationControllers() Kind {
-	return Kind{
-		GVK:                 corev1.SchemeGroupVersion.WithKind("ReplicationController"),
-		Resource:            "replicationcontrollers",
-		Singular:            "replicationcontroller",
-		ShortNames:          []string{"rc"},
-		Categories:          []string{"all"},
-		Namespaced:          true,
-		Prefix:              "controllers",
-		New:                 func() runtime.Object { return &corev1.ReplicationController{} },
-		NewList:             func() runtime.Object { return &corev1.ReplicationControllerList{} },
-		Default:             on(defaultReplicationController),
-		PrepareCreate:       on(prepareRCCreate),
-		PrepareUpdate:       onUpdate(prepareRCUpdate),
-		Validate:            check(validateReplicationController),
-		ValidateUpdate:      checkUpdate(validateReplicationControllerUpdate),
-		Warnings:            warn(replicationControllerWarnings),
-		UnconditionalUpdate: true,
-		OrphanByDefault:     true,
+	return ofTemplate(Kind{
+		GVK:             corev1.SchemeGroupVersion.WithKind("ReplicationController"),
+		Resource:        "replicationcontrollers",
+		Singular:        "replicationcontroller",
+		ShortNames:      []string{"rc"},
+		Prefix:          "controllers",
+		New:             func() runtime.Object { return &corev1.ReplicationController{} },
+		NewList:         func() runtime.Object { return &corev1.ReplicationControllerList{} },
+		Default:         on(defaultReplicationController),
+		Validate:        check(validateReplicationController),
+		ValidateUpdate:  checkUpdate(validateReplicationControllerUpdate),
+		Warnings:        warn(replicationControllerWarnings),
+		OrphanByDefault: true,
 		Fields: fieldSet(func(rc *corev1.ReplicationController) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(rc.Status.Replicas))}
 		}),
 		Columns: replicationControllerColumns(),
 		Cells:   cells(replicationControllerCells),
 		Status: &Subresource{
-			PrepareUpdate:  onUpdate(func(rc, old *corev1.ReplicationController) { old.Spec.DeepCopyInto(&rc.Spec) }),
 			ValidateUpdate: checkUpdate(validateReplicationControllerStatusUpdate),
 		},
-		Scale: &Scale{
-			Get: func(obj runtime.Object) *autoscalingv1.Scale {
-				rc := obj.(*corev1.ReplicationController)
-				return scaleOf(&rc.ObjectMeta, rc.Spec.Replicas, rc.Status.Replicas, labels.SelectorFromSet(rc.Spec.Selector))
-			},
-			Set: func(obj runtime.Object, replicas int32) {
-				obj.(*corev1.ReplicationController).Spec.Replicas = &replicas
-			},
-		},
-	}
+		Scale: scaleBy(func(o *corev1.ReplicationController) (*metav1.ObjectMeta, **int32, int32, labels.Selector) {
+			return &o.ObjectMeta, &o.Spec.Replicas, o.Status.Replicas, labels.SelectorFromSet(o.Spec.Selector)
+		}),
+	}, func(o *corev1.ReplicationController) (*corev1.ReplicationControllerSpec, *corev1.ReplicationControllerStatus, *corev1.PodTemplateSpec) {
+		return &o.Spec, &o.Status, o.Spec.Template
+	})
 }
 
 func deployments() Kind {
-	return Kind{
-		GVK:                 appsv1.SchemeGroupVersion.WithKind("Deployment"),
-		Resource:            "deployments",
-		Singular:            "deployment",
-		ShortNames:          []string{"deploy"},
-		Categories:          []string{"all"},
-		Namespaced:          true,
-		Prefix:              "deployments",
-		New:                 func() runtime.Object { return &appsv1.Deployment{} },
-		NewList:             func() runtime.Object { return &appsv1.DeploymentList{} },
-		Default:             on(defaultDeployment),
-		PrepareCreate:       on(prepareDeploymentCreate),
-		PrepareUpdate:       onUpdate(prepareDeploymentUpdate),
-		Validate:            check(validateDeployment),
-		ValidateUpdate:      checkUpdate(validateDeploymentUpdate),
-		Warnings:            warn(deploymentWarnings),
-		UnconditionalUpdate: true,
-		Columns:             deploymentColumns(),
-		Cells:               cells(deploymentCells),
+	return ofTemplate(Kind{
+		GVK:            appsv1.SchemeGroupVersion.WithKind("Deployment"),
+		Resource:       "deployments",
+		Singular:       "deployment",
+		ShortNames:     []string{"deploy"},
+		Prefix:         "deployments",
+		New:            func() runtime.Object { return &appsv1.Deployment{} },
+		NewList:        func() runtime.Object { return &appsv1.DeploymentList{} },
+		Default:        on(defaultDeployment),
+		Validate:       check(validateDeployment),
+		ValidateUpdate: checkUpdate(validateDeploymentUpdate),
+		Warnings:       warn(deploymentWarnings),
+		Columns:        deploymentColumns(),
+		Cells:          cells(deploymentCells),
 		Status: &Subresource{
 			PrepareUpdate:  onUpdate(prepareDeploymentStatusUpdate),
 			ValidateUpdate: checkUpdate(validateDeploymentStatusUpdate),
 		},
-		Scale: &Scale{
-			Get: func(obj runtime.Object) *autoscalingv1.Scale {
-				d := obj.(*appsv1.Deployment)
-				return scaleOf(&d.ObjectMeta, d.Spec.Replicas, d.Status.Replicas, selectorOf(d.Spec.Selector))
-			},
-			Set: func(obj runtime.Object, replicas int32) { obj.(*appsv1.Deployment).Spec.Replicas = &replicas },
-		},
-	}
+		Scale: scaleBy(func(o *appsv1.Deployment) (*metav1.ObjectMeta, **int32, int32, labels.Selector) {
+			return &o.ObjectMeta, &o.Spec.Replicas, o.Status.Replicas, selectorOf(o.Spec.Selector)
+		}),
+	}, func(o *appsv1.Deployment) (*appsv1.DeploymentSpec, *appsv1.DeploymentStatus, *corev1.PodTemplateSpec) {
+		return &o.Spec, &o.Status, &o.Spec.Template
+	})
 }
 
 func replicaSets() Kind {
-	return Kind{
-		GVK:                 appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
-		Resource:            "replicasets",
-		Singular:            "replicaset",
-		ShortNames:          []string{"rs"},
-		Categories:          []string{"all"},
-		Namespaced:          true,
-		Prefix:              "replicasets",
-		New:                 func() runtime.Object { return &appsv1.ReplicaSet{} },
-		NewList:             func() runtime.Object { return &appsv1.ReplicaSetList{} },
-		Default:             on(defaultReplicaSet),
-		PrepareCreate:       on(prepareReplicaSetCreate),
-		PrepareUpdate:       onUpdate(prepareReplicaSetUpdate),
-		Validate:            check(validateReplicaSet),
-		ValidateUpdate:      checkUpdate(validateReplicaSetUpdate),
-		Warnings:            warn(replicaSetWarnings),
-		UnconditionalUpdate: true,
+	return ofTemplate(Kind{
+		GVK:            appsv1.SchemeGroupVersion.WithKind("ReplicaSet"),
+		Resource:       "replicasets",
+		Singular:       "replicaset",
+		ShortNames:     []string{"rs"},
+		Prefix:         "replicasets",
+		New:            func() runtime.Object { return &appsv1.ReplicaSet{} },
+		NewList:        func() runtime.Object { return &appsv1.ReplicaSetList{} },
+		Default:        on(defaultReplicaSet),
+		Validate:       check(validateReplicaSet),
+		ValidateUpdate: checkUpdate(validateReplicaSetUpdate),
+		Warnings:       warn(replicaSetWarnings),
 		Fields: fieldSet(func(rs *appsv1.ReplicaSet) fields.Set {
 			return fields.Set{"status.replicas": strconv.Itoa(int(rs.Status.Replicas))}
 		}),
 		Columns: replicaSetColumns(),
 		Cells:   cells(replicaSetCells),
 		Status: &Subresource{
-			PrepareUpdate:  onUpdate(func(rs, old *appsv1.ReplicaSet) { old.Spec.DeepCopyInto(&rs.Spec) }),
 			ValidateUpdate: checkUpdate(validateReplicaSetStatusUpdate),
 		},
-		Scale: &Scale{
-			Get: func(obj runtime.Object) *autoscalingv1.Scale {
-				rs := obj.(*appsv1.ReplicaSet)
-				return scaleOf(&rs.ObjectMeta, rs.Spec.Replicas, rs.Status.Replicas, selectorOf(rs.Spec.Selector))
-			},
-			Set: func(obj runtime.Object, replicas int32) { obj.(*appsv1.ReplicaSet).Spec.Replicas = &replicas },
-		},
-	}
+		Scale: scaleBy(func(o *appsv1.ReplicaSet) (*metav1.ObjectMeta, **int32, int32, labels.Selector) {
+			return &o.ObjectMeta, &o.Spec.Replicas, o.Status.Replicas, selectorOf(o.Spec.Selector)
+		}),
+	}, func(o *appsv1.ReplicaSet) (*appsv1.ReplicaSetSpec, *appsv1.ReplicaSetStatus, *corev1.PodTemplateSpec) {
+		return &o.Spec, &o.Status, &o.Spec.Template
+	})
 }
 
 func controllerRevisions() Kind {
@@ -173,6 +148,65 @@ func controllerRevisions() Kind {
 		UnconditionalUpdate: true,
 		Columns:             controllerRevisionColumns(),
 		Cells:               cells(controllerRevisionCells),
+	}
+}
+
+// copier is *S, which copies an S.
+type copier[S any] interface {
+	*S
+	DeepCopyInto(*S)
+}
+
+// ofTemplate completes the entry of a kind that makes pods of a template: who writes the object cannot write its status, and the other
+// way round, unless the entry says otherwise. parts gives those of an object; the template may be nil.
+func ofTemplate[T, Spec, Status any, S copier[Spec], U copier[Status], O interface {
+	*T
+	runtime.Object
+}](k Kind, parts func(O) (S, U, *corev1.PodTemplateSpec)) Kind {
+	k.Namespaced, k.Categories, k.UnconditionalUpdate = true, []string{"all"}, true
+	k.PrepareCreate = on(func(obj O) {
+		_, status, template := parts(obj)
+		var none Status
+		*status = none
+		dropTemplateFields(template, nil)
+	})
+	k.PrepareUpdate = onUpdate(func(obj, old O) {
+		_, status, template := parts(obj)
+		_, oldStatus, oldTemplate := parts(old)
+		oldStatus.DeepCopyInto(status)
+		dropTemplateFields(template, oldTemplate)
+	})
+	if k.Status.PrepareUpdate == nil {
+		k.Status.PrepareUpdate = onUpdate(func(obj, old O) {
+			spec, _, _ := parts(obj)
+			oldSpec, _, _ := parts(old)
+			oldSpec.DeepCopyInto(spec)
+		})
+	}
+	return k
+}
+
+func dropTemplateFields(t, old *corev1.PodTemplateSpec) {
+	switch {
+	case t == nil:
+	case old == nil:
+		dropDisabledPodFields(&t.Spec, nil)
+	default:
+		dropDisabledPodFields(&t.Spec, &old.Spec)
+	}
+}
+
+// scaleBy is the scale of objects of which parts gives what it shows and changes.
+func scaleBy[O runtime.Object](parts func(O) (m *metav1.ObjectMeta, replicas **int32, current int32, selector labels.Selector)) *Scale {
+	return &Scale{
+		Get: func(obj runtime.Object) *autoscalingv1.Scale {
+			m, replicas, current, selector := parts(obj.(O))
+			return scaleOf(m, *replicas, current, selector)
+		},
+		Set: func(obj runtime.Object, replicas int32) {
+			_, to, _, _ := parts(obj.(O))
+			*to = &replicas
+		},
 	}
 }
 
@@ -232,45 +266,6 @@ func defaultDeployment(d *appsv1.Deployment) {
 		setDefaultPtr(&s.Strategy.RollingUpdate.MaxSurge, intstr.FromString("25%"))
 	}
 	defaultPodTemplate(&s.Template)
-}
-
-func prepareRCCreate(rc *corev1.ReplicationController) {
-	rc.Status = corev1.ReplicationControllerStatus{}
-	if rc.Spec.Template != nil {
-		dropDisabledPodFields(&rc.Spec.Template.Spec, nil)
-	}
-}
-
-func prepareRCUpdate(rc, old *corev1.ReplicationController) {
-	old.Status.DeepCopyInto(&rc.Status)
-	if rc.Spec.Template == nil {
-		return
-	}
-	var oldSpec *corev1.PodSpec
-	if old.Spec.Template != nil {
-		oldSpec = &old.Spec.Template.Spec
-	}
-	dropDisabledPodFields(&rc.Spec.Template.Spec, oldSpec)
-}
-
-func prepareReplicaSetCreate(rs *appsv1.ReplicaSet) {
-	rs.Status = appsv1.ReplicaSetStatus{}
-	dropDisabledPodFields(&rs.Spec.Template.Spec, nil)
-}
-
-func prepareReplicaSetUpdate(rs, old *appsv1.ReplicaSet) {
-	old.Status.DeepCopyInto(&rs.Status)
-	dropDisabledPodFields(&rs.Spec.Template.Spec, &old.Spec.Template.Spec)
-}
-
-func prepareDeploymentCreate(d *appsv1.Deployment) {
-	d.Status = appsv1.DeploymentStatus{}
-	dropDisabledPodFields(&d.Spec.Template.Spec, nil)
-}
-
-func prepareDeploymentUpdate(d, old *appsv1.Deployment) {
-	old.Status.DeepCopyInto(&d.Status)
-	dropDisabledPodFields(&d.Spec.Template.Spec, &old.Spec.Template.Spec)
 }
 
 // prepareDeploymentStatusUpdate keeps labels too, as upstream does.
