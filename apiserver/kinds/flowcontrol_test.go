@@ -69,7 +69,8 @@ func TestPriorityLevel(t *testing.T) {
 		t.Errorf("defaults %+v", plain.Spec.Limited)
 	}
 	mustSay(t, validatePriorityLevel(level("exempt", func(*flowcontrolv1.PriorityLevelConfigurationSpec) {})),
-		`spec.type: Invalid value: "Limited": type must be 'Exempt' if and only if name is 'exempt'`)
+		`spec.type: Invalid value: "Limited": type must be 'Exempt' if and only if name is 'exempt'`,
+		`spec: Invalid value: {"type":"Limited","limited":{"nominalConcurrencyShares":30,"limitResponse":{"type":"Queue","queuing":{"queues":64,"handSize":8,"queueLengthLimit":50}},"lendablePercent":0}}: spec of 'exempt' except the 'spec.exempt' field must equal the fixed value`)
 	mustSay(t, validatePriorityLevel(level("l", func(s *flowcontrolv1.PriorityLevelConfigurationSpec) {
 		s.Limited.LimitResponse.Queuing.Queues, s.Limited.LimitResponse.Queuing.HandSize = 512, 16
 		s.Limited.LendablePercent = ptr(int32(101))

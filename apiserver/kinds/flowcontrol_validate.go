@@ -6,8 +6,10 @@ import (
 	"strings"
 
 	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+	"k8s.io/apiserver/pkg/apis/flowcontrol/bootstrap"
 	"k8s.io/apiserver/pkg/util/shufflesharding"
 )
 
@@ -26,7 +28,14 @@ func validateFlowSchemaUpdate(s, old *flowcontrolv1.FlowSchema) field.ErrorList 
 }
 
 func validateFlowSchemaState(s *flowcontrolv1.FlowSchema) field.ErrorList {
-	return append(validateFlowSchemaSpec(s.Name, &s.Spec, field.NewPath("spec")), validateFlowConditions(s)...)
+	path := field.NewPath("spec")
+	errs := validateFlowSchemaSpec(s.Name, &s.Spec, path)
+	for _, fixed := range bootstrap.MandatoryFlowSchemas {
+		if fixed.Name == s.Name && !apiequality.Semantic.DeepEqual(fixed.Spec, s.Spec) {
+			errs = append(errs, field.Invalid(path, s.Spec, fmt.Sprintf("spec of '%s' must equal the fixed value", s.Name)))
+		}
+	}
+	return append(errs, validateFlowConditions(s)...)
 }
 
 func validateFlowSchemaStatusUpdate(s, old *flowcontrolv1.FlowSchema) field.ErrorList {
@@ -247,7 +256,26 @@ func validatePriorityLevelUpdate(l, old *flowcontrolv1.PriorityLevelConfiguratio
 }
 
 func validatePriorityLevelState(l *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
-	return append(validatePriorityLevelSpec(l.Name, &l.Spec, field.NewPath("spec")), validateLevelConditions(l)...)
+	path := field.NewPath("spec")
+	errs := validatePriorityLevelSpec(l.Name, &l.Spec, path)
+	for _, fixed := range bootstrap.MandatoryPriorityLevelConfigurations {
+		if fixed.Name == l.Name {
+			errs = append(errs, validateMandatoryLevel(l, fixed.Spec, path)...)
+		}
+	}
+	return append(errs, validateLevelConditions(l)...)
+}
+
+// validateMandatoryLevel leaves of a level that every cluster has to have only the shares of the exempt one open.
+func validateMandatoryLevel(l *flowcontrolv1.PriorityLevelConfiguration, want flowcontrolv1.PriorityLevelConfigurationSpec, path *field.Path) field.ErrorList {
+	have, but := l.Spec, ""
+	if l.Name == flowcontrolv1.PriorityLevelConfigurationNameExempt {
+		want.Exempt, have.Exempt, but = nil, nil, " except the 'spec.exempt' field"
+	}
+	if apiequality.Semantic.DeepEqual(want, have) {
+		return nil
+	}
+	return field.ErrorList{field.Invalid(path, l.Spec, fmt.Sprintf("spec of '%s'%s must equal the fixed value", l.Name, but))}
 }
 
 func validatePriorityLevelStatusUpdate(l, old *flowcontrolv1.PriorityLevelConfiguration) field.ErrorList {
