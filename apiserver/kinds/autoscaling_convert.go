@@ -54,19 +54,20 @@ func newAutoscaler(h *autoscalingv1.HorizontalPodAutoscaler) *autoscalingv2.Hori
 	h = h.DeepCopy()
 	n := &autoscalingv2.HorizontalPodAutoscaler{TypeMeta: h.TypeMeta, ObjectMeta: h.ObjectMeta}
 	n.APIVersion = autoscalingv2.SchemeGroupVersion.String()
-	n.Spec.ScaleTargetRef = autoscalingv2.CrossVersionObjectReference(h.Spec.ScaleTargetRef)
-	n.Spec.MinReplicas, n.Spec.MaxReplicas = h.Spec.MinReplicas, h.Spec.MaxReplicas
+	convertAutoscaler(toNew, n, h)
 	if p := h.Spec.TargetCPUUtilizationPercentage; p != nil {
 		n.Spec.Metrics = append(n.Spec.Metrics, cpuUtilization(*p))
 	}
 	for _, m := range fromAnnotation[[]autoscalingv1.MetricSpec](&h.ObjectMeta, hpaMetrics) {
-		n.Spec.Metrics = append(n.Spec.Metrics, newMetric(&m))
+		var metric autoscalingv2.MetricSpec
+		convertMetric(toNew, &metric, &m)
+		n.Spec.Metrics = append(n.Spec.Metrics, metric)
 	}
 	n.Spec.Behavior = fromAnnotation[*autoscalingv2.HorizontalPodAutoscalerBehavior](&h.ObjectMeta, hpaBehavior)
-	n.Status.ObservedGeneration, n.Status.LastScaleTime = h.Status.ObservedGeneration, h.Status.LastScaleTime
-	n.Status.CurrentReplicas, n.Status.DesiredReplicas = h.Status.CurrentReplicas, h.Status.DesiredReplicas
 	for _, m := range fromAnnotation[[]autoscalingv1.MetricStatus](&h.ObjectMeta, hpaCurrent) {
-		n.Status.CurrentMetrics = append(n.Status.CurrentMetrics, newMetricStatus(&m))
+		var metric autoscalingv2.MetricStatus
+		convertMetricStatus(toNew, &metric, &m)
+		n.Status.CurrentMetrics = append(n.Status.CurrentMetrics, metric)
 	}
 	if p := h.Status.CurrentCPUUtilizationPercentage; p != nil && len(n.Status.CurrentMetrics) == 0 {
 		n.Status.CurrentMetrics = []autoscalingv2.MetricStatus{{Type: autoscalingv2.ResourceMetricSourceType,
@@ -83,8 +84,7 @@ func oldAutoscaler(n *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv1.Hori
 	h := &autoscalingv1.HorizontalPodAutoscaler{TypeMeta: n.TypeMeta, ObjectMeta: n.ObjectMeta}
 	dropAutoscalerAnnotations(&h.ObjectMeta)
 	h.APIVersion = autoscalingv1.SchemeGroupVersion.String()
-	h.Spec.ScaleTargetRef = autoscalingv1.CrossVersionObjectReference(n.Spec.ScaleTargetRef)
-	h.Spec.MinReplicas, h.Spec.MaxReplicas = n.Spec.MinReplicas, n.Spec.MaxReplicas
+	convertAutoscaler(toOld, n, h)
 	var others []autoscalingv1.MetricSpec
 	for i := range n.Spec.Metrics {
 		m := &n.Spec.Metrics[i]
@@ -93,7 +93,9 @@ func oldAutoscaler(n *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv1.Hori
 			h.Spec.TargetCPUUtilizationPercentage = r.Target.AverageUtilization
 			continue
 		}
-		others = append(others, oldMetric(m))
+		var other autoscalingv1.MetricSpec
+		convertMetric(toOld, m, &other)
+		others = append(others, other)
 	}
 	if len(others) > 0 {
 		toAnnotation(&h.ObjectMeta, hpaMetrics, others)
@@ -106,12 +108,12 @@ func oldAutoscaler(n *autoscalingv2.HorizontalPodAutoscaler) *autoscalingv1.Hori
 }
 
 func oldAutoscalerStatus(h *autoscalingv1.HorizontalPodAutoscaler, s *autoscalingv2.HorizontalPodAutoscalerStatus) {
-	h.Status.ObservedGeneration, h.Status.LastScaleTime = s.ObservedGeneration, s.LastScaleTime
-	h.Status.CurrentReplicas, h.Status.DesiredReplicas = s.CurrentReplicas, s.DesiredReplicas
 	var current []autoscalingv1.MetricStatus
 	for i := range s.CurrentMetrics {
 		m := &s.CurrentMetrics[i]
-		current = append(current, oldMetricStatus(m))
+		var old autoscalingv1.MetricStatus
+		convertMetricStatus(toOld, m, &old)
+		current = append(current, old)
 		if r := m.Resource; m.Type == autoscalingv2.ResourceMetricSourceType && r != nil && r.Name == corev1.ResourceCPU && r.Current.AverageUtilization != nil {
 			h.Status.CurrentCPUUtilizationPercentage = r.Current.AverageUtilization
 		}
@@ -126,161 +128,158 @@ func oldAutoscalerStatus(h *autoscalingv1.HorizontalPodAutoscaler, s *autoscalin
 	}
 }
 
-// metricTarget is a target of the type that its values tell.
-func metricTarget(value, average *resource.Quantity, utilization *int32) autoscalingv2.MetricTarget {
-	t := autoscalingv2.MetricTarget{Value: value, AverageValue: average, AverageUtilization: utilization}
+// way is the direction of a conversion between v2, which is named first, and v1.
+type way bool
+
+const (
+	toNew way = true
+	toOld way = false
+)
+
+// both gives one of two fields the other's value.
+func both[T any](w way, newer, older *T) {
+	if w == toNew {
+		*newer = *older
+	} else {
+		*older = *newer
+	}
+}
+
+// meet tells whether there is something to convert, and makes what it is converted to.
+func meet[N, O any](w way, newer **N, older **O) bool {
+	if w == toNew && *older != nil {
+		*newer = new(N)
+		return true
+	}
+	if w == toOld && *newer != nil {
+		*older = new(O)
+		return true
+	}
+	return false
+}
+
+// bothAmounts converts a quantity that v1 writes even where there is none, as zero.
+func bothAmounts(w way, newer **resource.Quantity, older *resource.Quantity) {
+	if w == toNew {
+		*newer = new(resource.Quantity)
+		**newer = *older
+	} else if *newer != nil {
+		*older = **newer
+	}
+}
+
+// bothAmountsIfAny is bothAmounts where zero stands for none.
+func bothAmountsIfAny(w way, newer **resource.Quantity, older *resource.Quantity) {
+	if w == toOld || !older.IsZero() {
+		bothAmounts(w, newer, older)
+	}
+}
+
+// typed is a target of the type that its values tell.
+func typed(w way, t *autoscalingv2.MetricTarget) {
 	switch {
-	case utilization != nil:
+	case w == toOld:
+	case t.AverageUtilization != nil:
 		t.Type = autoscalingv2.UtilizationMetricType
-	case average != nil:
+	case t.AverageValue != nil:
 		t.Type = autoscalingv2.AverageValueMetricType
 	default:
 		t.Type = autoscalingv2.ValueMetricType
 	}
-	return t
 }
 
-// known is a quantity of which v1 writes zero where there is none.
-func known(q resource.Quantity) *resource.Quantity {
-	if q.IsZero() {
-		return nil
-	}
-	return &q
+// convertAutoscaler converts the fields that both versions have.
+func convertAutoscaler(w way, n *autoscalingv2.HorizontalPodAutoscaler, h *autoscalingv1.HorizontalPodAutoscaler) {
+	both(w, &n.Spec.ScaleTargetRef, (*autoscalingv2.CrossVersionObjectReference)(&h.Spec.ScaleTargetRef))
+	both(w, &n.Spec.MinReplicas, &h.Spec.MinReplicas)
+	both(w, &n.Spec.MaxReplicas, &h.Spec.MaxReplicas)
+	both(w, &n.Status.ObservedGeneration, &h.Status.ObservedGeneration)
+	both(w, &n.Status.LastScaleTime, &h.Status.LastScaleTime)
+	both(w, &n.Status.CurrentReplicas, &h.Status.CurrentReplicas)
+	both(w, &n.Status.DesiredReplicas, &h.Status.DesiredReplicas)
 }
 
-func newMetric(m *autoscalingv1.MetricSpec) autoscalingv2.MetricSpec {
-	n := autoscalingv2.MetricSpec{Type: autoscalingv2.MetricSourceType(m.Type)}
-	if o := m.Object; o != nil {
-		n.Object = &autoscalingv2.ObjectMetricSource{
-			DescribedObject: autoscalingv2.CrossVersionObjectReference(o.Target),
-			Metric:          autoscalingv2.MetricIdentifier{Name: o.MetricName, Selector: o.Selector},
-			Target:          metricTarget(known(o.TargetValue), o.AverageValue, nil),
-		}
+func convertMetric(w way, n *autoscalingv2.MetricSpec, m *autoscalingv1.MetricSpec) {
+	both(w, &n.Type, (*autoscalingv2.MetricSourceType)(&m.Type))
+	if meet(w, &n.Object, &m.Object) {
+		n, m := n.Object, m.Object
+		both(w, &n.DescribedObject, (*autoscalingv2.CrossVersionObjectReference)(&m.Target))
+		both(w, &n.Metric.Name, &m.MetricName)
+		both(w, &n.Metric.Selector, &m.Selector)
+		bothAmountsIfAny(w, &n.Target.Value, &m.TargetValue)
+		both(w, &n.Target.AverageValue, &m.AverageValue)
+		typed(w, &n.Target)
 	}
-	if p := m.Pods; p != nil {
-		n.Pods = &autoscalingv2.PodsMetricSource{
-			Metric: autoscalingv2.MetricIdentifier{Name: p.MetricName, Selector: p.Selector},
-			Target: metricTarget(nil, &p.TargetAverageValue, nil),
-		}
+	if meet(w, &n.Pods, &m.Pods) {
+		n, m := n.Pods, m.Pods
+		both(w, &n.Metric.Name, &m.MetricName)
+		both(w, &n.Metric.Selector, &m.Selector)
+		bothAmounts(w, &n.Target.AverageValue, &m.TargetAverageValue)
+		typed(w, &n.Target)
 	}
-	if r := m.Resource; r != nil {
-		n.Resource = &autoscalingv2.ResourceMetricSource{Name: r.Name, Target: metricTarget(nil, r.TargetAverageValue, r.TargetAverageUtilization)}
+	if meet(w, &n.Resource, &m.Resource) {
+		n, m := n.Resource, m.Resource
+		both(w, &n.Name, &m.Name)
+		convertUsage(w, &n.Target, &m.TargetAverageUtilization, &m.TargetAverageValue)
 	}
-	if r := m.ContainerResource; r != nil {
-		n.ContainerResource = &autoscalingv2.ContainerResourceMetricSource{
-			Name: r.Name, Container: r.Container, Target: metricTarget(nil, r.TargetAverageValue, r.TargetAverageUtilization),
-		}
+	if meet(w, &n.ContainerResource, &m.ContainerResource) {
+		n, m := n.ContainerResource, m.ContainerResource
+		both(w, &n.Name, &m.Name)
+		both(w, &n.Container, &m.Container)
+		convertUsage(w, &n.Target, &m.TargetAverageUtilization, &m.TargetAverageValue)
 	}
-	if e := m.External; e != nil {
-		n.External = &autoscalingv2.ExternalMetricSource{
-			Metric: autoscalingv2.MetricIdentifier{Name: e.MetricName, Selector: e.MetricSelector},
-			Target: metricTarget(e.TargetValue, e.TargetAverageValue, nil),
-		}
+	if meet(w, &n.External, &m.External) {
+		n, m := n.External, m.External
+		both(w, &n.Metric.Name, &m.MetricName)
+		both(w, &n.Metric.Selector, &m.MetricSelector)
+		both(w, &n.Target.Value, &m.TargetValue)
+		both(w, &n.Target.AverageValue, &m.TargetAverageValue)
+		typed(w, &n.Target)
 	}
-	return n
 }
 
-func oldMetric(n *autoscalingv2.MetricSpec) autoscalingv1.MetricSpec {
-	m := autoscalingv1.MetricSpec{Type: autoscalingv1.MetricSourceType(n.Type)}
-	if o := n.Object; o != nil {
-		m.Object = &autoscalingv1.ObjectMetricSource{
-			Target: autoscalingv1.CrossVersionObjectReference(o.DescribedObject), MetricName: o.Metric.Name, Selector: o.Metric.Selector,
-			TargetValue: orZeroAmount(o.Target.Value), AverageValue: o.Target.AverageValue,
-		}
-	}
-	if p := n.Pods; p != nil {
-		m.Pods = &autoscalingv1.PodsMetricSource{
-			MetricName: p.Metric.Name, Selector: p.Metric.Selector, TargetAverageValue: orZeroAmount(p.Target.AverageValue),
-		}
-	}
-	if r := n.Resource; r != nil {
-		m.Resource = &autoscalingv1.ResourceMetricSource{
-			Name: r.Name, TargetAverageUtilization: r.Target.AverageUtilization, TargetAverageValue: r.Target.AverageValue,
-		}
-	}
-	if r := n.ContainerResource; r != nil {
-		m.ContainerResource = &autoscalingv1.ContainerResourceMetricSource{
-			Name: r.Name, Container: r.Container, TargetAverageUtilization: r.Target.AverageUtilization, TargetAverageValue: r.Target.AverageValue,
-		}
-	}
-	if e := n.External; e != nil {
-		m.External = &autoscalingv1.ExternalMetricSource{
-			MetricName: e.Metric.Name, MetricSelector: e.Metric.Selector, TargetValue: e.Target.Value, TargetAverageValue: e.Target.AverageValue,
-		}
-	}
-	return m
+func convertUsage(w way, n *autoscalingv2.MetricTarget, utilization **int32, value **resource.Quantity) {
+	both(w, &n.AverageUtilization, utilization)
+	both(w, &n.AverageValue, value)
+	typed(w, n)
 }
 
-func orZeroAmount(q *resource.Quantity) resource.Quantity {
-	if q == nil {
-		return resource.Quantity{}
+func convertMetricStatus(w way, n *autoscalingv2.MetricStatus, m *autoscalingv1.MetricStatus) {
+	both(w, &n.Type, (*autoscalingv2.MetricSourceType)(&m.Type))
+	if meet(w, &n.Object, &m.Object) {
+		n, m := n.Object, m.Object
+		both(w, &n.DescribedObject, (*autoscalingv2.CrossVersionObjectReference)(&m.Target))
+		both(w, &n.Metric.Name, &m.MetricName)
+		both(w, &n.Metric.Selector, &m.Selector)
+		bothAmounts(w, &n.Current.Value, &m.CurrentValue)
+		both(w, &n.Current.AverageValue, &m.AverageValue)
 	}
-	return *q
-}
-
-func newMetricStatus(m *autoscalingv1.MetricStatus) autoscalingv2.MetricStatus {
-	n := autoscalingv2.MetricStatus{Type: autoscalingv2.MetricSourceType(m.Type)}
-	if o := m.Object; o != nil {
-		n.Object = &autoscalingv2.ObjectMetricStatus{
-			DescribedObject: autoscalingv2.CrossVersionObjectReference(o.Target),
-			Metric:          autoscalingv2.MetricIdentifier{Name: o.MetricName, Selector: o.Selector},
-			Current:         autoscalingv2.MetricValueStatus{Value: &o.CurrentValue, AverageValue: o.AverageValue},
-		}
+	if meet(w, &n.Pods, &m.Pods) {
+		n, m := n.Pods, m.Pods
+		both(w, &n.Metric.Name, &m.MetricName)
+		both(w, &n.Metric.Selector, &m.Selector)
+		bothAmounts(w, &n.Current.AverageValue, &m.CurrentAverageValue)
 	}
-	if p := m.Pods; p != nil {
-		n.Pods = &autoscalingv2.PodsMetricStatus{
-			Metric:  autoscalingv2.MetricIdentifier{Name: p.MetricName, Selector: p.Selector},
-			Current: autoscalingv2.MetricValueStatus{AverageValue: &p.CurrentAverageValue},
-		}
+	if meet(w, &n.Resource, &m.Resource) {
+		n, m := n.Resource, m.Resource
+		both(w, &n.Name, &m.Name)
+		both(w, &n.Current.AverageUtilization, &m.CurrentAverageUtilization)
+		bothAmountsIfAny(w, &n.Current.AverageValue, &m.CurrentAverageValue)
 	}
-	if r := m.Resource; r != nil {
-		n.Resource = &autoscalingv2.ResourceMetricStatus{Name: r.Name, Current: autoscalingv2.MetricValueStatus{
-			AverageValue: known(r.CurrentAverageValue), AverageUtilization: r.CurrentAverageUtilization}}
+	if meet(w, &n.ContainerResource, &m.ContainerResource) {
+		n, m := n.ContainerResource, m.ContainerResource
+		both(w, &n.Name, &m.Name)
+		both(w, &n.Container, &m.Container)
+		both(w, &n.Current.AverageUtilization, &m.CurrentAverageUtilization)
+		bothAmountsIfAny(w, &n.Current.AverageValue, &m.CurrentAverageValue)
 	}
-	if r := m.ContainerResource; r != nil {
-		n.ContainerResource = &autoscalingv2.ContainerResourceMetricStatus{Name: r.Name, Container: r.Container, Current: autoscalingv2.MetricValueStatus{
-			AverageValue: known(r.CurrentAverageValue), AverageUtilization: r.CurrentAverageUtilization}}
+	if meet(w, &n.External, &m.External) {
+		n, m := n.External, m.External
+		both(w, &n.Metric.Name, &m.MetricName)
+		both(w, &n.Metric.Selector, &m.MetricSelector)
+		bothAmounts(w, &n.Current.Value, &m.CurrentValue)
+		both(w, &n.Current.AverageValue, &m.CurrentAverageValue)
 	}
-	if e := m.External; e != nil {
-		n.External = &autoscalingv2.ExternalMetricStatus{
-			Metric:  autoscalingv2.MetricIdentifier{Name: e.MetricName, Selector: e.MetricSelector},
-			Current: autoscalingv2.MetricValueStatus{Value: &e.CurrentValue, AverageValue: e.CurrentAverageValue},
-		}
-	}
-	return n
-}
-
-func oldMetricStatus(n *autoscalingv2.MetricStatus) autoscalingv1.MetricStatus {
-	m := autoscalingv1.MetricStatus{Type: autoscalingv1.MetricSourceType(n.Type)}
-	if o := n.Object; o != nil {
-		m.Object = &autoscalingv1.ObjectMetricStatus{
-			Target: autoscalingv1.CrossVersionObjectReference(o.DescribedObject), MetricName: o.Metric.Name, Selector: o.Metric.Selector,
-			CurrentValue: orZeroAmount(o.Current.Value), AverageValue: o.Current.AverageValue,
-		}
-	}
-	if p := n.Pods; p != nil {
-		m.Pods = &autoscalingv1.PodsMetricStatus{
-			MetricName: p.Metric.Name, Selector: p.Metric.Selector, CurrentAverageValue: orZeroAmount(p.Current.AverageValue),
-		}
-	}
-	if r := n.Resource; r != nil {
-		m.Resource = &autoscalingv1.ResourceMetricStatus{
-			Name: r.Name, CurrentAverageUtilization: r.Current.AverageUtilization, CurrentAverageValue: orZeroAmount(r.Current.AverageValue),
-		}
-	}
-	if r := n.ContainerResource; r != nil {
-		m.ContainerResource = &autoscalingv1.ContainerResourceMetricStatus{
-			Name: r.Name, Container: r.Container, CurrentAverageUtilization: r.Current.AverageUtilization,
-			CurrentAverageValue: orZeroAmount(r.Current.AverageValue),
-		}
-	}
-	if e := n.External; e != nil {
-		m.External = &autoscalingv1.ExternalMetricStatus{
-			MetricName: e.Metric.Name, MetricSelector: e.Metric.Selector,
-			CurrentValue: orZeroAmount(e.Current.Value), CurrentAverageValue: e.Current.AverageValue,
-		}
-	}
-	return m
 }
 
 // metricField is the field that a metric of the type is in.

@@ -85,6 +85,49 @@ func TestAutoscalerThroughV1(t *testing.T) {
 	}
 }
 
+// Every kind of metric goes through v1 unchanged, in the spec and in the status.
+func TestMetricsThroughV1(t *testing.T) {
+	q := func(text string) *resource.Quantity { q := resource.MustParse(text); return &q }
+	target := autoscalingv2.CrossVersionObjectReference{Kind: "Service", Name: "front", APIVersion: "v1"}
+	id := autoscalingv2.MetricIdentifier{Name: "hits", Selector: &metav1.LabelSelector{MatchLabels: map[string]string{"a": "b"}}}
+	specs := []autoscalingv2.MetricSpec{
+		{Type: "Object", Object: &autoscalingv2.ObjectMetricSource{DescribedObject: target, Metric: id, Target: autoscalingv2.MetricTarget{Type: "Value", Value: q("2")}}},
+		{Type: "Object", Object: &autoscalingv2.ObjectMetricSource{DescribedObject: target, Metric: id, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: q("3")}}},
+		{Type: "Pods", Pods: &autoscalingv2.PodsMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: q("4")}}},
+		{Type: "Resource", Resource: &autoscalingv2.ResourceMetricSource{Name: "memory", Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: q("5")}}},
+		{Type: "Resource", Resource: &autoscalingv2.ResourceMetricSource{Name: "memory", Target: autoscalingv2.MetricTarget{Type: "Utilization", AverageUtilization: ptr[int32](6)}}},
+		{Type: "ContainerResource", ContainerResource: &autoscalingv2.ContainerResourceMetricSource{Name: "cpu", Container: "c", Target: autoscalingv2.MetricTarget{Type: "Utilization", AverageUtilization: ptr[int32](7)}}},
+		{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "Value", Value: q("8")}}},
+		{Type: "External", External: &autoscalingv2.ExternalMetricSource{Metric: id, Target: autoscalingv2.MetricTarget{Type: "AverageValue", AverageValue: q("9")}}},
+	}
+	for _, want := range specs {
+		var old autoscalingv1.MetricSpec
+		var got autoscalingv2.MetricSpec
+		convertMetric(toOld, &want, &old)
+		convertMetric(toNew, &got, &old)
+		if !apiequality.Semantic.DeepEqual(got, want) {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+	statuses := []autoscalingv2.MetricStatus{
+		{Type: "Object", Object: &autoscalingv2.ObjectMetricStatus{DescribedObject: target, Metric: id, Current: autoscalingv2.MetricValueStatus{Value: q("2"), AverageValue: q("1")}}},
+		{Type: "Pods", Pods: &autoscalingv2.PodsMetricStatus{Metric: id, Current: autoscalingv2.MetricValueStatus{AverageValue: q("0")}}},
+		{Type: "Resource", Resource: &autoscalingv2.ResourceMetricStatus{Name: "cpu", Current: autoscalingv2.MetricValueStatus{AverageUtilization: ptr[int32](3)}}},
+		{Type: "Resource", Resource: &autoscalingv2.ResourceMetricStatus{Name: "cpu", Current: autoscalingv2.MetricValueStatus{AverageUtilization: ptr[int32](3), AverageValue: q("4")}}},
+		{Type: "ContainerResource", ContainerResource: &autoscalingv2.ContainerResourceMetricStatus{Name: "cpu", Container: "c", Current: autoscalingv2.MetricValueStatus{AverageValue: q("5")}}},
+		{Type: "External", External: &autoscalingv2.ExternalMetricStatus{Metric: id, Current: autoscalingv2.MetricValueStatus{Value: q("6"), AverageValue: q("7")}}},
+	}
+	for _, want := range statuses {
+		var old autoscalingv1.MetricStatus
+		var got autoscalingv2.MetricStatus
+		convertMetricStatus(toOld, &want, &old)
+		convertMetricStatus(toNew, &got, &old)
+		if !apiequality.Semantic.DeepEqual(got, want) {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+	}
+}
+
 func TestAutoscalerTargets(t *testing.T) {
 	h := autoscaler()
 	defaultAutoscaler(h)
