@@ -3,7 +3,6 @@ package apiserver
 import (
 	"context"
 	"net"
-	"strconv"
 
 	apiextensions "k8s.io/apiextensions-apiserver/pkg/client/clientset/clientset/typed/apiextensions/v1"
 	"k8s.io/kube-openapi/pkg/spec3"
@@ -40,9 +39,5 @@ type documents interface {
 // dialService connects to a ready endpoint of a Service's port, on a node through its tunnel.
 func (s *Server) dialService(ctx context.Context, namespace, name string, port int32) (net.Conn, error) {
 	d := reach.Dialer{Nodes: s.cfg.Nodes, Reader: NewReader(s.cache)}
-	e, err := d.Service(ctx, namespace, name, strconv.Itoa(int(port)))
-	if err != nil {
-		return nil, err
-	}
-	return d.Dial(ctx, e)
+	return d.DialService(ctx, namespace, name, port)
 }

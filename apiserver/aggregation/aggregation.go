@@ -73,13 +73,7 @@ func New(cfg Config) *Controller {
 	c := &Controller{Config: cfg, log: slog.With("component", "aggregation"), reach: reach.Dialer{Nodes: cfg.Nodes, Reader: cfg.Reader}}
 	c.routes.Store(&map[schema.GroupVersion]*remote{})
 	if c.Dial == nil {
-		c.Dial = func(ctx context.Context, namespace, name string, port int32) (net.Conn, error) {
-			e, err := c.reach.Service(ctx, namespace, name, fmt.Sprint(port))
-			if err != nil {
-				return nil, err
-			}
-			return c.reach.Dial(ctx, e)
-		}
+		c.Dial = c.reach.DialService
 	}
 	return c
 }

@@ -109,7 +109,7 @@ func validateJobTemplateSpec(s *batchv1.JobSpec, path *field.Path) field.ErrorLi
 		}
 	}
 	if m := s.ManagedBy; m != nil {
-		errs = append(errs, invalid(path.Child("managedBy"), *m, domainPrefixed(*m))...)
+		errs = append(errs, validation.IsDomainPrefixedPath(path.Child("managedBy"), *m)...)
 		if len(*m) > maxManagedBy {
 			errs = append(errs, field.TooLong(path.Child("managedBy"), "", maxManagedBy))
 		}
@@ -133,15 +133,6 @@ func validateJobPods(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(template.Child("spec", "restartPolicy"), restart, `only "Never" is supported when podFailurePolicy is specified`))
 	}
 	return errs
-}
-
-// domainPrefixed wants DOMAIN/PATH.
-func domainPrefixed(v string) []string {
-	domain, rest, ok := strings.Cut(v, "/")
-	if !ok || domain == "" || rest == "" {
-		return []string{"must be a domain-prefixed path (such as \"acme.io/foo\")"}
-	}
-	return validation.IsDNS1123Subdomain(domain)
 }
 
 func validateJobIndexes(s *batchv1.JobSpec, path *field.Path) field.ErrorList {

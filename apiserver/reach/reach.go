@@ -164,6 +164,15 @@ func (d *Dialer) Service(ctx context.Context, namespace, name, port string) (End
 	return Endpoint{}, unavailable("no endpoints available for service %q", name)
 }
 
+// DialService connects to a ready endpoint of a Service's port. Errors are those of Service and of Dial.
+func (d *Dialer) DialService(ctx context.Context, namespace, name string, port int32) (net.Conn, error) {
+	e, err := d.Service(ctx, namespace, name, strconv.Itoa(int(port)))
+	if err != nil {
+		return nil, err
+	}
+	return d.Dial(ctx, e)
+}
+
 // Slices are the EndpointSlices of a Service.
 func (d *Dialer) Slices(ctx context.Context, namespace, name string) ([]*discoveryv1.EndpointSlice, error) {
 	objs, _, err := d.Reader.List(ctx, schema.GroupResource{Group: discoveryv1.GroupName, Resource: "endpointslices"}, namespace)
