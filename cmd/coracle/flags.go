@@ -41,6 +41,8 @@ type options struct {
 	encryption    string
 	auditPolicy   string
 	auditLog      audit.FileConfig
+	maxReads      int
+	maxWrites     int
 
 	nodeName   string
 	nodeIP     string
@@ -84,6 +86,8 @@ func serverFlags(o *options, f *pflag.FlagSet) {
 	f.IntVar(&o.auditLog.MaxAge, "audit-log-maxage", 0, "days for which older files are kept; 0 for ever")
 	f.IntVar(&o.auditLog.MaxBackups, "audit-log-maxbackup", 0, "how many older files are kept; 0 all")
 	f.StringVar(&o.etcd.key, "etcd-keyfile", "", "key of that certificate")
+	f.IntVar(&o.maxReads, "max-requests-inflight", 400, "requests served at the same time, together with the following; divided among priority levels")
+	f.IntVar(&o.maxWrites, "max-mutating-requests-inflight", 200, "added to that")
 }
 
 func clusterFlags(o *options, f *pflag.FlagSet) {
