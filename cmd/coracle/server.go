@@ -208,7 +208,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Paths:   map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
 
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
-		Audit:          auditLog,
+		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),
 		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
