@@ -163,6 +163,8 @@ func TestWidth(t *testing.T) {
 		{"list of what is not known", lease("a", "list"), 10, 1, "0s"},
 		{"watch", with(ask("a", "watch"), "resourceVersion=7"), 10, 1, "0s"},
 		{"watch from the beginning", with(ask("a", "watch"), "sendInitialEvents=true"), 10, 10, "0s"},
+		{"watch from nowhere", with(ask("a", "watch"), "watch=true"), 10, 10, "0s"},
+		{"watch from now", with(ask("a", "watch"), "watch=true&sendInitialEvents=false"), 10, 1, "0s"},
 		{"create, 30 watch", ask("a", "create"), 10, 3, "5ms"},
 		{"create, 30 watch, in a small level", ask("a", "create"), 2, 2, "7.5ms"},
 		{"create, nobody watches", elsewhere, 10, 1, "0s"},

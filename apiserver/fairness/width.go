@@ -58,9 +58,6 @@ func toRead(r *Request, objects func(schema.GroupResource) int) int {
 	if r.Info.Name != "" || objects == nil {
 		return 1 // a field selector of one name
 	}
-	if r.Info.Verb == "watch" && !strings.Contains(r.Query, "sendInitialEvents=") {
-		return 1
-	}
 	n := objects(schema.GroupResource{Group: r.Info.APIGroup, Resource: r.Info.Resource})
 	if n <= objectsPerSeat || r.Query == "" {
 		return n
@@ -70,7 +67,11 @@ func toRead(r *Request, objects func(schema.GroupResource) int) int {
 		return n
 	}
 	if r.Info.Verb == "watch" {
-		if initial, _ := strconv.ParseBool(q.Get("sendInitialEvents")); !initial {
+		initial, err := strconv.ParseBool(q.Get("sendInitialEvents"))
+		if version := q.Get("resourceVersion"); err != nil { // not said: a watch from nowhere begins with what there is
+			initial = version == "" || version == "0"
+		}
+		if !initial {
 			return 1
 		}
 		return n
