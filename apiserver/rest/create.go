@@ -78,14 +78,38 @@ func generateName(base string) string {
 }
 
 // insert completes, validates and stores a new object, which is private to the call. It returns what was
-// stored, in the stored version.
+// stored, in the stored version. Where a generated name is taken, all is done again with another, as what is completed may
+// depend on it.
 func (c *call) insert(obj runtime.Object) (runtime.Object, error) {
+	if m := accessor(obj); m.GetName() != "" || m.GetGenerateName() == "" {
+		return c.insertNamed(obj)
+	}
+	for try := 1; ; try++ {
+		one := obj
+		if try < generateTries {
+			one = obj.DeepCopyObject()
+		}
+		m := accessor(one)
+		m.SetName(generateName(m.GetGenerateName()))
+		raw, err := c.insertNamed(one)
+		var taken *nameTakenError
+		switch {
+		case !errors.As(err, &taken):
+			return raw, err
+		case try == generateTries:
+			return nil, apierrors.NewGenerateNameConflict(c.r.gr, m.GetName(), 1)
+		}
+	}
+}
+
+// nameTakenError says that there is an object of the name already.
+type nameTakenError struct{ error }
+
+func (e *nameTakenError) Unwrap() error { return e.error }
+
+func (c *call) insertNamed(obj runtime.Object) (runtime.Object, error) {
 	m := accessor(obj)
 	c.fillSystemFields(m)
-	generate := m.GetName() == "" && m.GetGenerateName() != ""
-	if generate {
-		m.SetName(generateName(m.GetGenerateName()))
-	}
 	if c.r.PrepareCreate != nil {
 		c.r.PrepareCreate(obj)
 	}
@@ -111,23 +135,16 @@ func (c *call) insert(obj runtime.Object) (runtime.Object, error) {
 	if err != nil {
 		return nil, err
 	}
-	for try := 1; ; try++ {
-		err := c.storeNew(raw)
-		var exists *store.ExistsError
-		switch {
-		case err == nil:
-			hook.done(!c.dryRun)
-			return raw, nil
-		case !errors.As(err, &exists):
-			return nil, writeError(c.r.gr, m.GetName(), err)
-		case !generate:
-			return nil, c.alreadyExists(m.GetName(), exists.Current)
-		case try == generateTries:
-			return nil, apierrors.NewGenerateNameConflict(c.r.gr, m.GetName(), 1)
-		}
-		m.SetName(generateName(m.GetGenerateName()))
-		accessor(raw).SetName(m.GetName())
+	err = c.storeNew(raw)
+	var exists *store.ExistsError
+	switch {
+	case err == nil:
+		hook.done(!c.dryRun)
+		return raw, nil
+	case errors.As(err, &exists):
+		return nil, &nameTakenError{c.alreadyExists(m.GetName(), exists.Current)}
 	}
+	return nil, writeError(c.r.gr, m.GetName(), err)
 }
 
 // checkNew validates a new object.

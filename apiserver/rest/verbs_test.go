@@ -249,3 +249,14 @@ func TestTwoVersionsOfOneResource(t *testing.T) {
 	f.must("PATCH", events+"/e", `{"metadata":{"labels":{"a":"b"}}}`, "Content-Type", mergeType)
 	f.must("DELETE", events+"/e", "")
 }
+
+// TestGeneratedNamespaceCollides: a namespace is labelled with the name that it gets in the end.
+func TestGeneratedNamespaceCollides(t *testing.T) {
+	taken := &takenStore{Store: memory.New()}
+	f := newFixture(t, func(c *rest.Config) { c.Store = taken })
+	taken.left = 3
+	ns := f.must("POST", "/api/v1/namespaces", `{"metadata":{"generateName":"x-"}}`).obj
+	if got := ns.GetLabels()["kubernetes.io/metadata.name"]; got != ns.GetName() || taken.left != 0 {
+		t.Errorf("namespace %s is labelled %s", ns.GetName(), got)
+	}
+}
