@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/net/websocket"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metainternal "k8s.io/apimachinery/pkg/apis/meta/internalversion"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -85,16 +86,25 @@ func (c *call) watch(o *metainternal.ListOptions) error {
 	if err != nil && !errors.Is(err, cache.ErrTooOld) {
 		return readError(c.r.gr, "", revision, err)
 	}
+	tooLate := err != nil
+	follow := func(ctx context.Context) {
+		if tooLate {
+			s.fail(tooOld())
+			return
+		}
+		if !initial {
+			Begun(ctx)
+		}
+		s.run(ctx, w, initial)
+	}
+	if !tooLate {
+		defer w.Stop()
+	}
+	if isWebSocket(c.req) {
+		return s.overWebSocket(ctx, cancel, follow)
+	}
 	s.start()
-	if err != nil {
-		s.fail(tooOld())
-		return nil
-	}
-	defer w.Stop()
-	if !initial {
-		Begun(ctx)
-	}
-	s.run(ctx, w, initial)
+	follow(ctx)
 	return nil
 }
 
@@ -122,6 +132,7 @@ type stream struct {
 	headers   bool // a table's columns have been sent
 	buf       []byte
 	flusher   http.Flusher
+	socket    *websocket.Conn // takes a message for each event; nil where they follow each other in a body
 }
 
 func (c *call) newStream(o *metainternal.ListOptions) *stream {
@@ -191,7 +202,7 @@ func (s *stream) send(events []cache.Event) error {
 			s.fail(err)
 			return err
 		}
-		if len(s.buf) >= flushAt {
+		if len(s.buf) >= flushAt || s.socket != nil {
 			if err := s.write(); err != nil {
 				return err
 			}
@@ -208,7 +219,15 @@ func (s *stream) write() error {
 	if len(s.buf) == 0 {
 		return nil
 	}
-	_, err := s.c.w.Write(s.buf)
+	var err error
+	switch {
+	case s.socket == nil:
+		_, err = s.c.w.Write(s.buf)
+	case s.form.protobuf:
+		err = websocket.Message.Send(s.socket, s.buf)
+	default:
+		err = websocket.Message.Send(s.socket, string(s.buf))
+	}
 	s.buf = s.buf[:0]
 	return err
 }
@@ -285,7 +304,9 @@ func (s *stream) frame(eventType string, object []byte) {
 	}
 	raw := sizeTagged(len(object))
 	size := sizeTagged(len(eventType)) + sizeTagged(raw)
-	s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(size))
+	if s.socket == nil { // whose messages have a length of their own
+		s.buf = binary.BigEndian.AppendUint32(s.buf, uint32(size))
+	}
 	s.buf = appendTag(s.buf, 1, len(eventType))
 	s.buf = append(s.buf, eventType...)
 	s.buf = appendTag(s.buf, 2, raw)
