@@ -94,12 +94,8 @@ func collisions(count, old *int32, path *field.Path) field.ErrorList {
 }
 
 func notDecremented(count, old *int32, path *field.Path) field.ErrorList {
-	switch {
-	case old == nil:
-	case count == nil:
-		return field.ErrorList{field.Invalid(path, count, "cannot be nil")}
-	case *count < *old:
-		return field.ErrorList{field.Invalid(path, *count, "cannot be decremented")}
+	if old != nil && (count == nil || *count < *old) {
+		return field.ErrorList{field.Invalid(path, *orZero(count), "cannot be decremented")}
 	}
 	return nil
 }
@@ -128,7 +124,7 @@ func validateStatefulSetSpec(s *appsv1.StatefulSetSpec) field.ErrorList {
 		errs = append(errs, nonnegative(s.Ordinals.Start, path.Child("ordinals.start"))...)
 	}
 	if s.ServiceName != "" {
-		errs = append(errs, invalid(path.Child("serviceName"), s.ServiceName, apivalidation.NameIsDNS1035Label(s.ServiceName, false))...)
+		errs = append(errs, invalid(path.Child("serviceName"), s.ServiceName, apivalidation.NameIsDNSLabel(s.ServiceName, false))...)
 	}
 	if s.Selector == nil {
 		errs = append(errs, field.Required(path.Child("selector"), ""))

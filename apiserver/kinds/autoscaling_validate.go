@@ -2,6 +2,7 @@ package kinds
 
 import (
 	"errors"
+	"slices"
 
 	autoscalingv2 "k8s.io/api/autoscaling/v2"
 	"k8s.io/apimachinery/pkg/api/validate/content"
@@ -159,7 +160,7 @@ func validateMetric(m *autoscalingv2.MetricSpec, path *field.Path, rules autosca
 		}
 	}
 	if !isKind {
-		errs = append(errs, oneOf(m.Type, path.Child("type"), autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
+		errs = append(errs, supported(m.Type, path.Child("type"), autoscalingv2.ContainerResourceMetricSourceType, autoscalingv2.ExternalMetricSourceType,
 			autoscalingv2.ObjectMetricSourceType, autoscalingv2.PodsMetricSourceType, autoscalingv2.ResourceMetricSourceType)...)
 	}
 	for _, name := range present {
@@ -168,6 +169,14 @@ func validateMetric(m *autoscalingv2.MetricSpec, path *field.Path, rules autosca
 		}
 	}
 	return errs
+}
+
+// supported wants one of some values; none at all is as wrong as another one.
+func supported[T ~string](value T, path *field.Path, known ...T) field.ErrorList {
+	if slices.Contains(known, value) {
+		return nil
+	}
+	return field.ErrorList{field.NotSupported(path, value, known)}
 }
 
 // metricSource is where a metric may come from. One that is not there has no check.
@@ -276,13 +285,15 @@ func validateScalingRules(r *autoscalingv2.HPAScalingRules, path *field.Path) fi
 	}
 	var errs field.ErrorList
 	if w := r.StabilizationWindowSeconds; w != nil {
-		errs = append(errs, nonnegative(*w, path.Child("stabilizationWindowSeconds"))...)
+		if *w < 0 {
+			errs = append(errs, field.Invalid(path.Child("stabilizationWindowSeconds"), *w, "must be greater than or equal to zero"))
+		}
 		if *w > stabilizationWindowMax {
 			errs = append(errs, field.Invalid(path.Child("stabilizationWindowSeconds"), *w, "must be less than or equal to 3600"))
 		}
 	}
 	if p := r.SelectPolicy; p != nil {
-		errs = append(errs, oneOf(*p, path.Child("selectPolicy"), autoscalingv2.DisabledPolicySelect, autoscalingv2.MaxChangePolicySelect, autoscalingv2.MinChangePolicySelect)...)
+		errs = append(errs, supported(*p, path.Child("selectPolicy"), autoscalingv2.DisabledPolicySelect, autoscalingv2.MaxChangePolicySelect, autoscalingv2.MinChangePolicySelect)...)
 	}
 	if len(r.Policies) == 0 {
 		errs = append(errs, field.Required(path.Child("policies"), "must specify at least one Policy"))
@@ -297,7 +308,7 @@ func validateScalingRules(r *autoscalingv2.HPAScalingRules, path *field.Path) fi
 }
 
 func validateScalingPolicy(p *autoscalingv2.HPAScalingPolicy, path *field.Path) field.ErrorList {
-	errs := oneOf(p.Type, path.Child("type"), autoscalingv2.PercentScalingPolicy, autoscalingv2.PodsScalingPolicy)
+	errs := supported(p.Type, path.Child("type"), autoscalingv2.PercentScalingPolicy, autoscalingv2.PodsScalingPolicy)
 	if p.Value <= 0 {
 		errs = append(errs, field.Invalid(path.Child("value"), p.Value, greaterThanZero))
 	}

@@ -51,13 +51,15 @@ func validateJobSelector(j *batchv1.Job) field.ErrorList {
 	}
 	path := field.NewPath("spec")
 	if j.Spec.Selector == nil {
-		return field.ErrorList{field.Required(path.Child("selector"), "")}
+		return nil // told of with the rest of the spec
 	}
 	var errs field.ErrorList
+	expected := labels.Set{}
 	template := path.Child("template", "metadata", "labels")
 	for _, l := range []struct{ name, value string }{
 		{jobLabels.uid, string(j.UID)}, {jobLabels.oldUID, string(j.UID)}, {jobLabels.name, j.Name}, {jobLabels.oldName, j.Name},
 	} {
+		expected[l.name] = l.value
 		switch got, ok := j.Spec.Template.Labels[l.name]; {
 		case !ok:
 			errs = append(errs, field.Required(template.Key(l.name), fmt.Sprintf("must be '%s'", l.value)))
@@ -65,8 +67,7 @@ func validateJobSelector(j *batchv1.Job) field.ErrorList {
 			errs = append(errs, field.Invalid(template.Key(l.name), j.Spec.Template.Labels, fmt.Sprintf("must be '%s'", l.value)))
 		}
 	}
-	want := j.Spec.Selector.MatchLabels
-	if want[jobLabels.uid] != string(j.UID) && want[jobLabels.oldUID] != string(j.UID) || len(want)+len(j.Spec.Selector.MatchExpressions) > 1 {
+	if selector, err := metav1.LabelSelectorAsSelector(j.Spec.Selector); err == nil && !selector.Matches(expected) {
 		errs = append(errs, field.Invalid(path.Child("selector"), j.Spec.Selector, "`selector` not auto-generated"))
 	}
 	return errs
@@ -141,44 +142,49 @@ func validateJobIndexes(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
 	if mode != batchv1.IndexedCompletion && mode != batchv1.NonIndexedCompletion {
 		errs = append(errs, field.NotSupported(path.Child("completionMode"), mode, []batchv1.CompletionMode{batchv1.NonIndexedCompletion, batchv1.IndexedCompletion}))
 	}
-	indexed := mode == batchv1.IndexedCompletion
-	if !indexed {
-		if s.BackoffLimitPerIndex != nil {
-			errs = append(errs, field.Invalid(path.Child("backoffLimitPerIndex"), *s.BackoffLimitPerIndex, "requires indexed completion mode"))
-		}
-	} else if s.Completions == nil {
-		errs = append(errs, field.Required(path.Child("completions"), fmt.Sprintf("when completion mode is %s", batchv1.IndexedCompletion)))
-	}
 	if s.BackoffLimitPerIndex == nil && s.MaxFailedIndexes != nil {
 		errs = append(errs, field.Required(path.Child("backoffLimitPerIndex"), "when maxFailedIndexes is specified"))
 	}
-	if !indexed || s.Completions == nil {
+	switch mode {
+	case batchv1.IndexedCompletion:
+		return append(errs, validateIndexed(s, path)...)
+	case "", batchv1.NonIndexedCompletion:
+		for _, f := range []struct {
+			name  string
+			value *int32
+		}{{"backoffLimitPerIndex", s.BackoffLimitPerIndex}, {"maxFailedIndexes", s.MaxFailedIndexes}} {
+			if f.value != nil {
+				errs = append(errs, field.Invalid(path.Child(f.name), *f.value, "requires indexed completion mode"))
+			}
+		}
+	}
+	return errs
+}
+
+func validateIndexed(s *batchv1.JobSpec, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	atMost := func(name string, value *int32, most int32, when string) {
+		if value != nil && *value > most {
+			errs = append(errs, field.Invalid(path.Child(name), *value, fmt.Sprintf("must be less than or equal to %d%s", most, when)))
+		}
+	}
+	if s.Completions == nil {
+		errs = append(errs, field.Required(path.Child("completions"), fmt.Sprintf("when completion mode is %s", batchv1.IndexedCompletion)))
+	}
+	atMost("parallelism", s.Parallelism, maxJobIndexes, " when completion mode is Indexed")
+	if s.MaxFailedIndexes != nil && s.Completions != nil && *s.MaxFailedIndexes > *s.Completions {
+		errs = append(errs, field.Invalid(path.Child("maxFailedIndexes"), *s.MaxFailedIndexes, "must be less than or equal to completions"))
+	}
+	atMost("maxFailedIndexes", s.MaxFailedIndexes, maxJobIndexes, "")
+	if s.BackoffLimitPerIndex == nil || *orZero(s.Completions) <= maxJobIndexes {
 		return errs
 	}
-	completions, parallelism := *s.Completions, *orZero(s.Parallelism)
-	if s.Parallelism != nil && parallelism > maxParallelIndexes {
-		errs = append(errs, field.Invalid(path.Child("parallelism"), parallelism, fmt.Sprintf("must be less than or equal to %d when completion mode is Indexed", maxParallelIndexes)))
+	if s.MaxFailedIndexes == nil {
+		errs = append(errs, field.Required(path.Child("maxFailedIndexes"), fmt.Sprintf("must be specified when completions is above %d", maxJobIndexes)))
 	}
-	if s.MaxFailedIndexes != nil {
-		failed := *s.MaxFailedIndexes
-		if failed > completions {
-			errs = append(errs, field.Invalid(path.Child("maxFailedIndexes"), failed, "must be less than or equal to completions"))
-		}
-		if failed > maxJobIndexes {
-			errs = append(errs, field.Invalid(path.Child("maxFailedIndexes"), failed, fmt.Sprintf("must be less than or equal to %d", maxJobIndexes)))
-		}
-		if completions > maxJobIndexes && failed > maxFailuresPerIndex {
-			errs = append(errs, field.Invalid(path.Child("maxFailedIndexes"), failed, fmt.Sprintf("must be less than or equal to %d when completions are above %d and used with backoff limit per index", maxFailuresPerIndex, maxJobIndexes)))
-		}
-	}
-	if s.BackoffLimitPerIndex != nil && completions > maxJobIndexes {
-		if s.MaxFailedIndexes == nil {
-			errs = append(errs, field.Required(path.Child("maxFailedIndexes"), fmt.Sprintf("must be specified when completions is above %d", maxJobIndexes)))
-		}
-		if parallelism > maxParallelPerIndex {
-			errs = append(errs, field.Invalid(path.Child("parallelism"), parallelism, fmt.Sprintf("must be less than or equal to %d when completions are above %d and used with backoff limit per index", maxParallelPerIndex, maxJobIndexes)))
-		}
-	}
+	when := fmt.Sprintf(" when completions are above %d and used with backoff limit per index", maxJobIndexes)
+	atMost("parallelism", s.Parallelism, maxParallelPerIndex, when)
+	atMost("maxFailedIndexes", s.MaxFailedIndexes, maxFailuresPerIndex, when)
 	return errs
 }
 
@@ -189,7 +195,7 @@ func validateFailurePolicy(s *batchv1.JobSpec, path *field.Path) field.ErrorList
 	var errs field.ErrorList
 	rules := path.Child("rules")
 	if n := len(s.PodFailurePolicy.Rules); n > maxPolicyRules {
-		return field.ErrorList{field.TooMany(rules, n, maxPolicyRules)}
+		errs = append(errs, field.TooMany(rules, n, maxPolicyRules))
 	}
 	containers := sets.New[string]()
 	for i := range s.Template.Spec.Containers {
@@ -224,7 +230,7 @@ func validateFailureRule(s *batchv1.JobSpec, r *batchv1.PodFailurePolicyRule, at
 	for i, c := range r.OnPodConditions {
 		here := at.Child("onPodConditions").Index(i)
 		errs = append(errs, qualifiedName(string(c.Type), here.Child("type"))...)
-		errs = append(errs, oneOf(c.Status, here.Child("status"), corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)...)
+		errs = append(errs, given(c.Status, here.Child("status"), corev1.ConditionFalse, corev1.ConditionTrue, corev1.ConditionUnknown)...)
 	}
 	if r.OnExitCodes != nil && len(r.OnPodConditions) > 0 {
 		errs = append(errs, field.Invalid(at, field.OmitValueType{}, "specifying both OnExitCodes and OnPodConditions is not supported"))
@@ -235,12 +241,20 @@ func validateFailureRule(s *batchv1.JobSpec, r *batchv1.PodFailurePolicyRule, at
 	return errs
 }
 
+// given wants one of some values, and names them where there is none.
+func given[T ~string](value T, path *field.Path, known ...T) field.ErrorList {
+	if value == "" {
+		return field.ErrorList{field.Required(path, fmt.Sprintf("valid values: %q", known))}
+	}
+	return oneOf(value, path, known...)
+}
+
 func validateExitCodes(r *batchv1.PodFailurePolicyOnExitCodesRequirement, at *field.Path, containers sets.Set[string]) field.ErrorList {
 	var errs field.ErrorList
 	if name := r.ContainerName; name != nil && !containers.Has(*name) {
 		errs = append(errs, field.Invalid(at.Child("containerName"), *name, "must be one of the container or initContainer names in the pod template"))
 	}
-	errs = append(errs, oneOf(r.Operator, at.Child("operator"), batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)...)
+	errs = append(errs, given(r.Operator, at.Child("operator"), batchv1.PodFailurePolicyOnExitCodesOpIn, batchv1.PodFailurePolicyOnExitCodesOpNotIn)...)
 	values := at.Child("values")
 	switch n := len(r.Values); {
 	case n == 0:

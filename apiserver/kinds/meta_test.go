@@ -56,8 +56,12 @@ func create(k *Kind, obj runtime.Object) field.ErrorList {
 
 // update runs obj through what an update does, and gives the errors.
 func update(k *Kind, obj, old runtime.Object) field.ErrorList {
-	k.Default(obj)
-	k.PrepareUpdate(obj, old)
+	if k.Default != nil {
+		k.Default(obj)
+	}
+	if k.PrepareUpdate != nil {
+		k.PrepareUpdate(obj, old)
+	}
 	return k.ValidateUpdate(obj, old)
 }
 

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	"k8s.io/apimachinery/pkg/api/validate/content"
 	apivalidation "k8s.io/apimachinery/pkg/api/validation"
@@ -23,7 +24,7 @@ func validateIngress(i *networkingv1.Ingress) field.ErrorList {
 	errs = append(errs, validateIngressSpec(&i.Spec, field.NewPath("spec"))...)
 	annotated, byAnnotation := i.Annotations[classAnnotation]
 	if byAnnotation && i.Spec.IngressClassName != nil && annotated != *i.Spec.IngressClassName {
-		errs = append(errs, field.Invalid(metadata().Child("annotations").Child(classAnnotation), annotated, "must match `ingressClassName` when both are specified"))
+		errs = append(errs, field.Invalid(field.NewPath("annotations").Child(classAnnotation), annotated, "must match `ingressClassName` when both are specified"))
 	}
 	return errs
 }
@@ -133,32 +134,32 @@ func validateIngressBackend(b *networkingv1.IngressBackend, at *field.Path) fiel
 	case b.Resource != nil && b.Service != nil:
 		return field.ErrorList{field.Invalid(at, "", "cannot set both resource and service backends")}
 	case b.Resource != nil:
-		path := at.Child("resource")
-		var errs field.ErrorList
-		if group := *orZero(b.Resource.APIGroup); group != "" {
-			errs = append(errs, dnsSubdomain(group, path.Child("apiGroup"))...)
-		}
-		if b.Resource.Kind == "" {
-			errs = append(errs, field.Required(path.Child("kind"), "kind is required"))
-		}
-		if b.Resource.Name == "" {
-			errs = append(errs, field.Required(path.Child("name"), "name is required"))
-		}
-		return errs
+		return validateReferent(b.Resource.APIGroup, b.Resource.Kind, b.Resource.Name, at.Child("resource"))
 	case b.Service == nil:
-		return field.ErrorList{field.Required(at, "port name or number is required")}
+		return field.ErrorList{field.Invalid(at, "", "resource or service backend is required")}
 	}
-	return validateIngressService(b.Service, at.Child("service"))
+	return validateIngressService(b.Service, at)
 }
 
+// validateReferent checks what names an object of some kind.
+func validateReferent(group *string, kind, name string, path *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if group != nil {
+		errs = append(errs, dnsSubdomain(*group, path.Child("apiGroup"))...)
+	}
+	errs = append(errs, pathSegment(kind, path.Child("kind"), "")...)
+	return append(errs, pathSegment(name, path.Child("name"), "")...)
+}
+
+// validateIngressService checks the service at a backend's path, which faults of its port are told of.
 func validateIngressService(s *networkingv1.IngressServiceBackend, at *field.Path) field.ErrorList {
 	var errs field.ErrorList
+	name, port := at.Child("service", "name"), at.Child("service", "port")
 	if s.Name == "" {
-		errs = append(errs, field.Required(at.Child("name"), ""))
+		errs = append(errs, field.Required(name, ""))
 	} else {
-		errs = append(errs, invalid(at.Child("name"), s.Name, apivalidation.NameIsDNS1035Label(s.Name, false))...)
+		errs = append(errs, invalid(name, s.Name, apivalidation.NameIsDNSLabel(s.Name, false))...)
 	}
-	port := at.Child("port")
 	switch hasName, hasNumber := s.Port.Name != "", s.Port.Number != 0; {
 	case hasName && hasNumber:
 		errs = append(errs, field.Invalid(at, "", "cannot set both port name & port number"))
@@ -219,21 +220,14 @@ func validateClassParameters(p *networkingv1.IngressClassParametersReference, pa
 	if p == nil {
 		return nil
 	}
-	var errs field.ErrorList
-	if group := *orZero(p.APIGroup); group != "" {
-		errs = append(errs, dnsSubdomain(group, path.Child("apiGroup"))...)
+	errs := validateReferent(p.APIGroup, p.Kind, p.Name, path)
+	if p.Scope == nil {
+		return append(errs, field.Required(path.Child("scope"), ""))
 	}
-	for _, f := range []struct{ name, value string }{{"kind", p.Kind}, {"name", p.Name}} {
-		if f.value == "" {
-			errs = append(errs, field.Required(path.Child(f.name), f.name+" is required"))
-		} else {
-			errs = append(errs, invalid(path.Child(f.name), f.value, content.IsPathSegmentName(f.value))...)
-		}
-	}
-	scope, namespace := *orZero(p.Scope), path.Child("namespace")
+	scope, namespace := *p.Scope, path.Child("namespace")
 	switch scope {
 	case networkingv1.IngressClassParametersReferenceScopeNamespace:
-		if *orZero(p.Namespace) == "" {
+		if p.Namespace == nil {
 			return append(errs, field.Required(namespace, "`parameters.scope` is set to 'Namespace'"))
 		}
 		return append(errs, invalid(namespace, *p.Namespace, apivalidation.ValidateNamespaceName(*p.Namespace, false))...)
@@ -241,8 +235,6 @@ func validateClassParameters(p *networkingv1.IngressClassParametersReference, pa
 		if p.Namespace != nil {
 			errs = append(errs, field.Forbidden(namespace, "`parameters.scope` is set to 'Cluster'"))
 		}
-	case "":
-		errs = append(errs, field.Required(path.Child("scope"), ""))
 	default:
 		errs = append(errs, field.NotSupported(path.Child("scope"), scope, []string{"Cluster", "Namespace"}))
 	}
@@ -295,11 +287,14 @@ func validatePolicyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Pat
 	for i := range ports {
 		p, at := &ports[i], path.Index(i)
 		if p.Protocol != nil {
-			errs = append(errs, portProtocol(*p.Protocol, at.Child("protocol"))...)
+			known := []corev1.Protocol{corev1.ProtocolTCP, corev1.ProtocolUDP, corev1.ProtocolSCTP}
+			if !slices.Contains(known, *p.Protocol) {
+				errs = append(errs, field.NotSupported(at.Child("protocol"), *p.Protocol, known))
+			}
 		}
 		if p.Port == nil {
 			if p.EndPort != nil {
-				errs = append(errs, field.Required(at.Child("port"), "must be specified when `endPort` is specified"))
+				errs = append(errs, field.Invalid(at.Child("endPort"), *p.EndPort, "may not be specified when `port` is not specified"))
 			}
 			continue
 		}
@@ -307,7 +302,7 @@ func validatePolicyPorts(ports []networkingv1.NetworkPolicyPort, path *field.Pat
 			errs = append(errs, portNumber(p.Port.IntVal, at.Child("port"))...)
 			if p.EndPort != nil {
 				if *p.EndPort < p.Port.IntVal {
-					errs = append(errs, field.Invalid(at.Child("endPort"), p.Port.IntVal, "must be greater than or equal to `port`"))
+					errs = append(errs, field.Invalid(at.Child("endPort"), *p.EndPort, "must be greater than or equal to `port`"))
 				}
 				errs = append(errs, portNumber(*p.EndPort, at.Child("endPort"))...)
 			}
@@ -359,13 +354,12 @@ func validateIPBlock(b *networkingv1.IPBlock, path *field.Path) field.ErrorList 
 	}
 	for i, except := range b.Except {
 		at := path.Child("except").Index(i)
-		found := legacyCIDR(except, at, nil)
-		errs = append(errs, found...)
+		errs = append(errs, legacyCIDR(except, at, nil)...)
 		part, err := netip.ParsePrefix(except)
-		if len(found) > 0 || err != nil {
+		if err != nil {
 			continue
 		}
-		if !whole.Contains(part.Addr()) || part.Bits() <= whole.Bits() {
+		if !whole.Contains(part.Masked().Addr()) || part.Bits() <= whole.Bits() {
 			errs = append(errs, field.Invalid(at, except, "must be a strict subset of `cidr`"))
 		}
 	}
