@@ -1,6 +1,10 @@
 package fairness
 
-import "github.com/prometheus/client_golang/prometheus"
+import (
+	"maps"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
 
 func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("apiserver_flowcontrol_"+name, help, labels, nil)
@@ -66,7 +70,10 @@ func (m *Collector) Collect(out chan<- prometheus.Metric) {
 func (m *Collector) collectFlow(out chan<- prometheus.Metric, f *flow) {
 	l := f.level
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	now := *f // nobody is to wait until a scraper has read it
+	now.rejected = maps.Clone(f.rejected)
+	l.mu.Unlock()
+	f = &now
 	if f.dispatched == 0 && f.queued == 0 && len(f.rejected) == 0 {
 		return
 	}
