@@ -179,12 +179,11 @@ var standardQuotas = sets.New[corev1.ResourceName](
 )
 
 func quotaResourceName(name corev1.ResourceName, path *field.Path) field.ErrorList {
-	errs := qualifiedName(string(name), path)
-	if strings.Contains(string(name), "/") {
-		return errs
+	if standardQuota(name) {
+		return qualifiedName(string(name), path)
 	}
-	text := string(name)
-	if standardQuotas.Has(name) || strings.HasPrefix(text, corev1.ResourceHugePagesPrefix) || strings.HasPrefix(text, corev1.ResourceRequestsHugePagesPrefix) {
+	errs := anyResourceName(name, path)
+	if strings.Contains(string(name), "/") {
 		return errs
 	}
 	return append(errs, field.Invalid(path, name, "must be a standard resource for quota"))
@@ -212,13 +211,16 @@ func scopeCounts(scope corev1.ResourceQuotaScope, name corev1.ResourceName) bool
 		return name == corev1.ResourcePersistentVolumeClaims || name == corev1.ResourceRequestsStorage || name == "count/persistentvolumeclaims" || strings.Contains(string(name), ".storageclass.storage.k8s.io/")
 	}
 	switch name {
-	case corev1.ResourcePods, corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceEphemeralStorage, corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory,
-		corev1.ResourceRequestsEphemeralStorage, corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory, corev1.ResourceLimitsEphemeralStorage:
+	case corev1.ResourcePods, corev1.ResourceCPU, corev1.ResourceMemory, corev1.ResourceRequestsCPU, corev1.ResourceRequestsMemory,
+		corev1.ResourceLimitsCPU, corev1.ResourceLimitsMemory:
 		return true
 	}
-	text := string(name)
-	return strings.HasPrefix(text, corev1.ResourceHugePagesPrefix) || strings.HasPrefix(text, corev1.ResourceRequestsHugePagesPrefix) ||
-		strings.HasPrefix(text, corev1.DefaultResourceRequestsPrefix) && !strings.Contains(text, "storageclass")
+	return false
+}
+
+// standardQuota tells the names without a domain that a quota may limit.
+func standardQuota(name corev1.ResourceName) bool {
+	return standardQuotas.Has(name) || strings.HasPrefix(string(name), corev1.ResourceHugePagesPrefix) || strings.HasPrefix(string(name), corev1.ResourceRequestsHugePagesPrefix)
 }
 
 func validateQuotaScopes(s *corev1.ResourceQuotaSpec, path *field.Path) field.ErrorList {
@@ -232,7 +234,7 @@ func validateQuotaScopes(s *corev1.ResourceQuotaSpec, path *field.Path) field.Er
 			errs = append(errs, field.Invalid(at, s.Scopes, "unsupported scope"))
 		}
 		for _, name := range slices.Sorted(maps.Keys(s.Hard)) {
-			if knownScopes.Has(scope) && standardQuotas.Has(name) && !scopeCounts(scope, name) {
+			if knownScopes.Has(scope) && standardQuota(name) && !scopeCounts(scope, name) {
 				errs = append(errs, field.Invalid(at, s.Scopes, "unsupported scope applied to resource"))
 			}
 		}
@@ -261,19 +263,19 @@ func validateScopeSelector(s *corev1.ResourceQuotaSpec, path *field.Path) field.
 	at := path.Child("scopeSelector", "matchExpressions")
 	have := sets.New[corev1.ResourceQuotaScope]()
 	for i := range s.ScopeSelector.MatchExpressions {
-		r, here := &s.ScopeSelector.MatchExpressions[i], at.Index(i)
+		r := &s.ScopeSelector.MatchExpressions[i]
 		if !knownScopes.Has(r.ScopeName) {
 			errs = append(errs, field.Invalid(at.Child("scopeName"), r.ScopeName, "unsupported scope"))
 		}
 		have.Insert(r.ScopeName)
 		for _, name := range slices.Sorted(maps.Keys(s.Hard)) {
-			if knownScopes.Has(r.ScopeName) && standardQuotas.Has(name) && !scopeCounts(r.ScopeName, name) {
+			if knownScopes.Has(r.ScopeName) && standardQuota(name) && !scopeCounts(r.ScopeName, name) {
 				errs = append(errs, field.Invalid(at, s.ScopeSelector, "unsupported scope applied to resource"))
 			}
 		}
-		errs = append(errs, validateScopeRequirement(r, here)...)
+		errs = append(errs, validateScopeRequirement(r, at)...)
 	}
-	return append(errs, conflictingScopes(have, have.UnsortedList(), at)...)
+	return append(errs, conflictingScopes(have, s.Scopes, at)...)
 }
 
 func validateScopeRequirement(r *corev1.ScopedResourceSelectorRequirement, at *field.Path) field.ErrorList {
