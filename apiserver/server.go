@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/authenticator"
@@ -72,6 +73,9 @@ type Config struct {
 	// Checks are further conditions of /readyz.
 	Checks []Check
 
+	// Components are what componentstatuses shows beside the store.
+	Components []Check
+
 	// ServiceCIDR is the range of cluster IPs, shown by the ServiceCIDR "kubernetes"; invalid keeps no such object.
 	ServiceCIDR netip.Prefix
 	// ServiceIP is the address of the Service default/kubernetes; invalid keeps no such Service.
@@ -131,7 +135,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.rest = rest.New(rest.Config{
-		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: admit,
+		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: admit, Components: s.components,
 		Authorizer: cfg.Authorizer, Hooks: s.access.hooks(cfg.Hooks), Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
 		Settle: func(ctx context.Context, gr schema.GroupResource) error { return s.definitions.Settle(ctx, gr) },
 	})
@@ -256,3 +260,13 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server) error {
 
 // Scheme knows every served type.
 func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
+
+// components asks the parts of the control plane how they are.
+func (s *Server) components(ctx context.Context) []corev1.ComponentStatus {
+	var found []corev1.ComponentStatus
+	for _, c := range s.cfg.Components {
+		found = append(found, rest.Healthy(c.Name, c.Check(ctx)))
+	}
+	_, err := s.cache.StoreRevision(ctx)
+	return append(found, rest.Healthy("etcd-0", err))
+}

@@ -494,17 +494,19 @@ var proxyVerbs = []string{"create", "delete", "get", "patch", "update"}
 
 // actions are the subresources that are not parts of their object.
 var actions = map[string]subresource{
-	"pods/attach":           {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodAttachOptions"}, verbs: []string{"create", "get"}},
-	"pods/binding":          {kind: schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, verbs: []string{"create"}},
-	"pods/eviction":         {kind: schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, verbs: []string{"create"}},
-	"pods/exec":             {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodExecOptions"}, verbs: []string{"create", "get"}},
-	"pods/log":              {kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, verbs: []string{"get"}},
-	"pods/portforward":      {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodPortForwardOptions"}, verbs: []string{"create", "get"}},
-	"pods/proxy":            {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodProxyOptions"}, verbs: proxyVerbs},
-	"services/proxy":        {kind: schema.GroupVersionKind{Version: "v1", Kind: "ServiceProxyOptions"}, verbs: proxyVerbs},
-	"nodes/proxy":           {kind: schema.GroupVersionKind{Version: "v1", Kind: "NodeProxyOptions"}, verbs: proxyVerbs},
-	"namespaces/finalize":   {kind: schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, verbs: []string{"update"}},
-	"serviceaccounts/token": {kind: schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"}, verbs: []string{"create"}},
+	"pods/attach":              {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodAttachOptions"}, verbs: []string{"create", "get"}},
+	"pods/binding":             {kind: schema.GroupVersionKind{Version: "v1", Kind: "Binding"}, verbs: []string{"create"}},
+	"pods/ephemeralcontainers": {kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, verbs: []string{"get", "patch", "update"}},
+	"pods/resize":              {kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, verbs: []string{"get", "patch", "update"}},
+	"pods/eviction":            {kind: schema.GroupVersionKind{Group: "policy", Version: "v1", Kind: "Eviction"}, verbs: []string{"create"}},
+	"pods/exec":                {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodExecOptions"}, verbs: []string{"create", "get"}},
+	"pods/log":                 {kind: schema.GroupVersionKind{Version: "v1", Kind: "Pod"}, verbs: []string{"get"}},
+	"pods/portforward":         {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodPortForwardOptions"}, verbs: []string{"create", "get"}},
+	"pods/proxy":               {kind: schema.GroupVersionKind{Version: "v1", Kind: "PodProxyOptions"}, verbs: proxyVerbs},
+	"services/proxy":           {kind: schema.GroupVersionKind{Version: "v1", Kind: "ServiceProxyOptions"}, verbs: proxyVerbs},
+	"nodes/proxy":              {kind: schema.GroupVersionKind{Version: "v1", Kind: "NodeProxyOptions"}, verbs: proxyVerbs},
+	"namespaces/finalize":      {kind: schema.GroupVersionKind{Version: "v1", Kind: "Namespace"}, verbs: []string{"update"}},
+	"serviceaccounts/token":    {kind: schema.GroupVersionKind{Group: "authentication.k8s.io", Version: "v1", Kind: "TokenRequest"}, verbs: []string{"create"}},
 }
 
 func subresources(k *kinds.Kind) []subresource {

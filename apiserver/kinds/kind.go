@@ -65,7 +65,7 @@ type Kind struct {
 	GracePeriod func(obj runtime.Object, opts *metav1.DeleteOptions) int64
 	// Verbs, where set, are the only ones served; by default all eight.
 	Verbs []string
-	// NotStored: there are no objects of the kind (Binding). NewList, Prefix and all that needs objects are unset;
+	// NotStored: no objects of the kind are stored (Binding). Prefix and all that needs stored objects are unset;
 	// rest serves its verbs with handlers of their own.
 	NotStored bool
 	// TTLSeconds, where set, expires objects (Events).
@@ -134,15 +134,16 @@ type Scale struct {
 
 // Deprecation is the Warning that upstream gives on every request for a kind that it has deprecated; empty for others.
 func (k *Kind) Deprecation() string {
-	obj, ok := k.New().(interface {
-		APILifecycleDeprecated() (major, minor int)
-		APILifecycleReplacement() schema.GroupVersionKind
-	})
+	obj, ok := k.New().(interface{ APILifecycleDeprecated() (major, minor int) })
 	if !ok {
 		return ""
 	}
 	major, minor := obj.APILifecycleDeprecated()
-	use := obj.APILifecycleReplacement()
+	replaced, ok := obj.(interface{ APILifecycleReplacement() schema.GroupVersionKind })
+	if !ok {
+		return fmt.Sprintf("%s %s is deprecated in v%d.%d+", k.GVK.GroupVersion(), k.GVK.Kind, major, minor)
+	}
+	use := replaced.APILifecycleReplacement()
 	return fmt.Sprintf("%s %s is deprecated in v%d.%d+; use %s %s",
 		k.GVK.GroupVersion(), k.GVK.Kind, major, minor, use.GroupVersion(), use.Kind)
 }

@@ -40,7 +40,7 @@ func pods() []Kind {
 			PrepareUpdate:  onUpdate(preparePodStatusUpdate),
 			ValidateUpdate: checkUpdate(validatePodStatusUpdate),
 		},
-		Others: []string{"attach", "binding", "eviction", "exec", "log", "portforward", "proxy"},
+		Others: []string{"attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize"},
 	}}
 }
 

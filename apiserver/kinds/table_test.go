@@ -137,13 +137,21 @@ func checkScheme(t *testing.T, k *Kind) {
 	}
 }
 
+// verbsOf are those that a kind serves.
+func verbsOf(k *Kind) []string {
+	if k.Verbs == nil {
+		return []string{"create", "list"}
+	}
+	return k.Verbs
+}
+
 func checkNames(t *testing.T, k *Kind) {
 	for _, n := range append([]string{k.Resource, k.Singular}, k.ShortNames...) {
 		if n == "" || n != strings.ToLower(n) {
 			t.Errorf("bad name %q", n)
 		}
 	}
-	if k.NotStored != (k.Prefix == "") || k.NotStored != (k.NewList == nil) {
+	if k.NotStored != (k.Prefix == "") || k.NewList == nil != !slices.Contains(verbsOf(k), "list") {
 		t.Errorf("NotStored %v, but prefix %q", k.NotStored, k.Prefix)
 	}
 	if strings.Trim(k.Prefix, "/") != k.Prefix {
@@ -256,7 +264,7 @@ func checkValidate(t *testing.T, k *Kind) {
 			try("Cells", func() { k.Cells(obj, now) })
 		}
 	}
-	if k.Validate == nil || !k.NotStored && k.ValidateUpdate == nil {
+	if k.Validate == nil && slices.Contains(verbsOf(k), "create") || !k.NotStored && k.ValidateUpdate == nil {
 		t.Error("not validated")
 	}
 }

@@ -8,7 +8,6 @@ import (
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	corev1 "k8s.io/api/core/v1"
-	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -123,10 +122,14 @@ func (c *call) boundPod(b *corev1.Binding, old runtime.Object) (runtime.Object, 
 
 // setScheduled sets the condition PodScheduled to True.
 func setScheduled(pod *corev1.Pod, now metav1.Time) {
-	want := corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now, ObservedGeneration: pod.Generation}
+	setCondition(pod, corev1.PodCondition{Type: corev1.PodScheduled, Status: corev1.ConditionTrue, LastTransitionTime: now, ObservedGeneration: pod.Generation})
+}
+
+// setCondition sets a condition. One that is the same has been since it began.
+func setCondition(pod *corev1.Pod, want corev1.PodCondition) {
 	for i := range pod.Status.Conditions {
 		have := &pod.Status.Conditions[i]
-		if have.Type != corev1.PodScheduled {
+		if have.Type != want.Type {
 			continue
 		}
 		if have.Status == want.Status {
@@ -136,42 +139,6 @@ func setScheduled(pod *corev1.Pod, now metav1.Time) {
 		return
 	}
 	pod.Status.Conditions = append(pod.Status.Conditions, want)
-}
-
-// evict answers pods/eviction: a deletion with the options of the eviction. Nothing protects pods from it yet.
-func (c *call) evict() error {
-	e := &policyv1.Eviction{}
-	if err := c.decodeAction(c.evictionKind(), e); err != nil {
-		return err
-	}
-	if e.Name != "" && e.Name != c.info.Name {
-		return apierrors.NewBadRequest("name in URL does not match name in Eviction object")
-	}
-	opts := e.DeleteOptions
-	if opts == nil {
-		opts = &metav1.DeleteOptions{}
-	}
-	if len(opts.DryRun) > 0 {
-		c.dryRun = true
-	}
-	if err := c.mutate(admission.Create, e, nil); err != nil {
-		return err
-	}
-	if err := c.validate(admission.Create, e, nil); err != nil {
-		return err
-	}
-	one, info := *c, *c.info
-	info.Subresource = ""
-	one.info, one.options, one.unasked = &info, opts, true // admission was asked about the eviction
-	if _, err := one.remove(c.info.Name, opts); err != nil {
-		return err
-	}
-	return c.respondStatus(http.StatusCreated, nil)
-}
-
-// evictionKind is policy/v1, or the version the body names: v1beta1 is the same.
-func (c *call) evictionKind() schema.GroupVersionKind {
-	return policyv1.SchemeGroupVersion.WithKind("Eviction")
 }
 
 // finalize answers namespaces/finalize: only spec.finalizers may change.

@@ -67,7 +67,7 @@ func (a *applied) to(old runtime.Object) (runtime.Object, error) {
 	}
 	live := old.DeepCopyObject()
 	live.GetObjectKind().SetGroupVersionKind(a.c.r.GVK)
-	obj, err := fm.Apply(live, a.want.DeepCopy(), a.manager, a.force)
+	obj, err := fm.Apply(a.c.attributed(fm, live), a.want.DeepCopy(), a.manager, a.force)
 	var status apierrors.APIStatus
 	if err != nil && !errors.As(err, &status) { // the configuration does not fit its schema
 		return nil, apierrors.NewBadRequest(err.Error())

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -47,6 +48,8 @@ type Config struct {
 	Scheme *runtime.Scheme // knows every served type; tells unknown kinds from misplaced ones
 	Store  store.Store
 	Cache  *cache.Cache
+	// Components finds out how the parts of the control plane are; nil knows none.
+	Components func(context.Context) []corev1.ComponentStatus
 	// Admission is the whole chain; nil admits everything.
 	Admission admission.Plugin
 	// Authorizer is asked again where a request does more than its verb says (a patch or update that creates). May be nil.
@@ -212,8 +215,8 @@ func (c *call) serve() error {
 	if err := c.findResource(); err != nil {
 		return err
 	}
-	if d := c.r.Dynamic; d != nil && d.Warning != "" {
-		c.warn(d.Warning)
+	if c.r.deprecation != "" {
+		c.warn(c.r.deprecation)
 	}
 	if c.r.Namespaced && c.info.Namespace == "" && c.info.Name != "" && !isWatchPath(c.info) {
 		return notFoundPath()
@@ -264,6 +267,12 @@ func (r *resource) pathTakes(info *request.RequestInfo) bool {
 }
 
 func (c *call) serveVerb() error {
+	if c.r.gr == componentStatuses {
+		if c.info.Verb == "get" {
+			return c.component()
+		}
+		return c.componentList()
+	}
 	switch c.info.Verb {
 	case "get":
 		return c.get()

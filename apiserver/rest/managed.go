@@ -1,10 +1,13 @@
 package rest
 
 import (
+	"encoding/json"
 	"errors"
+	"maps"
 	"strings"
 	"sync"
 
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -17,7 +20,7 @@ import (
 )
 
 // Who manages which field is kept from an object's first apply on: what was there before belongs to the manager
-// before-first-apply from then. So objects that nobody ever applies cost nothing.
+// before-first-apply from then, but for what kubectl notes that it applied. So objects that nobody ever applies cost nothing.
 
 // maxManagerName is how much of a user agent names a manager, in bytes.
 const maxManagerName = 128
@@ -100,6 +103,40 @@ func (c *call) track(obj, old runtime.Object) {
 	if tracked := fm.UpdateNoErrors(old, obj, c.manager()); tracked != obj {
 		m.SetManagedFields(accessor(tracked).GetManagedFields())
 	}
+}
+
+// Managers of what was written before fields were tracked: by kubectl's apply on the client, and by all others.
+const (
+	clientSideApply  = "kubectl-client-side-apply"
+	beforeFirstApply = "before-first-apply"
+)
+
+// attributed gives live, which is private to the call, with managers where it has none yet but kubectl noted what was
+// applied. That alone is kubectl's: it hands the fields on to its server-side apply, which takes away those it does not
+// mention any more. What admission and controllers added must stay.
+func (c *call) attributed(fm *managedfields.FieldManager, live runtime.Object) runtime.Object {
+	m := accessor(live)
+	note := m.GetAnnotations()[corev1.LastAppliedConfigAnnotation]
+	if note == "" || len(m.GetManagedFields()) > 0 {
+		return live
+	}
+	var kind metav1.TypeMeta
+	configured := c.r.New()
+	if json.Unmarshal([]byte(note), &kind) != nil || kind.GroupVersionKind() != c.r.GVK || json.Unmarshal([]byte(note), configured) != nil {
+		return live
+	}
+	cm := accessor(configured)
+	cm.SetUID("")
+	annotations := maps.Clone(cm.GetAnnotations())
+	if annotations == nil {
+		annotations = map[string]string{}
+	}
+	annotations[corev1.LastAppliedConfigAnnotation] = note
+	cm.SetAnnotations(annotations)
+	nothing := c.r.New()
+	nothing.GetObjectKind().SetGroupVersionKind(c.r.GVK)
+	configured = fm.UpdateNoErrors(nothing, configured, clientSideApply)
+	return fm.UpdateNoErrors(configured, live, beforeFirstApply)
 }
 
 // keepTimes gives managed fields that differ from the old ones only in their times those times again, and tells whether it did.

@@ -28,7 +28,9 @@ type resource struct {
 	fields  map[string]bool // supported field labels
 	verbs   map[string]bool
 	parts   parts
-	list    schema.GroupVersionKind // of lists
+	// deprecation is the warning on every request; mostly empty.
+	deprecation string
+	list        schema.GroupVersionKind // of lists
 	// life ends when another takes the place of a dynamic resource; nil for the others.
 	life context.Context
 	end  context.CancelFunc
@@ -103,7 +105,8 @@ func newResource(k *kinds.Kind, scheme *runtime.Scheme, hook Hook) *resource {
 	r.parts = partsOf(k.New())
 	r.list = k.GVK
 	r.list.Kind += "List"
-	if k.Dynamic != nil {
+	if r.deprecation = k.Deprecation(); k.Dynamic != nil {
+		r.deprecation = k.Dynamic.Warning
 		r.list = k.NewList().GetObjectKind().GroupVersionKind()
 		r.life, r.end = context.WithCancel(context.Background())
 	}

@@ -71,6 +71,13 @@ func (c *call) approvalChange() change {
 	return change{prepare: p.PrepareUpdate, validate: p.ValidateUpdate, unconditional: c.r.UnconditionalUpdate, silent: true}
 }
 
+var pods = schema.GroupResource{Resource: "pods"}
+
+// partChange is the path of a subresource that changes a part of the spec.
+func partChange(p *kinds.Subresource) change {
+	return change{prepare: p.PrepareUpdate, validate: p.ValidateUpdate, unconditional: true}
+}
+
 var scaleGVK = autoscalingv1.SchemeGroupVersion.WithKind("Scale")
 
 func (c *call) serveScale() error {
@@ -201,6 +208,14 @@ func validateScale(s *autoscalingv1.Scale) field.ErrorList {
 func (c *call) serveOther() error {
 	if c.r.gr == signingRequests && c.info.Subresource == "approval" {
 		return c.servePart(c.approvalChange())
+	}
+	if c.r.gr == pods {
+		switch c.info.Subresource {
+		case "ephemeralcontainers":
+			return c.servePart(partChange(kinds.PodEphemeralContainers()))
+		case "resize":
+			return c.servePart(partChange(kinds.PodResize()))
+		}
 	}
 	action := map[string]func() error{
 		"pods/binding":          c.bind,

@@ -31,8 +31,12 @@ type current struct {
 	json     func() ([]byte, error)
 }
 
-// cached reads the state from the watch cache, which may lag behind; one that is missing there is read from the store.
+// cached reads the state from the watch cache, which may lag behind; one that is missing there is read from the store. A dry
+// run starts from the store, for it writes nothing that would find out.
 func (c *call) cached(name string) (*current, error) {
+	if c.dryRun {
+		return c.fresh(name)
+	}
 	o, err := c.Cache.Get(c.ctx(), c.r.storage, c.r.key(c.info.Namespace, name), 0)
 	if errors.Is(err, store.ErrNotFound) {
 		return c.fresh(name)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -72,6 +73,8 @@ type server struct {
 	alloc   *alloc.Allocator
 	tokens  *auth.Tokens
 	audit   *audit.File // nil without --audit-log-path
+
+	schedules, controls working
 }
 
 func (s *server) close() {
@@ -210,6 +213,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),
+		Components:     []apiserver.Check{s.schedules.check("scheduler"), s.controls.check("controller-manager")},
 		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
 	})
 	return err
@@ -269,6 +273,7 @@ func (s *server) runScheduler(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	defer s.schedules.begin()()
 	return scheduler.Run(ctx, scheduler.Config{Client: kube, Shared: s.shared(pki.Scheduler)})
 }
 
@@ -277,6 +282,7 @@ func (s *server) runControllers(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
+	defer s.controls.begin()()
 	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy})
 }
 
@@ -286,4 +292,21 @@ func ignoreEnd(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
+}
+
+// working tells whether a component of this process is at work.
+type working struct{ now atomic.Bool }
+
+func (w *working) begin() (end func()) {
+	w.now.Store(true)
+	return func() { w.now.Store(false) }
+}
+
+func (w *working) check(name string) apiserver.Check {
+	return apiserver.Check{Name: name, Check: func(context.Context) error {
+		if !w.now.Load() {
+			return errors.New("it does not run in this process")
+		}
+		return nil
+	}}
 }
