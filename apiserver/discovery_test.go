@@ -14,8 +14,7 @@ import (
 )
 
 // notYet are the stable resources that are still to come. One that is served is checked like the others.
-var notYet = []string{
-}
+var notYet = []string{}
 
 // moreVerbs are served beyond upstream's.
 var moreVerbs = map[string]string{"v1 namespaces": "deletecollection"}

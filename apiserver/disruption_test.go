@@ -172,10 +172,10 @@ func TestResize(t *testing.T) {
 	}
 	for patch, want := range map[string]string{
 		`{"spec":{"containers":[{"name":"c","resources":{"requests":{"memory":"1Gi"},"limits":{"cpu":"150m","memory":"1Gi"}}}]}}`: "Pod QOS Class may not change as a result of resizing",
-		`{"spec":{"containers":[{"name":"c","resources":{"requests":{"ephemeral-storage":"1Gi"}}}]}}`:                              "only cpu and memory resources are mutable",
-		`{"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":null}}}]}}`:                                               "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
-		`{"spec":{"containers":[{"name":"new","image":"i"}]}}`:                                                                     "spec.containers: Forbidden: containers may not be added or removed on resize",
-		`{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"5"}}}]}}`:                                              "must be less than or equal to cpu limit",
+		`{"spec":{"containers":[{"name":"c","resources":{"requests":{"ephemeral-storage":"1Gi"}}}]}}`:                             "only cpu and memory resources are mutable",
+		`{"spec":{"containers":[{"name":"c","resources":{"limits":{"cpu":null}}}]}}`:                                              "spec.containers[0].resources.limits: Forbidden: resource limits cannot be removed",
+		`{"spec":{"containers":[{"name":"new","image":"i"}]}}`:                                                                    "spec.containers: Forbidden: containers may not be added or removed on resize",
+		`{"spec":{"containers":[{"name":"c","resources":{"requests":{"cpu":"5"}}}]}}`:                                             "must be less than or equal to cpu limit",
 	} {
 		if _, err := resize("p", patch); !apierrors.IsInvalid(err) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v\nwant %s", patch, err, want)

@@ -139,7 +139,9 @@ func (k *Kind) Deprecation() string {
 		return ""
 	}
 	major, minor := obj.APILifecycleDeprecated()
-	replaced, ok := obj.(interface{ APILifecycleReplacement() schema.GroupVersionKind })
+	replaced, ok := obj.(interface {
+		APILifecycleReplacement() schema.GroupVersionKind
+	})
 	if !ok {
 		return fmt.Sprintf("%s %s is deprecated in v%d.%d+", k.GVK.GroupVersion(), k.GVK.Kind, major, minor)
 	}

@@ -93,8 +93,8 @@ func (c *call) spend(pod *corev1.Pod) error {
 		return err
 	}
 	if len(budgets) > 1 {
-		return apierrors.NewGenericServerResponse(http.StatusInternalServerError, "", c.r.gr, pod.Name,
-			"This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.", 0, false)
+		return statusError(http.StatusInternalServerError, metav1.StatusReasonInternalError,
+			"This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.")
 	}
 	if free(budgets[0], pod) {
 		return nil
