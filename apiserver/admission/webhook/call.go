@@ -26,9 +26,9 @@ import (
 )
 
 const (
-	defaultTimeout  = 10 // seconds
-	mutationPhase   = "mutation"
-	validationPhase = "validation"
+	defaultTimeout  = 10         // seconds
+	mutationPhase   = "mutation" // as audit annotations name the phases
+	validationPhase = "validating"
 )
 
 // newClients keeps the connections to webhooks.
@@ -97,15 +97,18 @@ func (i *invocation) failed(ctx context.Context, r *admission.Request, err error
 	if i.failClosed {
 		return apierrors.NewInternalError(err)
 	}
-	i.annotate(r, fmt.Sprintf("failed-open.%s.webhook.admission.k8s.io/round_%d_index_%d", i.phase, round(r), number), i.name)
+	if !errors.Is(calling.Reason, context.Canceled) { // who hung up is no failure of the webhook's
+		i.annotate(r, fmt.Sprintf("failed-open.%s.webhook.admission.k8s.io/round_%d_index_%d", i.phase, i.round(r), number), i.name)
+	}
 	if ctx.Err() != nil { // it was not the webhook's time that ran out, but the request's
 		return apierrors.NewTimeoutError("request did not complete within requested timeout", 0)
 	}
 	return nil
 }
 
-func round(r *admission.Request) int {
-	if r.Again {
+// round counts the passes of mutating webhooks; there is one of validating ones.
+func (h *hook) round(r *admission.Request) int {
+	if r.Again && h.phase == mutationPhase {
 		return 1
 	}
 	return 0

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
@@ -13,6 +12,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/util/sets"
+	utilwebhook "k8s.io/apiserver/pkg/util/webhook"
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/admission/match"
@@ -93,10 +93,10 @@ func (m *mutator) call(ctx context.Context, r *admission.Request, i *invocation,
 	if err == nil {
 		changed, err = m.patch(r, i, answer)
 	}
+	i.annotate(r, fmt.Sprintf("mutation.webhook.admission.k8s.io/round_%d_index_%d", i.round(r), number), i.mutationNote(changed))
 	if err != nil {
 		return false, i.failed(ctx, r, err, number)
 	}
-	i.annotate(r, fmt.Sprintf("mutation.webhook.admission.k8s.io/round_%d_index_%d", round(r), number), i.mutationNote(changed))
 	return changed, nil
 }
 
@@ -114,15 +114,15 @@ func (m *mutator) patch(r *admission.Request, i *invocation, answer *admissionre
 		return false, nil
 	}
 	patch, err := jsonpatch.DecodePatch(answer.Patch)
-	if err != nil {
-		return false, apierrors.NewInternalError(err)
+	if err != nil { // the webhook's failure, as no answer is
+		return false, &utilwebhook.ErrCallingWebhook{WebhookName: i.name, Reason: fmt.Errorf("received undecodable patch in webhook response: %w", err)}
 	}
 	if len(patch) == 0 {
 		return false, nil
 	}
 	obj := i.attrs.VersionedObject.Object()
 	if obj == nil {
-		return false, apierrors.NewInternalError(errors.New("admission webhook attempted to modify the object, which is not supported for this operation"))
+		return false, apierrors.NewInternalError(fmt.Errorf("admission webhook %q attempted to modify the object, which is not supported for this operation", i.name))
 	}
 	before, err := json.Marshal(obj)
 	if err != nil {

@@ -2,7 +2,10 @@ package webhook
 
 import (
 	"context"
+	"fmt"
 	"sync"
+
+	utilwebhook "k8s.io/apiserver/pkg/util/webhook"
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/admission/match"
@@ -46,7 +49,7 @@ func (v *validator) Validate(ctx context.Context, r *admission.Request) error {
 	var wg sync.WaitGroup
 	for n, i := range asked {
 		wg.Go(func() {
-			if _, err := v.ask(ctx, &shared, i); err != nil {
+			if err := v.askSafely(ctx, &shared, i); err != nil {
 				errs[n] = i.failed(ctx, &shared, err, n)
 			}
 		})
@@ -58,6 +61,17 @@ func (v *validator) Validate(ctx context.Context, r *admission.Request) error {
 		}
 	}
 	return nil
+}
+
+// askSafely makes a panic a failure to ask the webhook: in a goroutine of its own it would end the server.
+func (v *validator) askSafely(ctx context.Context, r *admission.Request, i *invocation) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = &utilwebhook.ErrCallingWebhook{WebhookName: i.name, Reason: fmt.Errorf("ValidatingAdmissionWebhook/%s has panicked: %v", i.name, p)}
+		}
+	}()
+	_, err = v.ask(ctx, r, i)
+	return err
 }
 
 func guarded1(mu *sync.Mutex, f func(string)) func(string) {
