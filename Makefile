@@ -15,7 +15,7 @@ LDFLAGS := -s -w \
 SOURCES := $(shell find agent apiserver cmd controllers internal proto proxy scheduler -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod go.sum
 DATA    := $(shell find apiserver/openapi -name "*.gz" 2>/dev/null)
 
-.PHONY: all build up down test test-unit test-race test-integration lint bench generate deps clean
+.PHONY: all build up down test test-unit test-race test-integration lint fuzz bench generate deps clean
 all: build
 
 build: bin/coracle ## bin/coracle, static and stripped
@@ -68,6 +68,15 @@ test-race: $(ASSETS)
 test-integration: bin/coracle
 	@echo "== integration tests"
 	@set -o pipefail; go test -count=1 -v -parallel 4 -timeout 25m ./integration/... | grep -v '^=== '
+
+FUZZTIME ?= 5m
+fuzz: $(ASSETS) ## each fuzz target of the API server in turn, FUZZTIME each (5m)
+	@set -e; for package in $$(git grep -l '^func Fuzz' -- 'apiserver/*_test.go' | xargs -n1 dirname | sort -u); do \
+		for target in $$(git grep -ho '^func Fuzz[A-Za-z]*' -- "$$package/*_test.go" | cut -c6-); do \
+			echo "== $$package $$target"; \
+			GOMEMLIMIT=$${GOMEMLIMIT:-2GiB} nice -n 10 go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 1 ./$$package; \
+		done; \
+	done
 
 bench: bin/coracle ## the figures of docs/performance.md
 	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
