@@ -58,6 +58,7 @@ func (s *flakyStore) breakWatches() {
 
 // mirror is what an informer knows: the state that a list and the events behind it add up to.
 type mirror struct {
+	resource string
 	opts     WatchOptions
 	state    map[string]int64
 	revision int64
@@ -83,13 +84,17 @@ func TestAgreementOnEtcd(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { e.Close() })
-	agreement(t, e, 1)
+	seed := rand.Uint64()
+	t.Logf("seed %d", seed) // shown where the test fails
+	agreement(t, e, seed)
 }
 
 func agreement(t *testing.T, engine storetest.Engine, seed uint64) {
 	st := &flakyStore{Engine: engine}
 	c := newCluster(t, st)
 	mirrors := []*mirror{
+		{resource: "configmaps", opts: WatchOptions{}},
+		{resource: "configmaps", opts: WatchOptions{SendInitial: true, Scope: "b/"}},
 		{opts: WatchOptions{}},
 		{opts: WatchOptions{SendInitial: true}},
 		{opts: WatchOptions{Scope: "a/"}},
@@ -101,6 +106,9 @@ func agreement(t *testing.T, engine storetest.Engine, seed uint64) {
 	var writers, followers sync.WaitGroup
 	var final int64 // set before stop closes
 	for _, m := range mirrors {
+		if m.resource == "" {
+			m.resource = "pods"
+		}
 		followers.Go(func() { m.follow(c, stop, &final) })
 	}
 	for w := range 4 {
@@ -114,29 +122,33 @@ func agreement(t *testing.T, engine storetest.Engine, seed uint64) {
 	close(stop)
 	followers.Wait()
 	for i, m := range mirrors {
-		want := c.expected(m.opts)
+		want := c.expected(m.resource, m.opts)
 		if fmt.Sprint(m.state) != fmt.Sprint(want) {
 			t.Errorf("informer %d (%d relists) holds\n%v, the store\n%v", i, m.relists, m.state, want)
 		}
 	}
-	r := c.list(ListOptions{Consistent: true})
-	got := map[string]int64{}
-	for _, o := range r.Objects {
-		got[o.Key] = o.Revision
-	}
-	if want := c.expected(WatchOptions{}); fmt.Sprint(got) != fmt.Sprint(want) {
-		t.Errorf("the cache holds\n%v, the store\n%v", got, want)
+	for _, resource := range []string{"pods", "configmaps"} {
+		r, err := c.cache.List(t.Context(), resource, ListOptions{Consistent: true})
+		c.must(err)
+		got := map[string]int64{}
+		for _, o := range r.Objects {
+			got[o.Key] = o.Revision
+		}
+		if want := c.expected(resource, WatchOptions{}); fmt.Sprint(got) != fmt.Sprint(want) {
+			t.Errorf("the cache holds of %s\n%v, the store\n%v", resource, got, want)
+		}
 	}
 }
 
 // expected is what the store holds of a selection.
-func (c *cluster) expected(o WatchOptions) map[string]int64 {
-	l, err := c.st.List(c.Context(), podPrefix, store.ListOptions{})
+func (c *cluster) expected(resource string, o WatchOptions) map[string]int64 {
+	table := c.cache.tables.Load().byName[resource]
+	l, err := c.st.List(c.Context(), table.Prefix, store.ListOptions{})
 	c.must(err)
-	sel := selector{scope: podPrefix + o.Scope, labels: o.Labels, fields: o.Fields}.compile()
+	sel := selector{scope: table.Prefix + o.Scope, labels: o.Labels, fields: o.Fields}.compile()
 	want := map[string]int64{}
 	for _, e := range l.Entries {
-		obj, err := c.cache.decode(c.cache.tables.Load().byName["pods"], e)
+		obj, err := c.cache.decode(table, e)
 		c.must(err)
 		if sel.matches(obj) {
 			want[e.Key] = e.Revision
@@ -148,7 +160,7 @@ func (c *cluster) expected(o WatchOptions) map[string]int64 {
 func (c *cluster) writeRandomly(r *rand.Rand, n int) {
 	for i := range n {
 		ns, name := string("ab"[r.IntN(2)]), fmt.Sprint(r.IntN(6))
-		key := podPrefix + ns + "/" + name
+		key := []string{podPrefix, podPrefix, configPrefix}[r.IntN(3)] + ns + "/" + name
 		v := value(ns, name, withNode(fmt.Sprint("n", r.IntN(2))), withUID(fmt.Sprint(i, r.Int())))
 		if r.IntN(2) == 0 {
 			v = value(ns, name, label("app", "web"))
@@ -206,7 +218,7 @@ func (m *mirror) listAndWatch(c *cluster, stop <-chan struct{}, final *int64) er
 	if m.revision == 0 {
 		m.state = map[string]int64{}
 		if !opts.SendInitial {
-			r, err := c.cache.List(c.Context(), "pods", ListOptions{Scope: opts.Scope, Labels: opts.Labels, Fields: opts.Fields, Consistent: true})
+			r, err := c.cache.List(c.Context(), m.resource, ListOptions{Scope: opts.Scope, Labels: opts.Labels, Fields: opts.Fields, Consistent: true})
 			if err != nil {
 				return err
 			}
@@ -219,7 +231,7 @@ func (m *mirror) listAndWatch(c *cluster, stop <-chan struct{}, final *int64) er
 	if !opts.SendInitial {
 		opts.After = m.revision
 	}
-	w, err := c.cache.Watch(c.Context(), "pods", opts)
+	w, err := c.cache.Watch(c.Context(), m.resource, opts)
 	if err != nil {
 		return err
 	}
