@@ -231,6 +231,9 @@ func (c *call) respondPage(p page) error {
 		}
 		return c.respondTable(http.StatusOK, objs, p.meta)
 	}
+	if c.streams(p) {
+		return c.respondBig(p)
+	}
 	list := c.r.listKind(c.out)
 	f := c.r.form(c.out)
 	head := c.r.codec

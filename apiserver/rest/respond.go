@@ -116,13 +116,16 @@ const frameSize = 16<<10 - 9
 var frameBuffers = sync.Pool{New: func() any { b := make([]byte, 0, frameSize); return &b }}
 
 func writeSegments(w io.Writer, segments [][]byte) {
-	f := newFramer(w)
-	defer f.close()
+	writeAll(newFramer(w), segments)
+}
+
+func writeAll(w io.WriteCloser, segments [][]byte) {
 	for _, s := range segments {
-		if f.write(s) != nil {
-			return
+		if _, err := w.Write(s); err != nil {
+			break
 		}
 	}
+	_ = w.Close()
 }
 
 // framer writes whole frames, but for the last.
@@ -138,7 +141,9 @@ func newFramer(w io.Writer) *framer {
 	return &framer{w: w, pooled: p, buf: (*p)[:0]}
 }
 
-func (f *framer) write(s []byte) error {
+// Write implements io.Writer.
+func (f *framer) Write(s []byte) (int, error) {
+	size := len(s)
 	for len(s) > 0 && f.err == nil {
 		if len(f.buf) == 0 && len(s) >= frameSize {
 			_, f.err = f.w.Write(s[:frameSize])
@@ -152,32 +157,40 @@ func (f *framer) write(s []byte) error {
 			f.buf = f.buf[:0]
 		}
 	}
-	return f.err
+	if f.err != nil {
+		return 0, f.err
+	}
+	return size, nil
 }
 
-// close writes what is left.
-func (f *framer) close() {
+// Close writes what is left. The framer must not be used again.
+func (f *framer) Close() error {
 	if f.err == nil && len(f.buf) > 0 {
-		_, _ = f.w.Write(f.buf)
+		_, f.err = f.w.Write(f.buf)
 	}
 	frameBuffers.Put(f.pooled)
+	return f.err
 }
 
 var gzips = sync.Pool{New: func() any { z, _ := gzip.NewWriterLevel(nil, gzip.BestSpeed); return z }}
 
-func writeGzip(w http.ResponseWriter, segments [][]byte) {
+func writeGzip(w io.Writer, segments [][]byte) { writeAll(newGzip(w), segments) }
+
+// gzipped is a writer that goes back to where it came from.
+type gzipped struct{ *gzip.Writer }
+
+func newGzip(w io.Writer) gzipped {
 	z := gzips.Get().(*gzip.Writer)
-	defer func() {
-		z.Reset(nil) // keeps nothing of this response
-		gzips.Put(z)
-	}()
 	z.Reset(w)
-	for _, s := range segments {
-		if _, err := z.Write(s); err != nil {
-			return
-		}
-	}
-	_ = z.Close()
+	return gzipped{z}
+}
+
+// Close implements io.Closer. The writer must not be used again.
+func (z gzipped) Close() error {
+	err := z.Writer.Close()
+	z.Reset(nil) // keeps nothing of this response
+	gzips.Put(z.Writer)
+	return err
 }
 
 // wantsGzip is false for clients on this machine: to them a copy is cheaper than compression.
