@@ -72,7 +72,7 @@ test-integration: bin/coracle
 FUZZTIME ?= 5m
 fuzz: $(ASSETS) ## each fuzz target of the API server in turn, FUZZTIME each (5m)
 	@set -e; for package in $$(git grep -l '^func Fuzz' -- 'apiserver/*_test.go' | xargs -n1 dirname | sort -u); do \
-		for target in $$(git grep -ho '^func Fuzz[A-Za-z]*' -- "$$package/*_test.go" | cut -c6-); do \
+		for target in $$(git grep -ho '^func Fuzz[A-Za-z]*' -- ":(glob)$$package/*_test.go" | cut -c6-); do \
 			echo "== $$package $$target"; \
 			GOMEMLIMIT=$${GOMEMLIMIT:-2GiB} nice -n 10 go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 1 ./$$package; \
 		done; \
