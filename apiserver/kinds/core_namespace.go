@@ -13,8 +13,10 @@ import (
 
 func namespaces() []Kind {
 	return []Kind{{
-		GVK:        corev1.SchemeGroupVersion.WithKind("Namespace"),
-		Resource:   "namespaces",
+		GVK:      corev1.SchemeGroupVersion.WithKind("Namespace"),
+		Resource: "namespaces",
+		// Upstream deletes no collection of them.
+		Verbs:      []string{"create", "delete", "get", "list", "patch", "update", "watch"},
 		Singular:   "namespace",
 		ShortNames: []string{"ns"},
 		Prefix:     "namespaces",

@@ -266,6 +266,7 @@ func (v *validator) annotate(ctx context.Context, p *validating, program *valida
 			}
 		default:
 			if val.EvalResult.Type() != celtypes.NullType {
+				//lint:ignore ST1005 upstream's words
 				results = append(results, result{always: true, refusal: fmt.Errorf("valueExpression '%v' resulted in unsupported return type: %v. "+
 					"Return type must be either string or null.", p.spec.AuditAnnotations[i].ValueExpression, val.EvalResult.Type())})
 			}
