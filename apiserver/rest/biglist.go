@@ -15,7 +15,7 @@ import (
 )
 
 // bigList is from how many objects on a list is sent while it is put together: to hold all of it, once for each who asks,
-// would take more memory than the objects do. Objects whose JSON nobody holds yet keep it compressed then.
+// would take more memory than the objects do. What nobody holds yet of an object is kept compressed then.
 const bigList = 10_000
 
 // streams tells whether a page is sent that way. Objects that are converted first are not: that may fail half way.
@@ -27,8 +27,10 @@ func (c *call) streams(p page) bool {
 // respondBig answers with a list that streams.
 func (c *call) respondBig(p page) error {
 	f, kind := c.r.form(c.out), c.r.listKind(c.out)
+	scratch := scratches.Get().(*[]byte)
+	defer scratches.Put(scratch)
 	if f.protobuf {
-		return c.respondBigProtobuf(p, f)
+		return c.respondBigProtobuf(p, f, scratch)
 	}
 	m, err := json.Marshal(p.meta)
 	if err != nil {
@@ -36,19 +38,15 @@ func (c *call) respondBig(p page) error {
 	}
 	w := c.beginBody(typeJSON)
 	fmt.Fprintf(w, `%s"metadata":%s,"items":[`, jsonHead(kind), m)
-	scratch := scratches.Get().(*[]byte)
-	defer scratches.Put(scratch)
 	separator := openBrace
 	for _, o := range p.objects {
 		b, err := c.r.lend(o, f, scratch)
-		if err == nil {
-			_, err = w.Write(separator)
-		}
-		if err == nil {
-			_, err = w.Write(c.r.codec.itemJSON(b))
-		}
 		if err != nil {
-			panic(http.ErrAbortHandler) // the client has gone, or has half a list that nothing can complete
+			panic(http.ErrAbortHandler) // the client has half a list that nothing can complete
+		}
+		_, _ = w.Write(separator)
+		if _, err := w.Write(b); err != nil {
+			panic(http.ErrAbortHandler) // it has gone
 		}
 		separator = commaOpen
 	}
@@ -57,31 +55,30 @@ func (c *call) respondBig(p page) error {
 }
 
 // respondBigProtobuf needs the size of everything first.
-func (c *call) respondBigProtobuf(p page, f form) error {
+func (c *call) respondBigProtobuf(p page, f form, scratch *[]byte) error {
 	m, err := p.meta.Marshal()
 	if err != nil {
 		return err
 	}
 	size := sizeTagged(len(m))
 	for _, o := range p.objects {
-		b, err := c.r.encoded(o, f)
+		n, err := c.r.lendSize(o, f)
 		if err != nil {
 			return err
 		}
-		size += sizeTagged(len(c.r.codec.rawOf(b)))
+		size += sizeTagged(n)
 	}
 	w := c.beginBody(typeProtobuf)
 	_, _ = w.Write(appendBytes(appendTag(envelopeHead(c.r.listKind(c.out)), 2, size), 1, m))
 	var head []byte
 	for _, o := range p.objects {
-		b, err := c.r.encoded(o, f)
-		if err == nil {
-			raw := c.r.codec.rawOf(b)
-			head = appendTag(head[:0], 2, len(raw))
-			_, _ = w.Write(head)
-			_, err = w.Write(raw)
-		}
+		b, err := c.r.lend(o, f, scratch)
 		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
+		head = appendTag(head[:0], 2, len(b))
+		_, _ = w.Write(head)
+		if _, err := w.Write(b); err != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}
@@ -89,43 +86,119 @@ func (c *call) respondBigProtobuf(p page, f form) error {
 	return w.Close()
 }
 
-// scratches hold what is decompressed of one object.
+// scratches hold what is unpacked of one object.
 var scratches = sync.Pool{New: func() any { b := make([]byte, 0, 16<<10); return &b }}
 
-// lend gives a cached object's JSON until scratch is used again.
+// lend gives the bytes that a cached object has in a list, until scratch is used again.
 func (r *resource) lend(o *cache.Object, f form, scratch *[]byte) ([]byte, error) {
 	if o.Holds(f.name) {
-		return r.encoded(o, f)
+		return r.itemOf(o, f)
 	}
-	packed, err := o.Encoded(f.name+"/s2", func(obj runtime.Object) ([]byte, error) { return pack(obj) })
+	packed, err := r.packed(o, f)
 	if err != nil {
 		return nil, err
 	}
-	b, err := s2.Decode((*scratch)[:cap(*scratch)], packed)
+	b, err := r.packing(f).dict.Decode((*scratch)[:cap(*scratch)], packed)
 	if cap(b) > cap(*scratch) {
 		*scratch = b
 	}
 	return b, err
 }
 
-var packers = sync.Pool{New: func() any { return new(packer) }}
-
-// packer holds an object's JSON before and after its compression.
-type packer struct {
-	plain  bytes.Buffer
-	packed []byte
+// lendSize is the length of what lend gives.
+func (r *resource) lendSize(o *cache.Object, f form) (int, error) {
+	if o.Holds(f.name) {
+		b, err := r.itemOf(o, f)
+		return len(b), err
+	}
+	packed, err := r.packed(o, f)
+	if err != nil {
+		return 0, err
+	}
+	return s2.DecodedLen(packed)
 }
 
-// pack gives an object's JSON compressed.
-func pack(obj runtime.Object) ([]byte, error) {
-	p := packers.Get().(*packer)
-	defer packers.Put(p)
-	p.plain.Reset()
-	if err := json.NewEncoder(&p.plain).Encode(obj); err != nil {
+// itemOf cuts what a list has of an object out of its bytes.
+func (r *resource) itemOf(o *cache.Object, f form) ([]byte, error) {
+	b, err := r.encoded(o, f)
+	if err != nil {
 		return nil, err
 	}
-	p.packed = s2.Encode(p.packed[:cap(p.packed)], bytes.TrimSuffix(p.plain.Bytes(), newline))
-	return bytes.Clone(p.packed), nil
+	if f.protobuf {
+		return r.codec.rawOf(b), nil
+	}
+	return r.codec.itemJSON(b), nil
+}
+
+// packing compresses the objects of a resource in one form. They look much like each other, so the first that is packed is
+// the dictionary for all.
+type packing struct {
+	once sync.Once
+	dict *s2.Dict
+}
+
+func (r *resource) packing(f form) *packing {
+	if f.protobuf {
+		return &r.packings[1]
+	}
+	return &r.packings[0]
+}
+
+func (r *resource) packed(o *cache.Object, f form) ([]byte, error) {
+	p := r.packing(f)
+	return o.Encoded(f.name+"/packed", func(obj runtime.Object) ([]byte, error) {
+		b := packers.Get().(*packer)
+		defer packers.Put(b)
+		item, err := b.encode(r, f, obj)
+		if err != nil {
+			return nil, err
+		}
+		p.once.Do(func() { p.dict = dictionaryOf(item) })
+		b.packed = p.dict.Encode(b.packed[:cap(b.packed)], item)
+		return bytes.Clone(b.packed), nil
+	})
+}
+
+// dictionaryOf makes a dictionary of any item: one that is too short is repeated.
+func dictionaryOf(item []byte) *s2.Dict {
+	sample := bytes.Clone(item[:min(len(item), s2.MaxDictSize)])
+	for len(sample) < s2.MinDictSize {
+		sample = append(sample, "{} "...)
+	}
+	return s2.MakeDict(sample, nil)
+}
+
+var packers = sync.Pool{New: func() any { return new(packer) }}
+
+// packer holds an object before and after its compression.
+type packer struct {
+	plain    bytes.Buffer
+	protobuf []byte
+	packed   []byte
+}
+
+// encode gives what a list has of an object, until the packer is used again.
+func (p *packer) encode(r *resource, f form, obj runtime.Object) ([]byte, error) {
+	if !f.protobuf {
+		p.plain.Reset()
+		if err := json.NewEncoder(&p.plain).Encode(obj); err != nil {
+			return nil, err
+		}
+		return r.codec.itemJSON(bytes.TrimSuffix(p.plain.Bytes(), newline)), nil
+	}
+	m, ok := obj.(message)
+	if !ok {
+		return nil, fmt.Errorf("%T has no protobuf form", obj)
+	}
+	size := m.Size()
+	if cap(p.protobuf) < size {
+		p.protobuf = make([]byte, 2*size)
+	}
+	n, err := m.MarshalToSizedBuffer(p.protobuf[:size])
+	if err != nil || n != size {
+		return nil, fmt.Errorf("encode %T: %d of %d bytes: %w", obj, n, size, err)
+	}
+	return p.protobuf[:size], nil
 }
 
 // beginBody starts a body of unknown length, compressed where the client asks for that.

@@ -18,16 +18,17 @@ import (
 // resource is one served kind with what rest derives from its entry once.
 type resource struct {
 	*kinds.Kind
-	gvr     schema.GroupVersionResource
-	gr      schema.GroupResource
-	prefix  string    // of its keys: "/registry/pods/"
-	storage string    // its name in the watch cache: that of the kind whose version is stored
-	stored  *resource // that kind
-	hook    Hook
-	codec   codec
-	fields  map[string]bool // supported field labels
-	verbs   map[string]bool
-	parts   parts
+	gvr      schema.GroupVersionResource
+	gr       schema.GroupResource
+	prefix   string    // of its keys: "/registry/pods/"
+	storage  string    // its name in the watch cache: that of the kind whose version is stored
+	stored   *resource // that kind
+	hook     Hook
+	codec    codec
+	fields   map[string]bool // supported field labels
+	verbs    map[string]bool
+	parts    parts
+	packings [2]packing // of JSON and of protobuf
 	// deprecation is the warning on every request; mostly empty.
 	deprecation string
 	list        schema.GroupVersionKind // of lists
