@@ -142,7 +142,11 @@ func (e *env) operations(obj *unstructured.Unstructured, gvr schema.GroupVersion
 		e.Errorf("%s: managed fields %v", gvr, got.GetManagedFields())
 	}
 	e.status(client, gvr, name)
-	fail("delete collection", client.DeleteCollection(e.ctx, metav1.DeleteOptions{}, opts))
+	if slices.Contains(r.Verbs, "deletecollection") {
+		fail("delete collection", client.DeleteCollection(e.ctx, metav1.DeleteOptions{}, opts))
+	} else {
+		fail("delete", client.Delete(e.ctx, name, metav1.DeleteOptions{}))
+	}
 	e.eventually(func() error {
 		_, err := client.Get(e.ctx, name, metav1.GetOptions{})
 		if err == nil || !apierrors.IsNotFound(err) {
