@@ -37,7 +37,7 @@ type Request struct {
 	User        user.Info
 	DryRun      bool
 	Options     runtime.Object // CreateOptions, UpdateOptions, DeleteOptions or nil
-	// Warn collects Warning headers for the client.
+	// Warn collects Warning headers for the client. It and Annotate may be called by several goroutines.
 	Warn func(text string)
 	// Annotate, if set, adds to the request's audit events; the first value of a key stays.
 	Annotate func(key, value string)

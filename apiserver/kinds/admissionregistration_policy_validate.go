@@ -49,10 +49,9 @@ func validateValidatingPolicyUpdate(p, old *admissionv1.ValidatingAdmissionPolic
 func validateValidatingPolicySpec(p *admissionv1.ValidatingAdmissionPolicy, stored expressions) field.ErrorList {
 	s, path := &p.Spec, field.NewPath("spec")
 	checker := newChecker(stored)
-	errs := validatePolicyHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
 	hasParams := s.ParamKind != nil
-	errs = append(errs, validateVariables(s.Variables, hasParams, checker, path.Child("variables"))...)
-	errs = append(errs, validateMatchConditions(s.MatchConditions, hasParams, checker, path.Child("matchConditions"))...)
+	errs := validatePolicyHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
+	errs = append(errs, validatePolicyTerms(s.Variables, s.MatchConditions, hasParams, checker, path)...)
 	if len(s.Validations) == 0 && len(s.AuditAnnotations) == 0 {
 		const text = "validations or auditAnnotations must contain at least one item"
 		errs = append(errs, field.Required(path.Child("validations"), text), field.Required(path.Child("auditAnnotations"), text))
@@ -82,6 +81,12 @@ func validatePolicyHead(failure *admissionv1.FailurePolicyType, params *admissio
 		errs = append(errs, field.Required(constraints.Child("resourceRules"), ""))
 	}
 	return errs
+}
+
+// validatePolicyTerms checks what the other expressions of a policy build on. Variables come first: conditions may use them.
+func validatePolicyTerms(variables []admissionv1.Variable, conditions []admissionv1.MatchCondition, hasParams bool, c *celChecker, path *field.Path) field.ErrorList {
+	errs := validateVariables(variables, hasParams, c, path.Child("variables"))
+	return append(errs, validateMatchConditions(conditions, hasParams, c, path.Child("matchConditions"))...)
 }
 
 func validateParamKind(k *admissionv1.ParamKind, path *field.Path) field.ErrorList {
@@ -272,10 +277,9 @@ func validateMutatingPolicyUpdate(p, old *admissionv1.MutatingAdmissionPolicy) f
 func validateMutatingPolicySpec(p *admissionv1.MutatingAdmissionPolicy, stored expressions) field.ErrorList {
 	s, path := &p.Spec, field.NewPath("spec")
 	checker := newChecker(stored)
-	errs := validatePolicyHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
 	hasParams := s.ParamKind != nil
-	errs = append(errs, validateVariables(s.Variables, hasParams, checker, path.Child("variables"))...)
-	errs = append(errs, validateMatchConditions(s.MatchConditions, hasParams, checker, path.Child("matchConditions"))...)
+	errs := validatePolicyHead(s.FailurePolicy, s.ParamKind, s.MatchConstraints, path)
+	errs = append(errs, validatePolicyTerms(s.Variables, s.MatchConditions, hasParams, checker, path)...)
 	if len(s.Mutations) == 0 {
 		errs = append(errs, field.Required(path.Child("mutations"), "mutations must contain at least one item"))
 	}

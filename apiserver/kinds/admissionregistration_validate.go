@@ -14,10 +14,9 @@ import (
 )
 
 const (
-	maxMatchConditions   = 64
-	minWebhookTimeout    = 1
-	maxWebhookTimeout    = 30
-	acceptedReviewsJoint = ", "
+	maxMatchConditions = 64
+	minWebhookTimeout  = 1
+	maxWebhookTimeout  = 30
 )
 
 // acceptedReviews are the versions of AdmissionReview that this server speaks, the preferred one first.
@@ -152,7 +151,7 @@ func validateWebhookClient(c *admissionv1.WebhookClientConfig, path *field.Path)
 }
 
 func validateReviewVersions(versions []string, path *field.Path) field.ErrorList {
-	accepted := strings.Join(acceptedReviews, acceptedReviewsJoint)
+	accepted := strings.Join(acceptedReviews, ", ")
 	if len(versions) < 1 {
 		return field.ErrorList{field.Required(path, "must specify one of "+accepted)}
 	}

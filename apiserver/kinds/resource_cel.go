@@ -13,6 +13,8 @@ import (
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
 	"k8s.io/apiserver/pkg/cel/library"
+
+	"github.com/coracle-dev/coracle/internal/admissioncel"
 )
 
 // deviceEnv is the environment of expressions that select devices. Building it takes a while, so it is built by the first.
@@ -30,7 +32,7 @@ var deviceEnv = sync.OnceValues(func() (*cel.Env, error) {
 	add("attributes", byDomain(apiservercel.AnyType))
 	add("capacity", byDomain(apiservercel.QuantityDeclType))
 	device := apiservercel.NewObjectType("kubernetes.DRADevice", fields)
-	set, err := environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion()).Extend(environment.VersionedOptions{
+	set, err := admissioncel.Base().Extend(environment.VersionedOptions{
 		IntroducedVersion: version.MajorMinor(1, 31),
 		EnvOptions:        []cel.EnvOption{cel.Variable("device", device.CelType()), ext.Bindings(ext.BindingsVersion(0))},
 		DeclTypes:         []*apiservercel.DeclType{device},

@@ -93,10 +93,7 @@ func (c *call) applyBy(ch change, mayCreate bool) error {
 			return nil, err
 		}
 		m := accessor(obj)
-		if err := c.matchNamespace(m); err != nil {
-			return nil, err
-		}
-		if err := c.matchName(m); err != nil {
+		if err := c.matchPath(m); err != nil {
 			return nil, err
 		}
 		return obj, c.admitUpdate(obj, cur.obj)
@@ -118,10 +115,7 @@ func (c *call) createByApply(a *applied) error {
 		return err
 	}
 	m := accessor(obj)
-	if err := c.matchNamespace(m); err != nil {
-		return err
-	}
-	if err := c.matchName(m); err != nil {
+	if err := c.matchPath(m); err != nil {
 		return err
 	}
 	if uid := m.GetUID(); uid != "" {
@@ -194,10 +188,7 @@ func (c *call) applyScalePatch() error {
 			return nil, err
 		}
 		scale := obj.(*autoscalingv1.Scale)
-		if err := c.matchNamespace(scale); err != nil {
-			return nil, err
-		}
-		return scale, c.matchName(scale)
+		return scale, c.matchPath(scale)
 	})
 }
 

@@ -83,10 +83,7 @@ func (c *call) patchBy(ch change) error {
 			return nil, err
 		}
 		m := accessor(obj)
-		if err := c.matchNamespace(m); err != nil {
-			return nil, err
-		}
-		if err := c.matchName(m); err != nil {
+		if err := c.matchPath(m); err != nil {
 			return nil, err
 		}
 		return obj, c.mutateUpdate(obj, cur.obj)

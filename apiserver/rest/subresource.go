@@ -115,10 +115,7 @@ func (c *call) putScale() error {
 	if err := c.decodeObject(body, scaleGVK, scale); err != nil {
 		return err
 	}
-	if err := c.matchNamespace(scale); err != nil {
-		return err
-	}
-	if err := c.matchName(scale); err != nil {
+	if err := c.matchPath(scale); err != nil {
 		return err
 	}
 	return c.applyScale(func(*current) (*autoscalingv1.Scale, error) { return scale.DeepCopy(), nil })
@@ -142,10 +139,7 @@ func (c *call) patchScale() error {
 			return nil, err
 		}
 		scale := obj.(*autoscalingv1.Scale)
-		if err := c.matchNamespace(scale); err != nil {
-			return nil, err
-		}
-		return scale, c.matchName(scale)
+		return scale, c.matchPath(scale)
 	})
 }
 

@@ -203,6 +203,14 @@ func (c *call) validate(op admission.Operation, obj, old runtime.Object) error {
 	return c.Admission.Validate(c.ctx(), r)
 }
 
+// matchPath makes an object's namespace and name the request's.
+func (c *call) matchPath(m metav1.Object) error {
+	if err := c.matchNamespace(m); err != nil {
+		return err
+	}
+	return c.matchName(m)
+}
+
 // matchNamespace makes an object's namespace the request's.
 func (c *call) matchNamespace(m metav1.Object) error {
 	want := ""

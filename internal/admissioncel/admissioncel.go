@@ -13,19 +13,20 @@ import (
 	"k8s.io/apiserver/pkg/cel/environment"
 )
 
-var base = sync.OnceValue(func() *environment.EnvSet {
+// Base is the environment that every expression of the API starts from.
+var Base = sync.OnceValue(func() *environment.EnvSet {
 	return environment.MustBaseEnvSet(environment.DefaultCompatibilityVersion())
 })
 
 // Conditions compiles conditions that know no variables: those of webhooks.
-var Conditions = sync.OnceValue(func() plugincel.ConditionCompiler { return plugincel.NewConditionCompiler(base()) })
+var Conditions = sync.OnceValue(func() plugincel.ConditionCompiler { return plugincel.NewConditionCompiler(Base()) })
 
 // Expressions compiles single expressions that know no variables, to check them.
-var Expressions = sync.OnceValue(func() plugincel.Compiler { return plugincel.NewCompiler(base()) })
+var Expressions = sync.OnceValue(func() plugincel.Compiler { return plugincel.NewCompiler(Base()) })
 
 // NewComposited compiles the expressions of one policy, which share its variables.
 func NewComposited() (*plugincel.CompositedCompiler, error) {
-	return plugincel.NewCompositedCompiler(base())
+	return plugincel.NewCompositedCompiler(Base())
 }
 
 // Expression is one with the types that it may have.

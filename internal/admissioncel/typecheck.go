@@ -67,7 +67,7 @@ func (t Types) environment() (*environment.EnvSet, error) {
 	if t.HasParams {
 		declare(t.Params, plugincel.ParamsVarName)
 	}
-	return base().Extend(environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: variables, DeclTypes: types})
+	return Base().Extend(environment.VersionedOptions{IntroducedVersion: version.MajorMinor(1, 0), EnvOptions: variables, DeclTypes: types})
 }
 
 // typeChecker compiles without making programs, and takes any type of result.

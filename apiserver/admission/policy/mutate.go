@@ -14,7 +14,6 @@ import (
 	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/sets"
 	kadmission "k8s.io/apiserver/pkg/admission"
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	"k8s.io/apiserver/pkg/admission/plugin/policy/mutating/patch"
@@ -81,18 +80,6 @@ func compileMutations(name string, s *admissionv1.MutatingAdmissionPolicySpec) (
 	return out, nil
 }
 
-// passes is what the second pass has to know of the first: which of the uses that ran want to run again, which are to
-// because the object changed behind them, and what the object was after the last.
-type passes struct {
-	ran, again sets.Set[string]
-	output     runtime.Object
-}
-
-func (p *passes) changed() {
-	p.again = p.again.Union(p.ran)
-	p.ran = sets.New[string]()
-}
-
 // Name implements admission.Plugin.
 func (m *mutator) Name() string { return "MutatingAdmissionPolicy" }
 
@@ -109,10 +96,8 @@ func (m *mutator) Mutate(ctx context.Context, r *admission.Request) error {
 	if err != nil {
 		return err
 	}
-	seen := admission.Note[passes](r, m)
-	if r.Again && seen.output != nil && !apiequality.Semantic.DeepEqual(seen.output, r.Object) {
-		seen.changed()
-	}
+	seen := admission.Note[admission.Passes](r, m)
+	seen.Begin(r)
 	namespace, err := m.namespaceOf(ctx, r)
 	if err != nil {
 		return err
@@ -129,14 +114,12 @@ func (m *mutator) Mutate(ctx context.Context, r *admission.Request) error {
 			failures = append(failures, failed...)
 		}
 	}
-	if !r.Again && len(seen.ran)+len(seen.again) > 0 {
-		seen.output = r.Object.DeepCopyObject()
-	}
+	seen.End(r)
 	return refused(r, failures)
 }
 
 // use applies a policy once. What fails counts as the policy says; err is what ends the request whatever that is.
-func (m *mutator) use(ctx context.Context, r *admission.Request, p *mutating, u use, namespace *corev1.Namespace, seen *passes) (failures []failure, err error) {
+func (m *mutator) use(ctx context.Context, r *admission.Request, p *mutating, u use, namespace *corev1.Namespace, seen *admission.Passes) (failures []failure, err error) {
 	fail := func(err error) {
 		failures = append(failures, failure{head: &p.head, binding: u.binding, cause: err, reason: metav1.StatusReasonInvalid})
 	}
@@ -161,7 +144,7 @@ func (m *mutator) use(ctx context.Context, r *admission.Request, p *mutating, u 
 		}
 	}
 	key := p.name + "/" + u.name + "/" + nameOf(u.param)
-	if r.Again && !seen.again.Has(key) {
+	if !seen.Runs(r, key) {
 		return nil, nil
 	}
 	before := r.Object.DeepCopyObject()
@@ -175,13 +158,7 @@ func (m *mutator) use(ctx context.Context, r *admission.Request, p *mutating, u 
 			fail(err)
 		}
 	}
-	if !apiequality.Semantic.DeepEqual(before, r.Object) {
-		seen.changed()
-		r.Reconsider()
-	}
-	if p.reinvoke {
-		seen.ran = seen.ran.Union(sets.New(key))
-	}
+	seen.Ran(r, key, !apiequality.Semantic.DeepEqual(before, r.Object), p.reinvoke)
 	return failures, nil
 }
 

@@ -10,8 +10,6 @@ import (
 	admissionreviewv1 "k8s.io/api/admission/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/util/sets"
 	utilwebhook "k8s.io/apiserver/pkg/util/webhook"
 
 	"github.com/coracle-dev/coracle/apiserver/admission"
@@ -23,20 +21,6 @@ import (
 type mutator struct {
 	*dispatcher
 	hooks *match.Source[*hook]
-}
-
-// passes is what the second pass has to know of the first.
-type passes struct {
-	// asked are those of the webhooks asked so far that want to be asked again, again those that are to be: the object
-	// changed behind them.
-	asked, again sets.Set[string]
-	// output is the object after the last webhook.
-	output runtime.Object
-}
-
-func (p *passes) changed() {
-	p.again = p.again.Union(p.asked)
-	p.asked = sets.New[string]()
 }
 
 // Name implements admission.Plugin.
@@ -54,12 +38,10 @@ func (m *mutator) Mutate(ctx context.Context, r *admission.Request) error {
 	if len(hooks) == 0 || match.Exempt(r) {
 		return nil
 	}
-	p := admission.Note[passes](r, m)
-	if r.Again && p.output != nil && !apiequality.Semantic.DeepEqual(p.output, r.Object) {
-		p.changed()
-	}
+	p := admission.Note[admission.Passes](r, m)
+	p.Begin(r)
 	for n, h := range hooks {
-		if r.Again && !p.again.Has(h.uid) {
+		if !p.Runs(r, h.uid) {
 			continue
 		}
 		i, err := m.applies(ctx, r, h)
@@ -73,17 +55,9 @@ func (m *mutator) Mutate(ctx context.Context, r *admission.Request) error {
 		if err != nil {
 			return err
 		}
-		if changed {
-			p.changed()
-			r.Reconsider()
-		}
-		if h.reinvoke {
-			p.asked = p.asked.Union(sets.New(h.uid))
-		}
+		p.Ran(r, h.uid, changed, h.reinvoke)
 	}
-	if !r.Again && len(p.asked)+len(p.again) > 0 && r.Object != nil {
-		p.output = r.Object.DeepCopyObject()
-	}
+	p.End(r)
 	return nil
 }
 

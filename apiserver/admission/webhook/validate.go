@@ -42,15 +42,12 @@ func (v *validator) Validate(ctx context.Context, r *admission.Request) error {
 			asked = append(asked, i)
 		}
 	}
-	shared := *r
-	var said sync.Mutex // Warn and Annotate are the request's, which is served by one goroutine otherwise
-	shared.Warn, shared.Annotate = guarded1(&said, r.Warn), guarded2(&said, r.Annotate)
 	errs := make([]error, len(asked))
 	var wg sync.WaitGroup
 	for n, i := range asked {
 		wg.Go(func() {
-			if err := v.askSafely(ctx, &shared, i); err != nil {
-				errs[n] = i.failed(ctx, &shared, err, n)
+			if err := v.askSafely(ctx, r, i); err != nil {
+				errs[n] = i.failed(ctx, r, err, n)
 			}
 		})
 	}
@@ -72,26 +69,4 @@ func (v *validator) askSafely(ctx context.Context, r *admission.Request, i *invo
 	}()
 	_, err = v.ask(ctx, r, i)
 	return err
-}
-
-func guarded1(mu *sync.Mutex, f func(string)) func(string) {
-	if f == nil {
-		return nil
-	}
-	return func(text string) {
-		mu.Lock()
-		defer mu.Unlock()
-		f(text)
-	}
-}
-
-func guarded2(mu *sync.Mutex, f func(key, value string)) func(key, value string) {
-	if f == nil {
-		return nil
-	}
-	return func(key, value string) {
-		mu.Lock()
-		defer mu.Unlock()
-		f(key, value)
-	}
 }
