@@ -164,32 +164,12 @@ func (f *flowControl) run(ctx context.Context) error {
 
 // follow says when a resource changes.
 func (f *flowControl) follow(ctx context.Context, gr schema.GroupResource) error {
-	for {
-		err := f.followOnce(ctx, gr)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case !errors.Is(err, cache.ErrTooOld):
-			return fmt.Errorf("follow %s: %w", gr, err)
-		}
-	}
-}
-
-func (f *flowControl) followOnce(ctx context.Context, gr schema.GroupResource) error {
-	w, err := f.server.cache.Watch(ctx, gr.String(), cache.WatchOptions{SendInitial: true})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	for {
-		if _, err := w.Next(ctx); err != nil {
-			return err
-		}
+	return f.server.follow(ctx, gr.String(), func() {}, func([]cache.Event) {
 		select {
 		case f.changed <- struct{}{}:
 		default:
 		}
-	}
+	})
 }
 
 // listed are the objects of a resource in the cache.

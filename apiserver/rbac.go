@@ -2,8 +2,6 @@ package apiserver
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -110,31 +108,9 @@ func (a *access) run(ctx context.Context) error {
 // follow keeps the policy as new as the cache in one resource. Where the watch falls behind it starts over.
 func (a *access) follow(ctx context.Context, resource string) error {
 	known := map[string]runtime.Object{}
+	var stale map[string]runtime.Object // what the initial state does not show again has gone
 	synced := sync.OnceFunc(a.resourceSynced)
-	for {
-		err := a.followOnce(ctx, resource, known, synced)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case errors.Is(err, cache.ErrTooOld):
-			continue
-		}
-		return fmt.Errorf("follow %s: %w", resource, err)
-	}
-}
-
-func (a *access) followOnce(ctx context.Context, resource string, known map[string]runtime.Object, synced func()) error {
-	w, err := a.server.cache.Watch(ctx, resource, cache.WatchOptions{SendInitial: true})
-	if err != nil {
-		return err
-	}
-	defer w.Stop()
-	stale := maps.Clone(known) // what the initial state does not show again has gone
-	for {
-		events, err := w.Next(ctx)
-		if err != nil {
-			return err
-		}
+	return a.server.follow(ctx, resource, func() { stale = maps.Clone(known) }, func(events []cache.Event) {
 		for _, e := range events {
 			switch {
 			case e.InitialEnd:
@@ -155,7 +131,7 @@ func (a *access) followOnce(ctx context.Context, resource string, known map[stri
 			}
 			a.seen[resource].Store(max(a.seen[resource].Load(), e.Revision))
 		}
-	}
+	})
 }
 
 // keepers is how many default objects are written at the same time: the store joins concurrent writes.
