@@ -1,4 +1,4 @@
-// Package nodeapi is the node's own HTTP API, with the kubelet's paths: logs, exec, attach and port-forward. It has no port; the API
+// Package nodeapi is the node's own HTTP API, with the kubelet's paths: logs, exec, attach, port-forward and what is used. It has no port; the API
 // server reaches it through the tunnel, which has authenticated and authorised whoever asks.
 package nodeapi
 
@@ -37,6 +37,15 @@ type Config struct {
 	Runtime Runtime
 	// Pod finds a pod of this node by name.
 	Pod func(namespace, name string) (*corev1.Pod, bool)
+	// Stats tells what the node and its pods use; nil tells nothing.
+	Stats Stats
+}
+
+// Stats answers with what the node and its pods use.
+type Stats interface {
+	// ServeResource answers /metrics/resource, ServeSummary /stats/summary.
+	ServeResource(w http.ResponseWriter, r *http.Request)
+	ServeSummary(w http.ResponseWriter, r *http.Request)
 }
 
 // How long a stream may stay silent, and how long a client may take to open all it asked for.
@@ -61,6 +70,10 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("/portForward/{namespace}/{pod}", a.handle(a.portForward))
 	mux.HandleFunc("GET /connect/{namespace}/{pod}", a.handle(a.connectPod))
 	mux.HandleFunc("GET /connect", a.handle(a.connectHost))
+	if cfg.Stats != nil {
+		mux.HandleFunc("GET /metrics/resource", cfg.Stats.ServeResource)
+		mux.HandleFunc("GET /stats/summary", cfg.Stats.ServeSummary)
+	}
 	return mux
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/nodeapi"
 	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/agent/stats"
 	"github.com/coracle-dev/coracle/agent/tunnel"
 	"github.com/coracle-dev/coracle/internal/assets"
 	"github.com/coracle-dev/coracle/internal/client"
@@ -145,7 +146,8 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 			Sandboxes:  containers, Containers: containers, Images: store, Network: pods,
 			RuntimeVersion: "containerd://" + version.Version,
 			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {
-				return n.serve(ctx, nodeapi.Config{Runtime: containers, Pod: pod})
+				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Data: n.o.layout.Data})
+				return n.serve(ctx, nodeapi.Config{Runtime: containers, Pod: pod, Stats: usage})
 			},
 		})
 	})
