@@ -12,6 +12,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/controllers/owner"
+	"github.com/coracle-dev/coracle/controllers/pods"
 )
 
 // parallel is how many requests of one set are under way at once.
@@ -51,7 +52,7 @@ func (c *Controller) create(ctx context.Context, key string, set *appsv1.Replica
 }
 
 func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.ReplicaSet) error {
-	pod, err := c.client.CoreV1().Pods(set.Namespace).Create(ctx, c.newPod(set), metav1.CreateOptions{})
+	pod, err := pods.Create(ctx, c.client, c.newPod(set))
 	if err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 			c.events.Eventf(c.reference(set), corev1.EventTypeWarning, "FailedCreate", "Error creating: %v", err)
@@ -67,12 +68,7 @@ func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.Repl
 func (c *Controller) delete(ctx context.Context, key string, set *appsv1.ReplicaSet, doomed []*corev1.Pod) error {
 	return each(len(doomed), func(i int) error {
 		pod := doomed[i]
-		err := c.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-		if apierrors.IsNotFound(err) {
-			c.lag.Deleted(key, pod.UID)
-			return nil
-		}
-		if err != nil {
+		if err := pods.Delete(ctx, c.client, pod); err != nil {
 			c.events.Eventf(c.reference(set), corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 			return err
 		}
