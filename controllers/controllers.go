@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
 	"time"
@@ -53,7 +52,7 @@ type Config struct {
 	TerminatedPodThreshold int
 	// Enabled names the controllers to run, as Names lists them; all when empty. "-name" leaves one out.
 	Enabled []string
-	// LeaderElect makes the process wait for the lease kube-system/coracle-controllers.
+	// LeaderElect makes the process wait for the lease kube-system/coracle-controllers; Client is then made from RestConfig.
 	LeaderElect bool
 	Log         *slog.Logger
 	// Clock is the machine's when nil.
@@ -161,12 +160,4 @@ func (c Config) work(ctx context.Context) error {
 	defer e.Informers.Shutdown()
 	defer cancel()
 	return run.All(ctx, fns...)
-}
-
-func hostname() string {
-	name, err := os.Hostname()
-	if err != nil {
-		return "unknown"
-	}
-	return name
 }
