@@ -9,6 +9,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/certificates"
 	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
 	"github.com/coracle-dev/coracle/controllers/deployment"
+	"github.com/coracle-dev/coracle/controllers/disruption"
 	"github.com/coracle-dev/coracle/controllers/endpoints"
 	"github.com/coracle-dev/coracle/controllers/endpointslice"
 	"github.com/coracle-dev/coracle/controllers/endpointslicemirror"
@@ -22,6 +23,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/replicaset"
 	"github.com/coracle-dev/coracle/controllers/resourcequota"
 	"github.com/coracle-dev/coracle/controllers/rootca"
+	"github.com/coracle-dev/coracle/controllers/scales"
 	"github.com/coracle-dev/coracle/controllers/serviceaccount"
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/controllers/servicecidr"
@@ -94,6 +96,13 @@ var table = []struct {
 		return certificates.NewSigner(e, ca), nil
 	}},
 	{"csrcleaner", func(_ Config, e env.Env) (runner, error) { return certificates.NewCleaner(e), nil }},
+	{"disruption", func(c Config, e env.Env) (runner, error) {
+		s, err := scales.New(c.RestConfig, c.Clock)
+		if err != nil {
+			return nil, err
+		}
+		return disruption.New(e, s), nil
+	}},
 	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
 	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
 	{"tainteviction", func(_ Config, e env.Env) (runner, error) { return nodelifecycle.NewEviction(e) }},
