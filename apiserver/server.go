@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -24,6 +25,7 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/crd"
 	"github.com/coracle-dev/coracle/apiserver/discovery"
 	"github.com/coracle-dev/coracle/apiserver/kinds"
+	"github.com/coracle-dev/coracle/apiserver/podmetrics"
 	"github.com/coracle-dev/coracle/apiserver/rest"
 	"github.com/coracle-dev/coracle/apiserver/store"
 	"github.com/coracle-dev/coracle/internal/run"
@@ -102,6 +104,7 @@ type Server struct {
 	discovery   *discovery.Handler
 	definitions *crd.Controller
 	external    *aggregation.Controller
+	usage       *podmetrics.Collector
 	handler     http.Handler
 	listener    net.Listener
 	health      *health
@@ -127,7 +130,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	cfg.Hooks = adminAccessHooks(stampHooks(cfg.Hooks, cfg.Now), NewReader(cfg.Cache))
 	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
-	table, scheme := kinds.All(), kinds.Scheme()
+	table, scheme := slices.Concat(kinds.All(), podmetrics.Kinds()), kinds.Scheme()
+	s.usage = podmetrics.New(podmetrics.Config{Reader: NewReader(cfg.Cache), Nodes: cfg.Nodes, Now: cfg.Now})
 	s.access = newAccess(s)
 	s.flows = newFlowControl(s)
 	admit, err := s.admission()
@@ -135,7 +139,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.rest = rest.New(rest.Config{
-		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: admit, Components: s.components,
+		Kinds: table, Scheme: scheme, Store: cfg.Store, Cache: cfg.Cache, Admission: admit, Live: s.live(),
 		Authorizer: cfg.Authorizer, Hooks: s.access.hooks(cfg.Hooks), Nodes: cfg.Nodes, Tokens: cfg.Tokens, Reviews: cfg.Reviews, Now: cfg.Now,
 		Settle: func(ctx context.Context, gr schema.GroupResource) error { return s.definitions.Settle(ctx, gr) },
 	})
@@ -196,7 +200,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.flows.run, s.keep)
+	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.flows.run, s.keep, s.usage.Run)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)
@@ -260,6 +264,15 @@ func (s *Server) shutdown(ctx context.Context, srv *http.Server) error {
 
 // Scheme knows every served type.
 func (s *Server) Scheme() *runtime.Scheme { return s.scheme }
+
+// live answers for what is not stored.
+func (s *Server) live() map[schema.GroupResource]rest.Live {
+	return map[schema.GroupResource]rest.Live{
+		{Resource: "componentstatuses"}: rest.Components(s.components),
+		podmetrics.NodesResource:        podmetrics.Nodes{Collector: s.usage},
+		podmetrics.PodsResource:         podmetrics.Pods{Collector: s.usage},
+	}
+}
 
 // components asks the parts of the control plane how they are.
 func (s *Server) components(ctx context.Context) []corev1.ComponentStatus {

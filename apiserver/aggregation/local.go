@@ -48,7 +48,11 @@ var priorities = map[schema.GroupVersion]priority{
 	{Group: "discovery.k8s.io", Version: "v1"}:             {16200, 15},
 	{Group: "flowcontrol.apiserver.k8s.io", Version: "v1"}: {16100, 21},
 	{Group: "resource.k8s.io", Version: "v1"}:              {15900, 21},
+	{Group: replaceable, Version: "v1beta1"}:               {100, 100},
 }
+
+// replaceable is a group that an add-on may serve in this server's place: once its APIService is there, it is the users'.
+const replaceable = "metrics.k8s.io"
 
 func name(gv schema.GroupVersion) string { return gv.Version + "." + gv.Group }
 
@@ -76,7 +80,11 @@ func (c *Controller) Register(ctx context.Context) error {
 		if !known {
 			p = priority{15000, 15}
 		}
-		g.Go(func() error { return c.keepOne(writes, have[name(gv)], gv, p, managedOnStart) })
+		label := managedOnStart
+		if gv.Group == replaceable {
+			label = ""
+		}
+		g.Go(func() error { return c.keepOne(writes, have[name(gv)], gv, p, label) })
 	}
 	err = g.Wait()
 	c.registered = err == nil
@@ -109,18 +117,20 @@ func (c *Controller) keepLocal(ctx context.Context, have map[string]*apiregistra
 	return err
 }
 
-// keepOne makes one APIService. One that somebody else made stays as it is.
+// keepOne makes one APIService. One that somebody else made, or that has no label to be kept by, stays as it is.
 func (c *Controller) keepOne(ctx context.Context, have *apiregistrationv1.APIService, gv schema.GroupVersion, p priority, label string) error {
 	spec := apiregistrationv1.APIServiceSpec{Group: gv.Group, Version: gv.Version, GroupPriorityMinimum: p.group, VersionPriority: p.version}
 	if have == nil {
-		_, err := c.Client.Create(ctx, &apiregistrationv1.APIService{
-			ObjectMeta: metav1.ObjectMeta{Name: name(gv), Labels: map[string]string{managedLabel: label}}, Spec: spec,
-		}, metav1.CreateOptions{})
+		made := &apiregistrationv1.APIService{ObjectMeta: metav1.ObjectMeta{Name: name(gv)}, Spec: spec}
+		if label != "" {
+			made.Labels = map[string]string{managedLabel: label}
+		}
+		_, err := c.Client.Create(ctx, made, metav1.CreateOptions{})
 		return ignoreRaces(err)
 	}
 	s := &have.Spec
 	same := s.Service == nil && s.GroupPriorityMinimum == p.group && s.VersionPriority == p.version
-	if have.Labels[managedLabel] != label || same {
+	if label == "" || have.Labels[managedLabel] != label || same {
 		return nil
 	}
 	next := have.DeepCopy()

@@ -11,7 +11,6 @@ import (
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -48,8 +47,8 @@ type Config struct {
 	Scheme *runtime.Scheme // knows every served type; tells unknown kinds from misplaced ones
 	Store  store.Store
 	Cache  *cache.Cache
-	// Components finds out how the parts of the control plane are; nil knows none.
-	Components func(context.Context) []corev1.ComponentStatus
+	// Live answers for kinds that can be read and are not stored. One without has no objects.
+	Live map[schema.GroupResource]Live
 	// Admission is the whole chain; nil admits everything.
 	Admission admission.Plugin
 	// Authorizer is asked again where a request does more than its verb says (a patch or update that creates). May be nil.
@@ -267,11 +266,11 @@ func (r *resource) pathTakes(info *request.RequestInfo) bool {
 }
 
 func (c *call) serveVerb() error {
-	if c.r.gr == componentStatuses {
-		if c.info.Verb == "get" {
-			return c.component()
-		}
-		return c.componentList()
+	switch {
+	case c.r.NotStored && c.info.Verb == "get":
+		return c.live()
+	case c.r.NotStored && c.info.Verb == "list":
+		return c.liveList()
 	}
 	switch c.info.Verb {
 	case "get":
