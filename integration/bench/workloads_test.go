@@ -1,0 +1,302 @@
+package bench
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	appsv1 "k8s.io/api/apps/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/kubernetes"
+
+	"github.com/coracle-dev/coracle/integration/cluster"
+)
+
+const (
+	deployments     = 100
+	replicasOfEach  = 50
+	deploymentsPath = "/apis/apps/v1/namespaces/default/deployments"
+	workloadLimit   = 2 * time.Minute
+)
+
+// workloads is a control plane with simulated nodes.
+type workloads struct {
+	*api
+	kube kubernetes.Interface
+}
+
+// BenchmarkWorkloads measures the control plane with simulated nodes: 5,000 pods bound and run, and 100 Deployments of 50 replicas from
+// their creation through a rolling update to their deletion. The simulator and this test take CPU time on the same machine.
+//
+// Where $CORACLE_BENCH_PROFILES names a folder, a CPU profile of the server is written there for each step.
+func BenchmarkWorkloads(b *testing.B) {
+	c := begin(b)
+	startServer(b, c)
+	w := &workloads{api: newAPI(b, c), kube: c.Client()}
+	awaitAccount(b, w.kube)
+	simulateNodes(b, c, fakeNodes)
+	w.barePods()
+	w.step("100 Deployments of 50 created until Ready", "<= 10", func() {
+		w.eachDeployment(func(client *http.Client, name string) error {
+			_, err := w.do(client, "POST", deploymentsPath, asProtobuf, asJSON, deploymentBody(name))
+			return err
+		}, settled)
+	})
+	w.step("all of them updated", "", func() {
+		w.eachDeployment(func(client *http.Client, name string) error {
+			_, err := w.do(client, "PATCH", deploymentsPath+"/"+name, asProtobuf, "application/merge-patch+json",
+				`{"spec":{"template":{"metadata":{"annotations":{"bench":"second"}}}}}`)
+			return err
+		}, settled)
+	})
+	w.rest()
+	w.step("all of them deleted in the foreground", "", func() {
+		w.eachDeployment(func(client *http.Client, name string) error {
+			_, err := w.do(client, "DELETE", deploymentsPath+"/"+name, asProtobuf, asJSON, `{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Foreground"}`)
+			return err
+		}, func(e watch.Event) bool { return e.Type == watch.Deleted })
+	})
+	if left := w.count(); left != 0 {
+		b.Errorf("%d pods are left behind", left)
+	}
+}
+
+// simulateNodes runs `coracle simulate` until its nodes are registered.
+func simulateNodes(b *testing.B, c *cluster.Cluster, nodes int, args ...string) {
+	b.Helper()
+	began := time.Now()
+	c.Start(append([]string{"simulate", "--config", "/dev/null", "--kubeconfig", c.Kubeconfig, "--nodes", fmt.Sprint(nodes)}, args...)...)
+	kube := c.Client()
+	cluster.Eventually(b, time.Minute, func() error {
+		list, err := kube.CoreV1().Nodes().List(b.Context(), metav1.ListOptions{})
+		if err == nil && len(list.Items) < nodes {
+			err = fmt.Errorf("%d of %d nodes", len(list.Items), nodes)
+		}
+		return err
+	})
+	figure(b, fmt.Sprintf("%d nodes registered", nodes), time.Since(began).Seconds(), "s", "")
+}
+
+// step measures how long do takes, and the CPU time of server and simulator meanwhile.
+func (w *workloads) step(what, goal string, do func()) {
+	w.b.Helper()
+	before, began := cpu(w.b, w.c), time.Now()
+	stop := w.profile(what)
+	do()
+	took := time.Since(began)
+	stop()
+	figure(w.b, what, took.Seconds(), "s", goal)
+	for role, used := range usedBy(cpu(w.b, w.c), before) {
+		figure(w.b, what+", CPU of the "+role, used.Seconds(), "s", "")
+	}
+}
+
+func usedBy(after, before map[process]time.Duration) map[string]time.Duration {
+	used := map[string]time.Duration{}
+	for p, total := range after {
+		used[p.role] += total - before[p]
+	}
+	return used
+}
+
+// profile begins a CPU profile of the server, and gives what waits until it is written; it covers the first ten seconds.
+func (w *workloads) profile(what string) (stop func()) {
+	dir := os.Getenv("CORACLE_BENCH_PROFILES")
+	if dir == "" {
+		return func() {}
+	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		file, err := os.Create(filepath.Join(dir, strings.ReplaceAll(what, " ", "-")+".pprof"))
+		if err != nil {
+			w.b.Error(err)
+			return
+		}
+		defer file.Close()
+		req, err := http.NewRequestWithContext(w.b.Context(), "GET", w.host+"/debug/pprof/profile?seconds=10", nil)
+		if err != nil {
+			w.b.Error(err)
+			return
+		}
+		resp, err := w.client().Do(req)
+		if err != nil {
+			w.b.Error(err)
+			return
+		}
+		defer resp.Body.Close()
+		if _, err := io.Copy(file, resp.Body); err != nil {
+			w.b.Error(err)
+		}
+	}()
+	return func() { <-done }
+}
+
+// barePods creates pods without an owner, waits until all are bound and all run, and deletes them.
+func (w *workloads) barePods() {
+	bound, running := w.watchPods()
+	began := time.Now()
+	w.step("5000 pods on 1000 nodes running", "", func() {
+		w.together(scheduledPods, func(client *http.Client, i int) error {
+			_, err := w.do(client, "POST", podsPath, asProtobuf, asJSON, fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"pod-%d"},
+				"spec":{"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"100m","memory":"64Mi"}}}]}}`, i))
+			return err
+		})
+		figure(w.b, "5000 pods created", time.Since(began).Seconds(), "s", "")
+		figure(w.b, "5000 pods on 1000 nodes bound", w.await(bound).Sub(began).Seconds(), "s", "<= 4.2")
+		w.await(running)
+	})
+	w.step("5000 pods deleted", "", func() {
+		if _, err := w.do(w.client(), "DELETE", podsPath, asProtobuf, "", ""); err != nil {
+			w.b.Fatal(err)
+		}
+		cluster.Eventually(w.b, workloadLimit, func() error {
+			if left := w.count(); left > 0 {
+				return fmt.Errorf("%d pods are left", left)
+			}
+			return nil
+		})
+	})
+}
+
+func (w *workloads) await(c <-chan time.Time) time.Time {
+	w.b.Helper()
+	select {
+	case at := <-c:
+		return at
+	case <-time.After(workloadLimit):
+		w.b.Fatal("pods were not all there in time")
+		return time.Time{}
+	}
+}
+
+// watchPods tells when the last of the bare pods is bound, and when it runs. It counts the events' lines without decoding them: every event before the deletion
+// is one of a pod that becomes something it was not.
+func (w *workloads) watchPods() (bound, running <-chan time.Time) {
+	return w.countAdded("spec.nodeName!=", scheduledPods), w.countAdded("status.phase=Running", scheduledPods)
+}
+
+// countAdded tells when a watch of pods with a field selector has shown want of them.
+func (w *workloads) countAdded(selector string, want int) <-chan time.Time {
+	w.b.Helper()
+	ctx, cancel := context.WithCancel(w.b.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", w.host+podsPath+"?watch=true&fieldSelector="+selector, nil)
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	req.Header.Set("Accept", asJSON)
+	client := w.client()
+	client.Timeout = 0
+	resp, err := client.Do(req)
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	done := make(chan time.Time, 1)
+	go func() {
+		defer cancel()
+		defer resp.Body.Close()
+		lines := bufio.NewReaderSize(resp.Body, 64<<10)
+		for seen, whole := 0, true; seen < want; {
+			line, more, err := lines.ReadLine()
+			if err != nil {
+				return
+			}
+			if whole && strings.HasPrefix(string(line[:min(len(line), 30)]), `{"type":"ADDED"`) {
+				seen++
+			}
+			whole = !more
+		}
+		done <- time.Now()
+	}()
+	return done
+}
+
+// count is how many pods there are.
+func (w *workloads) count() int64 {
+	w.b.Helper()
+	list, err := w.kube.CoreV1().Pods("").List(w.b.Context(), metav1.ListOptions{Limit: 1})
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	count := int64(len(list.Items))
+	if list.RemainingItemCount != nil {
+		count += *list.RemainingItemCount
+	}
+	return count
+}
+
+// eachDeployment makes a request for every Deployment and waits until the watch has shown each of them as done.
+func (w *workloads) eachDeployment(request func(client *http.Client, name string) error, done func(watch.Event) bool) {
+	w.b.Helper()
+	list, err := w.kube.AppsV1().Deployments("default").List(w.b.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	events, err := w.kube.AppsV1().Deployments("default").Watch(w.b.Context(), metav1.ListOptions{ResourceVersion: list.ResourceVersion})
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	defer events.Stop()
+	w.together(deployments, func(client *http.Client, i int) error { return request(client, fmt.Sprintf("web-%d", i)) })
+	finished, late := map[string]bool{}, time.After(workloadLimit)
+	for len(finished) < deployments {
+		select {
+		case e, ok := <-events.ResultChan():
+			d, isOne := e.Object.(*appsv1.Deployment)
+			if !ok || !isOne {
+				w.b.Fatalf("the watch ended: %+v", e)
+			}
+			if done(e) {
+				finished[d.Name] = true
+			}
+		case <-late:
+			w.b.Fatalf("%d of %d Deployments were done in time", len(finished), deployments)
+		}
+	}
+}
+
+// settled: the Deployment's newest template is what all of its replicas are of, and all are available.
+func settled(e watch.Event) bool {
+	d := e.Object.(*appsv1.Deployment)
+	s := &d.Status
+	return s.ObservedGeneration >= d.Generation && s.UpdatedReplicas == replicasOfEach && s.AvailableReplicas == replicasOfEach && s.Replicas == replicasOfEach
+}
+
+func deploymentBody(name string) string {
+	return fmt.Sprintf(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":%[1]q},"spec":{"replicas":%[2]d,"selector":{"matchLabels":{"app":%[1]q}},
+		"template":{"metadata":{"labels":{"app":%[1]q}},"spec":{"containers":[{"name":"c","image":"registry.example/app:1",
+		"resources":{"requests":{"cpu":"100m","memory":"64Mi"}}}]}}}}`, name, replicasOfEach)
+}
+
+// rest measures what 5,000 pods and 1,000 nodes take when nothing happens but the nodes' Leases.
+func (w *workloads) rest() {
+	time.Sleep(quietAfterLoad)
+	for role, m := range memories(w.b, w.c) {
+		figure(w.b, "5000 pods at rest, RSS of "+role, m.rss/mb, "MB", "")
+	}
+	const during = 30 * time.Second
+	before := cpu(w.b, w.c)
+	time.Sleep(during)
+	for role, used := range usedBy(cpu(w.b, w.c), before) {
+		figure(w.b, "5000 pods at rest, CPU of "+role, 100*used.Seconds()/during.Seconds(), "%_of_a_core", "")
+	}
+	var ready int32
+	list, err := w.kube.AppsV1().Deployments("default").List(w.b.Context(), metav1.ListOptions{})
+	if err != nil {
+		w.b.Fatal(err)
+	}
+	for i := range list.Items {
+		ready += list.Items[i].Status.ReadyReplicas
+	}
+	if ready != deployments*replicasOfEach {
+		w.b.Errorf("%d replicas are ready", ready)
+	}
+}
