@@ -23,6 +23,10 @@ func (d *Defaults) addSystemRoles() {
 		rule("create", authenticationGroup, "tokenreviews"),
 		rule("create", authorizationGroup, "subjectaccessreviews"))
 	d.clusterRole("system:kube-aggregator", rule(reads, core, "services endpoints"))
+	usage := d.clusterRole("system:aggregated-metrics-reader", rule(reads, "metrics.k8s.io", "pods nodes"))
+	for _, name := range []string{"view", "edit", "admin"} {
+		usage.Labels[aggregateTo+name] = "true"
+	}
 	d.clusterRole("system:heapster", rule(reads, core, "events pods nodes namespaces"), rule(reads, "extensions", "deployments"))
 	d.clusterRole("system:kube-dns", rule("list watch", core, "endpoints services"))
 	d.bind("system:kube-dns", account("kube-dns"))

@@ -65,8 +65,6 @@ type Collector struct {
 	ready chan struct{}
 	asked time.Time // last
 	nodes map[string]*history
-	// rounds counts how often the nodes were asked.
-	rounds int
 }
 
 // history is a node's last two samples.
@@ -177,7 +175,6 @@ func (c *Collector) round(ctx context.Context) {
 	_ = g.Wait() // nobody returns an error
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.rounds++
 	for name := range c.nodes {
 		if !names[name] {
 			delete(c.nodes, name)
