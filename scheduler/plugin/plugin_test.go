@@ -393,7 +393,7 @@ func TestConcurrentCallsGoTogether(t *testing.T) {
 	if len(s.requests) >= 100 {
 		t.Errorf("%d calls for 100 pods", len(s.requests))
 	}
-	if c.waiting != nil && len(c.waiting) > 0 {
+	if len(c.waiting) > 0 {
 		t.Errorf("%d still wait", len(c.waiting))
 	}
 }
