@@ -15,6 +15,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/endpointslicemirror"
 	"github.com/coracle-dev/coracle/controllers/env"
 	"github.com/coracle-dev/coracle/controllers/garbage"
+	"github.com/coracle-dev/coracle/controllers/job"
 	"github.com/coracle-dev/coracle/controllers/namespace"
 	"github.com/coracle-dev/coracle/controllers/nodeipam"
 	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
@@ -27,6 +28,8 @@ import (
 	"github.com/coracle-dev/coracle/controllers/serviceaccount"
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/controllers/servicecidr"
+	"github.com/coracle-dev/coracle/controllers/statefulset"
+	"github.com/coracle-dev/coracle/controllers/volumebinder"
 	"github.com/coracle-dev/coracle/controllers/volumeprotection"
 )
 
@@ -43,6 +46,8 @@ var table = []struct {
 	{"replicaset", func(_ Config, e env.Env) (runner, error) { return replicaset.New(e) }},
 	{"replicationcontroller", func(_ Config, e env.Env) (runner, error) { return replicaset.NewForReplicationControllers(e) }},
 	{"deployment", func(_ Config, e env.Env) (runner, error) { return deployment.New(e) }},
+	{"statefulset", func(_ Config, e env.Env) (runner, error) { return statefulset.New(e) }},
+	{"job", func(_ Config, e env.Env) (runner, error) { return job.New(e) }},
 	{"endpoints", func(_ Config, e env.Env) (runner, error) { return endpoints.New(e), nil }},
 	{"endpointslice", func(_ Config, e env.Env) (runner, error) { return endpointslice.New(e) }},
 	{"endpointslicemirror", func(_ Config, e env.Env) (runner, error) { return endpointslicemirror.New(e) }},
@@ -103,6 +108,7 @@ var table = []struct {
 		}
 		return disruption.New(e, s), nil
 	}},
+	{"volumebinder", func(_ Config, e env.Env) (runner, error) { return volumebinder.New(e) }},
 	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
 	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
 	{"tainteviction", func(_ Config, e env.Env) (runner, error) { return nodelifecycle.NewEviction(e) }},
