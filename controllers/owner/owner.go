@@ -58,6 +58,8 @@ type Claimer struct {
 	Owner    metav1.Object
 	Kind     schema.GroupVersionKind
 	Selector labels.Selector
+	// Finalizer, unless empty, is put on what is adopted and taken off what is released, by the same patch.
+	Finalizer string
 	// Live reads the owner past every cache; it is called once, before the first adoption.
 	Live func(ctx context.Context) (metav1.Object, error)
 	// Patch applies a strategic merge patch to a candidate.
@@ -115,7 +117,7 @@ func (c Claimer) adopt(ctx context.Context, obj metav1.Object, adoptable func() 
 	if err := adoptable(); err != nil {
 		return false, err
 	}
-	err := c.Patch(ctx, obj, refPatch(obj.GetUID(), metav1.OwnerReference{
+	err := c.Patch(ctx, obj, c.refPatch(obj.GetUID(), "finalizers", metav1.OwnerReference{
 		APIVersion: c.Kind.GroupVersion().String(), Kind: c.Kind.Kind, Name: c.Owner.GetName(), UID: c.Owner.GetUID(),
 		Controller: ptr.To(true), BlockOwnerDeletion: ptr.To(true),
 	}))
@@ -126,15 +128,20 @@ func (c Claimer) adopt(ctx context.Context, obj metav1.Object, adoptable func() 
 }
 
 func (c Claimer) release(ctx context.Context, obj metav1.Object) error {
-	err := c.Patch(ctx, obj, refPatch(obj.GetUID(), map[string]any{"$patch": "delete", "uid": c.Owner.GetUID()}))
+	err := c.Patch(ctx, obj, c.refPatch(obj.GetUID(), "$deleteFromPrimitiveList/finalizers", map[string]any{"$patch": "delete", "uid": c.Owner.GetUID()}))
 	if apierrors.IsNotFound(err) || apierrors.IsInvalid(err) {
 		return nil // gone, or no longer ours: a namesake with another UID refuses the patch
 	}
 	return err
 }
 
-func refPatch(uid types.UID, ref any) []byte {
-	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": uid, "ownerReferences": []any{ref}}})
+// refPatch changes the reference to the owner, and the finalizer as the directive says.
+func (c Claimer) refPatch(uid types.UID, directive string, ref any) []byte {
+	metadata := map[string]any{"uid": uid, "ownerReferences": []any{ref}}
+	if c.Finalizer != "" {
+		metadata[directive] = []string{c.Finalizer}
+	}
+	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		panic(err) // strings and booleans always marshal
 	}
