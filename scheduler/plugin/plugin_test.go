@@ -393,6 +393,8 @@ func TestConcurrentCallsGoTogether(t *testing.T) {
 	if len(s.requests) >= 100 {
 		t.Errorf("%d calls for 100 pods", len(s.requests))
 	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if len(c.waiting) > 0 {
 		t.Errorf("%d still wait", len(c.waiting))
 	}
