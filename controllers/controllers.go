@@ -23,6 +23,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/clock"
+	"github.com/coracle-dev/coracle/internal/loop"
 	"github.com/coracle-dev/coracle/internal/run"
 )
 
@@ -55,6 +56,8 @@ type Config struct {
 	// LeaderElect makes the process wait for the lease kube-system/coracle-controllers; Client is then made from RestConfig.
 	LeaderElect bool
 	Log         *slog.Logger
+	// Metrics count the controllers' work; nil counts nothing.
+	Metrics *loop.Metrics
 	// Clock is the machine's when nil.
 	Clock clock.Clock
 }
@@ -141,7 +144,7 @@ func (c Config) work(ctx context.Context) error {
 	events := record.NewBroadcaster(record.WithContext(ctx))
 	defer events.Shutdown()
 	events.StartRecordingToSink(sink(c.Client))
-	e := env.Env{Client: c.Client, Informers: c.Shared.Informers(c.Client, trim), Events: events, Log: c.Log, Clock: c.Clock}
+	e := env.Env{Client: c.Client, Informers: c.Shared.Informers(c.Client, trim), Events: events, Log: c.Log, Clock: c.Clock, Metrics: c.Metrics}
 	var fns []func(context.Context) error
 	for _, entry := range table {
 		if !c.enabled(entry.name) {

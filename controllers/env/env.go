@@ -23,6 +23,8 @@ type Env struct {
 	Events    record.EventBroadcaster
 	Log       *slog.Logger
 	Clock     clock.Clock
+	// Metrics count the loops' work; nil counts nothing.
+	Metrics *loop.Metrics
 }
 
 // Recorder writes events whose source is component, as upstream's controllers name themselves.
@@ -30,8 +32,8 @@ func (e Env) Recorder(component string) record.EventRecorder {
 	return e.Events.NewRecorder(scheme.Scheme, corev1.EventSource{Component: component})
 }
 
-// Loop makes a loop that logs to the environment's log.
+// Loop makes a loop that logs to the environment's log and counts in its metrics.
 func (e Env) Loop(cfg loop.Config) *loop.Loop {
-	cfg.Log = e.Log
+	cfg.Log, cfg.Metrics = e.Log, e.Metrics
 	return loop.New(cfg)
 }

@@ -27,6 +27,9 @@ const (
 	maxBackoff = time.Minute
 )
 
+// longestSync is how long a sync may take unless its loop says otherwise.
+const longestSync = 10 * time.Minute
+
 // quietFailures is how many times in a row a key may fail before it is worth a warning: conflicts with other
 // writers are the daily bread of a level-triggered loop.
 const quietFailures = 8
@@ -42,7 +45,11 @@ type Config struct {
 	// Pace is how far apart two syncs of one key that AddPaced asks for are: the first of a burst comes at once, the rest
 	// together.
 	Pace time.Duration
-	Log  *slog.Logger
+	// Limit ends a sync's context, so that what hangs is tried again; ten minutes when zero.
+	Limit time.Duration
+	// Metrics count the work; nil counts nothing.
+	Metrics *Metrics
+	Log     *slog.Logger
 }
 
 // Loop is a keyed queue and its workers. Keys may be added before Run.
@@ -53,6 +60,8 @@ type Loop struct {
 	err    error
 
 	mu sync.Mutex
+	// busy is since when the keys that are being synced have been.
+	busy map[string]time.Time
 	// paced is when each key asked for by AddPaced may be synced next. Entries that have passed are swept when it has doubled in size.
 	paced map[string]time.Time
 	sweep int
@@ -66,9 +75,11 @@ func New(cfg Config) *Loop {
 	if cfg.Log == nil {
 		cfg.Log = slog.Default()
 	}
+	if cfg.Limit == 0 {
+		cfg.Limit = longestSync
+	}
 	cfg.Log = cfg.Log.With("controller", cfg.Name)
-	limiter := workqueue.NewTypedItemExponentialFailureRateLimiter[string](minBackoff, maxBackoff)
-	return &Loop{cfg: cfg, queue: workqueue.NewTypedRateLimitingQueue(limiter), paced: map[string]time.Time{}}
+	return &Loop{cfg: cfg, queue: newQueue(cfg.Name, cfg.Metrics), busy: map[string]time.Time{}, paced: map[string]time.Time{}}
 }
 
 // Add wakes a worker for key. Adding a key that waits already costs nothing.
@@ -169,6 +180,8 @@ func (l *Loop) Run(ctx context.Context) error {
 	if !cache.WaitFor(ctx, "", l.synced...) {
 		return nil
 	}
+	l.cfg.Metrics.watch(l, true)
+	defer l.cfg.Metrics.watch(l, false)
 	var g errgroup.Group
 	for range l.cfg.Workers {
 		g.Go(func() error {
@@ -207,13 +220,32 @@ func (l *Loop) next(ctx context.Context) bool {
 
 // sync calls Sync and turns a panic into an error, so that one bad object cannot stop a controller.
 func (l *Loop) sync(ctx context.Context, key string) (err error) {
+	ctx, cancel := context.WithTimeout(ctx, l.cfg.Limit)
+	defer cancel()
+	l.mu.Lock()
+	l.busy[key] = time.Now()
+	l.mu.Unlock()
 	defer func() {
+		l.mu.Lock()
+		delete(l.busy, key)
+		l.mu.Unlock()
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic: %v", p)
 			l.cfg.Log.Error("sync panicked", "key", key, "panic", p, "stack", string(debug.Stack()))
 		}
 	}()
 	return l.cfg.Sync(ctx, key)
+}
+
+// running is how long the syncs under way have run: all together, and the oldest.
+func (l *Loop) running(now time.Time) (total, oldest time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, since := range l.busy {
+		age := now.Sub(since)
+		total, oldest = total+age, max(oldest, age)
+	}
+	return total, oldest
 }
 
 func (l *Loop) report(key string, err error) {
