@@ -8,6 +8,8 @@ import (
 
 	"github.com/coracle-dev/coracle/controllers/certificates"
 	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
+	"github.com/coracle-dev/coracle/controllers/cronjob"
+	"github.com/coracle-dev/coracle/controllers/daemonset"
 	"github.com/coracle-dev/coracle/controllers/deployment"
 	"github.com/coracle-dev/coracle/controllers/disruption"
 	"github.com/coracle-dev/coracle/controllers/endpoints"
@@ -29,6 +31,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/controllers/servicecidr"
 	"github.com/coracle-dev/coracle/controllers/statefulset"
+	"github.com/coracle-dev/coracle/controllers/ttlafterfinished"
 	"github.com/coracle-dev/coracle/controllers/volumebinder"
 	"github.com/coracle-dev/coracle/controllers/volumeprotection"
 )
@@ -48,6 +51,9 @@ var table = []struct {
 	{"deployment", func(_ Config, e env.Env) (runner, error) { return deployment.New(e) }},
 	{"statefulset", func(_ Config, e env.Env) (runner, error) { return statefulset.New(e) }},
 	{"job", func(_ Config, e env.Env) (runner, error) { return job.New(e) }},
+	{"cronjob", func(_ Config, e env.Env) (runner, error) { return cronjob.New(e) }},
+	{"ttlafterfinished", func(_ Config, e env.Env) (runner, error) { return ttlafterfinished.New(e), nil }},
+	{"daemonset", func(_ Config, e env.Env) (runner, error) { return daemonset.New(e) }},
 	{"endpoints", func(_ Config, e env.Env) (runner, error) { return endpoints.New(e), nil }},
 	{"endpointslice", func(_ Config, e env.Env) (runner, error) { return endpointslice.New(e) }},
 	{"endpointslicemirror", func(_ Config, e env.Env) (runner, error) { return endpointslicemirror.New(e) }},
