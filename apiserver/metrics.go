@@ -25,7 +25,7 @@ type metrics struct {
 	served func(schema.GroupVersionResource) bool
 }
 
-func newMetrics() *metrics {
+func newMetrics(more []prometheus.Collector) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "apiserver_request_total", Help: "Requests served, by verb, resource and HTTP response code.",
@@ -44,6 +44,7 @@ func newMetrics() *metrics {
 	m.registry = prometheus.NewRegistry()
 	m.registry.MustRegister(m.requests, m.duration, m.inflight, m.endless,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	m.registry.MustRegister(more...)
 	m.handler = promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 	return m
 }

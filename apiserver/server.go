@@ -12,6 +12,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -75,6 +76,9 @@ type Config struct {
 	// Checks are further conditions of /readyz.
 	Checks []Check
 
+	// Collectors are the other parts of this process whose metrics are shown among the server's.
+	Collectors []prometheus.Collector
+
 	// Components are what componentstatuses shows beside the store.
 	Components []Check
 
@@ -129,7 +133,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		cfg.Cache = NewCache(cfg.Store)
 	}
 	cfg.Hooks = adminAccessHooks(stampHooks(cfg.Hooks, cfg.Now), NewReader(cfg.Cache))
-	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics()}
+	s := &Server{cfg: cfg, cache: cfg.Cache, log: slog.With("component", "apiserver"), metrics: newMetrics(cfg.Collectors)}
 	table, scheme := slices.Concat(kinds.All(), podmetrics.Kinds()), kinds.Scheme()
 	s.usage = podmetrics.New(podmetrics.Config{Reader: NewReader(cfg.Cache), Nodes: cfg.Nodes, Now: cfg.Now})
 	s.access = newAccess(s)

@@ -17,6 +17,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/coracle-dev/coracle/apiserver/audit"
+	"github.com/coracle-dev/coracle/internal/metrics"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
@@ -48,6 +49,8 @@ type options struct {
 	nodeIP     string
 	nodeLabels map[string]string
 	containerd string
+
+	metrics string
 }
 
 type etcdOptions struct {
@@ -108,6 +111,10 @@ func kubeconfigFlag(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig that leads to the API server")
 }
 
+func metricsFlag(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.metrics, "metrics", "", "address of the loopback to serve /metrics and /healthz on, as 127.0.0.1:10257 (default: none)")
+}
+
 // command makes a command whose flags can also come from the config file.
 func command(cmd *cobra.Command, run func(*cobra.Command, *options) error, groups ...flagGroup) *cobra.Command {
 	o := &options{}
@@ -132,6 +139,11 @@ func (o *options) complete(f *pflag.FlagSet) error {
 		}
 		if err := setLogLevel(o.logLevel); err != nil {
 			return err
+		}
+	}
+	if o.metrics != "" {
+		if err := metrics.Check(o.metrics); err != nil {
+			return usage("--metrics: %w", err)
 		}
 	}
 	for _, dir := range []*string{&o.layout.Data, &o.layout.Run, &o.kubeconfigOut} {
@@ -200,7 +212,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag, metricsFlag} {
 		add(&options{}, f)
 	}
 	var names []string

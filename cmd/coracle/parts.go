@@ -1,14 +1,19 @@
 package main
 
 import (
+	"context"
 	"crypto"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coracle-dev/coracle/controllers"
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/loop"
+	"github.com/coracle-dev/coracle/internal/metrics"
 	"github.com/coracle-dev/coracle/internal/pki"
+	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/proxy"
 	"github.com/coracle-dev/coracle/scheduler"
 )
@@ -26,6 +31,11 @@ func (o *options) clientset(component string) (kubernetes.Interface, error) {
 	return kube, nil
 }
 
+// serveMetrics serves the metrics of a part that runs alone, where --metrics says.
+func (o *options) serveMetrics(all ...prometheus.Collector) func(context.Context) error {
+	return func(ctx context.Context) error { return metrics.Serve(ctx, o.metrics, all...) }
+}
+
 func newScheduler() *cobra.Command {
 	return command(&cobra.Command{
 		Use:   "scheduler",
@@ -35,8 +45,10 @@ func newScheduler() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return scheduler.Run(cmd.Context(), scheduler.Config{Client: kube})
-	}, commonFlags, kubeconfigFlag)
+		return run.All(cmd.Context(), o.serveMetrics(), func(ctx context.Context) error {
+			return scheduler.Run(ctx, scheduler.Config{Client: kube})
+		})
+	}, commonFlags, kubeconfigFlag, metricsFlag)
 }
 
 func newControllers() *cobra.Command {
@@ -63,10 +75,13 @@ func newControllers() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return controllers.Run(cmd.Context(), controllers.Config{
-			RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign,
+		work := loop.NewMetrics()
+		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
+			return controllers.Run(ctx, controllers.Config{
+				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work,
+			})
 		})
-	}, commonFlags, clusterFlags, kubeconfigFlag)
+	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag)
 }
 
 func newProxy() *cobra.Command {

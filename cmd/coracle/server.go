@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -30,6 +31,7 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/tunnel"
 	"github.com/coracle-dev/coracle/controllers"
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/loop"
 	"github.com/coracle-dev/coracle/internal/pki"
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/scheduler"
@@ -75,6 +77,7 @@ type server struct {
 	audit   *audit.File // nil without --audit-log-path
 
 	schedules, controls working
+	work                *loop.Metrics // of the controllers
 }
 
 func (s *server) close() {
@@ -93,7 +96,7 @@ func openServer(ctx context.Context, o *options) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{o: o, cluster: c}
+	s := &server{o: o, cluster: c, work: loop.NewMetrics()}
 	listener, err := net.Listen("tcp", o.listen)
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, neverAgain("%s is taken by another program; choose another port with --listen", o.listen)
@@ -212,6 +215,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
+		Collectors:     []prometheus.Collector{s.work},
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),
 		Components:     []apiserver.Check{s.schedules.check("scheduler"), s.controls.check("controller-manager")},
 		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
@@ -283,7 +287,7 @@ func (s *server) runControllers(ctx context.Context) error {
 		return ignoreEnd(ctx, err)
 	}
 	defer s.controls.begin()()
-	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy})
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work})
 }
 
 // ignoreEnd makes the end of ctx a regular one.
