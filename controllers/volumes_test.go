@@ -81,31 +81,18 @@ func TestClaimStaysWhileAPodUsesIt(t *testing.T) {
 func TestVolumeStaysWhileBound(t *testing.T) {
 	c := start(t, nil)
 	volumes := c.client.CoreV1().PersistentVolumes()
-	pv, err := volumes.Create(c.ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v"}, Spec: corev1.PersistentVolumeSpec{
-		Capacity: gibibyte(), AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
-		PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/data"}},
-	}}, metav1.CreateOptions{})
-	c.must(err)
-	phase := func(p corev1.PersistentVolumePhase) {
-		c.until("phase "+string(p), func() bool {
-			pv, err = volumes.Get(c.ctx, "v", metav1.GetOptions{})
-			c.must(err)
-			pv.Status.Phase = p
-			_, err = volumes.UpdateStatus(c.ctx, pv, metav1.UpdateOptions{})
-			return err == nil
-		})
-	}
-	phase(corev1.VolumeBound)
+	c.hostVolume("v")
+	c.claim("user", nil)
+	c.claimIs("user", corev1.ClaimBound, "v")
 	c.until("the volume is protected", func() bool {
-		pv, err = volumes.Get(c.ctx, "v", metav1.GetOptions{})
-		return err == nil && slices.Contains(pv.Finalizers, volumeprotection.VolumeFinalizer)
+		return slices.Contains(c.volumeIs("v", corev1.VolumeBound).Finalizers, volumeprotection.VolumeFinalizer)
 	})
 	c.must(volumes.Delete(c.ctx, "v", metav1.DeleteOptions{}))
 	time.Sleep(50 * time.Millisecond)
 	if pv, err := volumes.Get(c.ctx, "v", metav1.GetOptions{}); err != nil || pv.DeletionTimestamp == nil {
 		t.Fatalf("the bound volume: %v, %v", pv, err)
 	}
-	phase(corev1.VolumeReleased)
+	c.deleteClaim("user")
 	c.until("the released volume goes", func() bool {
 		_, err := volumes.Get(c.ctx, "v", metav1.GetOptions{})
 		return apierrors.IsNotFound(err)

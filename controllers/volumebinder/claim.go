@@ -112,7 +112,7 @@ func decideBound(s claimView) claimPlan {
 		return lost("ClaimLost", "Bound claim has lost reference to PersistentVolume. Data on the volume is lost!")
 	case s.volume == nil:
 		return lost("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
-	case s.volume.Spec.ClaimRef == nil || s.volume.Spec.ClaimRef.UID == s.claim.UID:
+	case s.volume.Spec.ClaimRef == nil || volumes.Refers(s.volume, s.claim):
 		return claimPlan{bind: true}
 	}
 	return lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")

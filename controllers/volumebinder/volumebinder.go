@@ -143,12 +143,14 @@ func (c *Controller) look(ctx context.Context, key string, claim *corev1.Persist
 	return view, done, nil
 }
 
-// named is the volume that the claim names; nil when there is none. That a volume is gone to which the claim was bound is confirmed by a live read.
+// named is the volume that the claim names; nil when there is none. That a volume to which the claim was bound is gone, or another's, is confirmed by a live
+// read: what is cached of it may be older than the claim.
 func (c *Controller) named(ctx context.Context, claim *corev1.PersistentVolumeClaim) (*corev1.PersistentVolume, error) {
 	if claim.Spec.VolumeName == "" {
 		return nil, nil
 	}
-	if v, ok := c.volumes.get(claim.Spec.VolumeName); ok || !volumes.Completed(claim) || claim.Status.Phase == corev1.ClaimLost {
+	v, ok := c.volumes.get(claim.Spec.VolumeName)
+	if !volumes.Completed(claim) || claim.Status.Phase == corev1.ClaimLost || ok && (v.Spec.ClaimRef == nil || volumes.Refers(v, claim)) {
 		return v, nil
 	}
 	v, err := c.client.CoreV1().PersistentVolumes().Get(ctx, claim.Spec.VolumeName, metav1.GetOptions{})
