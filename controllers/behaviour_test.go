@@ -103,7 +103,7 @@ func (c *cluster) runPod(pod *corev1.Pod, ip string) {
 	pods := c.client.CoreV1().Pods(pod.Namespace)
 	switch {
 	case pod.Spec.NodeName == "":
-		_ = pods.Bind(c.ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, UID: pod.UID}, Target: corev1.ObjectReference{Kind: "Node", Name: "n1"}}, metav1.CreateOptions{})
+		_ = pods.Bind(c.ctx, &corev1.Binding{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, UID: pod.UID}, Target: corev1.ObjectReference{Kind: "Node", Name: nodeFor(pod)}}, metav1.CreateOptions{})
 	case pod.DeletionTimestamp != nil:
 		_ = pods.Delete(c.ctx, pod.Name, metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)})
 	case pod.Status.Phase == corev1.PodPending && pod.Spec.Containers[0].Image != "broken":

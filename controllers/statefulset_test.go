@@ -406,7 +406,13 @@ func TestStatefulSetAdoption(t *testing.T) {
 		return nil
 	})
 	c.must(c.client.CoreV1().Pods("default").Delete(c.ctx, "db-1", metav1.DeleteOptions{}))
-	c.settled()
+	c.eventually("another db-1", func() error {
+		pod, err := c.client.CoreV1().Pods("default").Get(c.ctx, "db-1", metav1.GetOptions{})
+		if err == nil && pod.Labels["app"] != "web" {
+			err = fmt.Errorf("still the old one")
+		}
+		return err
+	})
 	// Labels of identity are put back.
 	_, err = c.client.CoreV1().Pods("default").Patch(c.ctx, "db-1", types.MergePatchType, []byte(`{"metadata":{"labels":{"statefulset.kubernetes.io/pod-name":null}}}`), metav1.PatchOptions{})
 	c.must(err)

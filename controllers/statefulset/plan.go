@@ -18,6 +18,14 @@ import (
 type revision struct {
 	name     string
 	template *corev1.PodTemplateSpec
+	// same are the names of further revisions of the same template, as adoption can bring them.
+	same map[string]bool
+}
+
+// of tells whether a pod is of the revision.
+func (r revision) of(pod *corev1.Pod) bool {
+	name := revisionOf(pod)
+	return name == r.name || r.same[name]
 }
 
 // snapshot is what one decision rests on.
@@ -275,7 +283,7 @@ func (w *work) roll() {
 			budget--
 		}
 		switch {
-		case pod == nil || i < w.partition() || revisionOf(pod) == w.update.name || pod.DeletionTimestamp != nil || pods.Terminal(pod):
+		case pod == nil || i < w.partition() || w.update.of(pod) || pod.DeletionTimestamp != nil || pods.Terminal(pod):
 		case available:
 			sound = append(sound, pod)
 		case !w.ordered:
@@ -322,10 +330,10 @@ func (w *work) status() (appsv1.StatefulSetStatus, time.Duration) {
 		if pod.DeletionTimestamp != nil {
 			continue
 		}
-		if revisionOf(pod) == w.current.name {
+		if w.current.of(pod) {
 			status.CurrentReplicas++
 		}
-		if revisionOf(pod) == w.update.name {
+		if w.update.of(pod) {
 			status.UpdatedReplicas++
 		}
 	}

@@ -213,18 +213,13 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.Stateful
 	live := func(ctx context.Context) (metav1.Object, error) {
 		return c.client.AppsV1().StatefulSets(set.Namespace).Get(ctx, set.Name, metav1.GetOptions{})
 	}
-	h, err := c.history.Sync(ctx, history.Workload{
-		Key: key, Object: set, Selector: selector, Template: &set.Spec.Template, Collisions: set.Status.CollisionCount, Live: live,
-	})
-	if err != nil {
-		return ignoreEnd(err)
-	}
 	members, err := c.members(ctx, set, selector, live)
 	if err != nil {
 		return err
 	}
 	s := snapshot{
-		set: set, pods: c.markDoomed(key, members), update: revision{h.Current.Name, &set.Spec.Template}, collisions: h.Collisions, now: c.clock.Now(),
+		set: set, pods: c.markDoomed(key, members), collisions: set.Status.CollisionCount, now: c.clock.Now(),
+		current: revision{name: set.Status.CurrentRevision}, update: revision{name: set.Status.UpdateRevision},
 		claim: func(name string) *corev1.PersistentVolumeClaim {
 			claim, err := c.claims.PersistentVolumeClaims(set.Namespace).Get(name)
 			if err != nil {
@@ -233,13 +228,17 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.Stateful
 			return claim
 		},
 	}
-	s.current = s.update
-	if r := h.Named(set.Status.CurrentRevision); r != nil && r.Name != s.update.name {
-		template, err := history.Template(r)
-		if err != nil {
-			return err
-		}
-		s.current = revision{r.Name, template}
+	if set.DeletionTimestamp != nil { // its status is all that is left to do
+		return c.updateStatus(ctx, key, set, decide(s).status)
+	}
+	h, err := c.history.Sync(ctx, history.Workload{
+		Key: key, Object: set, Selector: selector, Template: &set.Spec.Template, Collisions: set.Status.CollisionCount, Live: live,
+	})
+	if err != nil {
+		return ignoreEnd(err)
+	}
+	if err := s.takeRevisions(h); err != nil {
+		return err
 	}
 	p := decide(s)
 	if p.again > 0 {
@@ -247,6 +246,23 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.Stateful
 	}
 	failure := c.act(ctx, key, set, p)
 	return errors.Join(failure, c.updateStatus(ctx, key, set, p.status), c.truncate(ctx, s, h))
+}
+
+// takeRevisions reads the current and the update revision from the history.
+func (s *snapshot) takeRevisions(h history.History) error {
+	s.collisions, s.update = h.Collisions, revision{name: h.Current.Name, template: &s.set.Spec.Template, same: map[string]bool{}}
+	for _, r := range h.Same {
+		s.update.same[r.Name] = true
+	}
+	s.current = s.update
+	if r := h.Named(s.set.Status.CurrentRevision); r != nil && !s.update.same[r.Name] {
+		template, err := history.Template(r)
+		if err != nil {
+			return err
+		}
+		s.current = revision{name: r.Name, template: template}
+	}
+	return nil
 }
 
 // members adopts and releases pods, and gives the set's. A pod whose name the set does not give is none of them.
