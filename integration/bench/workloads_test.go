@@ -36,7 +36,7 @@ type workloads struct {
 // BenchmarkWorkloads measures the control plane with simulated nodes: 5,000 pods bound and run, and 100 Deployments of 50 replicas from
 // their creation through a rolling update to their deletion. The simulator and this test take CPU time on the same machine.
 //
-// Where $CORACLE_BENCH_PROFILES names a folder, a CPU profile of the server is written there for each step.
+// Where $CORACLE_BENCH_PROFILES names a folder, CPU and heap profiles of the server and its metrics are written there for each step.
 func BenchmarkWorkloads(b *testing.B) {
 	c := begin(b)
 	startServer(b, c)
@@ -107,37 +107,46 @@ func usedBy(after, before map[process]time.Duration) map[string]time.Duration {
 	return used
 }
 
-// profile begins a CPU profile of the server, and gives what waits until it is written; it covers the first ten seconds.
+// profile begins a CPU profile of the server's first ten seconds, and gives what waits until it is written and adds heap and metrics.
 func (w *workloads) profile(what string) (stop func()) {
 	dir := os.Getenv("CORACLE_BENCH_PROFILES")
 	if dir == "" {
 		return func() {}
 	}
-	done := make(chan struct{})
+	base, done := filepath.Join(dir, strings.ReplaceAll(what, " ", "-")), make(chan struct{})
 	go func() {
 		defer close(done)
-		file, err := os.Create(filepath.Join(dir, strings.ReplaceAll(what, " ", "-")+".pprof"))
-		if err != nil {
-			w.b.Error(err)
-			return
-		}
-		defer file.Close()
-		req, err := http.NewRequestWithContext(w.b.Context(), "GET", w.host+"/debug/pprof/profile?seconds=10", nil)
-		if err != nil {
-			w.b.Error(err)
-			return
-		}
-		resp, err := w.client().Do(req)
-		if err != nil {
-			w.b.Error(err)
-			return
-		}
-		defer resp.Body.Close()
-		if _, err := io.Copy(file, resp.Body); err != nil {
-			w.b.Error(err)
-		}
+		w.save("/debug/pprof/profile?seconds=10", base+".cpu")
 	}()
-	return func() { <-done }
+	return func() {
+		<-done
+		w.save("/debug/pprof/heap", base+".heap")
+		w.save("/metrics", base+".metrics")
+	}
+}
+
+// save writes what the server answers into a file.
+func (w *workloads) save(path, file string) {
+	req, err := http.NewRequestWithContext(w.b.Context(), "GET", w.host+path, nil)
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	resp, err := w.client().Do(req)
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	defer resp.Body.Close()
+	out, err := os.Create(file)
+	if err != nil {
+		w.b.Error(err)
+		return
+	}
+	defer out.Close()
+	if _, err := io.Copy(out, resp.Body); err != nil {
+		w.b.Error(err)
+	}
 }
 
 // barePods creates pods without an owner, waits until all are bound and all run, and deletes them.
