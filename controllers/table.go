@@ -16,6 +16,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/endpointslice"
 	"github.com/coracle-dev/coracle/controllers/endpointslicemirror"
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/ephemeralvolume"
 	"github.com/coracle-dev/coracle/controllers/garbage"
 	"github.com/coracle-dev/coracle/controllers/job"
 	"github.com/coracle-dev/coracle/controllers/namespace"
@@ -114,6 +115,7 @@ var table = []struct {
 		}
 		return disruption.New(e, s), nil
 	}},
+	{"ephemeralvolume", func(_ Config, e env.Env) (runner, error) { return ephemeralvolume.New(e) }},
 	{"volumebinder", func(_ Config, e env.Env) (runner, error) { return volumebinder.New(e) }},
 	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
 	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
