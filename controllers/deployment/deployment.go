@@ -7,6 +7,8 @@ package deployment
 
 import (
 	"context"
+	"errors"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -32,7 +34,7 @@ var kind = appsv1.SchemeGroupVersion.WithKind("Deployment")
 type Controller struct {
 	client      kubernetes.Interface
 	deployments appslisters.DeploymentLister
-	sets        appslisters.ReplicaSetLister
+	sets        cache.Indexer // of ReplicaSets, by owner
 	pods        cache.Indexer
 	events      record.EventRecorder
 	clock       clock.Clock
@@ -44,11 +46,11 @@ type Controller struct {
 // New makes the controller.
 func New(e env.Env) (*Controller, error) {
 	deployments, sets, podInformer := e.Informers.Apps().V1().Deployments(), e.Informers.Apps().V1().ReplicaSets(), e.Informers.Core().V1().Pods().Informer()
-	if err := pods.IndexByController(podInformer); err != nil {
+	if err := errors.Join(pods.IndexByController(podInformer), owner.Index(sets.Informer())); err != nil {
 		return nil, err
 	}
 	c := &Controller{
-		client: e.Client, deployments: deployments.Lister(), sets: sets.Lister(), pods: podInformer.GetIndexer(),
+		client: e.Client, deployments: deployments.Lister(), sets: sets.Informer().GetIndexer(), pods: podInformer.GetIndexer(),
 		events: e.Recorder("deployment-controller"), clock: e.Clock, lag: loop.NewLag(e.Clock), setLag: loop.NewLag(e.Clock),
 	}
 	c.loop = e.Loop(loop.Config{Name: "deployment", Sync: c.sync})
@@ -89,9 +91,15 @@ func (c *Controller) setChanged(old, cur *appsv1.ReplicaSet) {
 	}
 }
 
+// pace is how far apart a deployment is looked at during a burst of its sets' changes: the more pods it has, the more of their changes fit into
+// one status write and one step of a rollout.
+func pace(d *appsv1.Deployment) time.Duration {
+	return min(10*time.Millisecond+time.Duration(wanted(d))*time.Millisecond, 100*time.Millisecond)
+}
+
 func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
 	if d := c.owner(namespace, ref); d != nil {
-		c.loop.AddObject(d)
+		c.loop.AddSpaced(namespace+"/"+d.Name, pace(d))
 	}
 }
 
@@ -127,8 +135,9 @@ func (c *Controller) podChanged(old, cur *corev1.Pod) {
 	if ref == nil || ref.Kind != "ReplicaSet" {
 		return
 	}
-	set, err := c.sets.ReplicaSets(old.Namespace).Get(ref.Name)
-	if err != nil || set.UID != ref.UID {
+	obj, _, _ := c.sets.GetByKey(old.Namespace + "/" + ref.Name)
+	set, ok := obj.(*appsv1.ReplicaSet)
+	if !ok || set.UID != ref.UID {
 		return
 	}
 	d := c.owner(set.Namespace, metav1.GetControllerOfNoCopy(set))
@@ -183,10 +192,7 @@ func (c *Controller) running(set types.UID) bool {
 }
 
 func (c *Controller) claim(ctx context.Context, d *appsv1.Deployment, selector labels.Selector) ([]*appsv1.ReplicaSet, error) {
-	candidates, err := c.sets.ReplicaSets(d.Namespace).List(labels.Everything())
-	if err != nil {
-		return nil, err
-	}
+	candidates := append(owner.Owned[*appsv1.ReplicaSet](c.sets, d.UID), owner.Orphans[*appsv1.ReplicaSet](c.sets, d.Namespace)...)
 	return owner.Claim(ctx, owner.Claimer{
 		Owner: d, Kind: kind, Selector: selector,
 		Live: func(ctx context.Context) (metav1.Object, error) {

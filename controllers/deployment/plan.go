@@ -179,11 +179,13 @@ func (w *work) annotate(r *replicas, key, value string) bool {
 	return true
 }
 
-func (w *work) want() int32 {
-	if w.deploy.Spec.Replicas == nil {
+func (w *work) want() int32 { return wanted(w.deploy) }
+
+func wanted(d *appsv1.Deployment) int32 {
+	if d.Spec.Replicas == nil {
 		return 1
 	}
-	return *w.deploy.Spec.Replicas
+	return *d.Spec.Replicas
 }
 
 // finish collects what was edited.
@@ -211,7 +213,7 @@ func (w *work) recreate() {
 		return
 	}
 	for _, r := range w.old {
-		if w.running(r.is.UID) {
+		if r.is.Status.Replicas > 0 || w.running(r.is.UID) {
 			return
 		}
 	}

@@ -139,10 +139,7 @@ func (w *work) touchProgress(message string) {
 
 // complete tells whether status shows every pod updated and available, and no old one left.
 func complete(d *appsv1.Deployment, status *appsv1.DeploymentStatus) bool {
-	want := int32(1)
-	if d.Spec.Replicas != nil {
-		want = *d.Spec.Replicas
-	}
+	want := wanted(d)
 	return status.UpdatedReplicas == want && status.Replicas == want && status.AvailableReplicas == want && status.ObservedGeneration >= d.Generation
 }
 
@@ -179,11 +176,11 @@ func (w *work) untilDeadline() time.Duration {
 	return max(time.Second, w.deadline(have).Sub(w.now)+time.Second) // times in the API are whole seconds
 }
 
-// observeFailure shows why the newest set cannot make its pods, or, while there is none, why an old one cannot.
+// observeFailure shows why the newest set cannot make its pods, or, if it can, why an old one cannot.
 func (w *work) observeFailure() {
 	sets := w.old
 	if w.newest != nil {
-		sets = []*replicas{w.newest}
+		sets = append([]*replicas{w.newest}, w.old...)
 	}
 	for _, r := range sets {
 		for _, c := range r.is.Status.Conditions {

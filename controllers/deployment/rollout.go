@@ -12,10 +12,7 @@ func limits(d *appsv1.Deployment) (surge, unavailable int32) {
 	if d.Spec.Strategy.Type == appsv1.RecreateDeploymentStrategyType || rolling == nil {
 		return 0, 0
 	}
-	want := 1
-	if d.Spec.Replicas != nil {
-		want = int(*d.Spec.Replicas)
-	}
+	want := int(wanted(d))
 	s, err := intstr.GetScaledValueFromIntOrPercent(orZero(rolling.MaxSurge), want, true)
 	if err != nil {
 		return 0, 0 // validation lets none in

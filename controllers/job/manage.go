@@ -74,7 +74,7 @@ func (f *facts) compareProgress(a, b *corev1.Pod) int {
 		falseFirst(a.Status.Phase == corev1.PodRunning, b.Status.Phase == corev1.PodRunning),
 		falseFirst(pods.Ready(a), pods.Ready(b)),
 		readySince(b).Compare(readySince(a)),
-		cmp.Compare(pods.Restarts(b), pods.Restarts(a)),
+		pods.CompareRestarts(a, b),
 		b.CreationTimestamp.Compare(a.CreationTimestamp.Time),
 	)
 }

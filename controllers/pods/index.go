@@ -2,29 +2,16 @@ package pods
 
 import (
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/coracle-dev/coracle/controllers/owner"
 )
 
-const (
-	byController = "coracle/controller"
-	byNode       = "coracle/node"
-)
+const byNode = "coracle/node"
 
-// IndexByController lets Of find pods. Several controllers may ask for it on one informer.
-func IndexByController(informer cache.SharedIndexInformer) error {
-	return addIndex(informer, byController, func(obj any) ([]string, error) {
-		pod, ok := obj.(*corev1.Pod)
-		if !ok {
-			return nil, nil
-		}
-		if ref := metav1.GetControllerOfNoCopy(pod); ref != nil {
-			return []string{string(ref.UID)}, nil
-		}
-		return []string{orphans(pod.Namespace)}, nil
-	})
-}
+// IndexByController lets Of and Orphans find pods. Several controllers may ask for it on one informer.
+func IndexByController(informer cache.SharedIndexInformer) error { return owner.Index(informer) }
 
 // IndexByNode lets On find pods.
 func IndexByNode(informer cache.SharedIndexInformer) error {
@@ -43,17 +30,14 @@ func addIndex(informer cache.SharedIndexInformer, name string, index cache.Index
 	return informer.AddIndexers(cache.Indexers{name: index})
 }
 
-// orphans is the index value of the pods of a namespace that no controller owns; no UID has a slash.
-func orphans(namespace string) string { return "orphans/" + namespace }
-
 // Of lists the pods whose controller has the UID. The informer must be indexed by IndexByController.
 func Of(indexer cache.Indexer, controller types.UID) []*corev1.Pod {
-	return lookup(indexer, byController, string(controller))
+	return owner.Owned[*corev1.Pod](indexer, controller)
 }
 
 // Orphans lists the pods of a namespace that no controller owns. The informer must be indexed by IndexByController.
 func Orphans(indexer cache.Indexer, namespace string) []*corev1.Pod {
-	return lookup(indexer, byController, orphans(namespace))
+	return owner.Orphans[*corev1.Pod](indexer, namespace)
 }
 
 // On lists the pods bound to a node. The informer must be indexed by IndexByNode.

@@ -2,6 +2,7 @@
 package pods
 
 import (
+	"cmp"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -57,18 +58,24 @@ func Available(pod *corev1.Pod, minReadySeconds int32, now time.Time) bool {
 	return ok && wait == 0
 }
 
-// Restarts is the greatest restart count of the pod's containers, sidecars among them.
-func Restarts(pod *corev1.Pod) int32 {
-	var most int32
+// CompareRestarts puts the pod first whose containers were restarted more often; sidecars count where that is equal.
+func CompareRestarts(a, b *corev1.Pod) int {
+	ac, as := restarts(a)
+	bc, bs := restarts(b)
+	return cmp.Or(cmp.Compare(bc, ac), cmp.Compare(bs, as))
+}
+
+// restarts are the greatest restart counts of the pod's containers, and of its sidecars.
+func restarts(pod *corev1.Pod) (containers, sidecars int32) {
 	for _, c := range pod.Status.ContainerStatuses {
-		most = max(most, c.RestartCount)
+		containers = max(containers, c.RestartCount)
 	}
-	for i, c := range pod.Status.InitContainerStatuses {
-		if i < len(pod.Spec.InitContainers) && sidecar(pod, c.Name) {
-			most = max(most, c.RestartCount)
+	for _, c := range pod.Status.InitContainerStatuses {
+		if sidecar(pod, c.Name) {
+			sidecars = max(sidecars, c.RestartCount)
 		}
 	}
-	return most
+	return containers, sidecars
 }
 
 func sidecar(pod *corev1.Pod, name string) bool {

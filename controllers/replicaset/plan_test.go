@@ -54,6 +54,13 @@ func restarted(n int32) change {
 	return func(p *corev1.Pod) { p.Status.ContainerStatuses = []corev1.ContainerStatus{{RestartCount: n}} }
 }
 
+func sidecarRestarted(n int32) change {
+	return func(p *corev1.Pod) {
+		p.Spec.InitContainers = []corev1.Container{{Name: "s", RestartPolicy: ptr.To(corev1.ContainerRestartPolicyAlways)}}
+		p.Status.InitContainerStatuses = []corev1.ContainerStatus{{Name: "s", RestartCount: n}}
+	}
+}
+
 func set(replicas, minReady int32) *appsv1.ReplicaSet {
 	return &appsv1.ReplicaSet{
 		ObjectMeta: metav1.ObjectMeta{Name: "s", Generation: 3},
@@ -78,6 +85,9 @@ func TestRanking(t *testing.T) {
 		pod("07", node("crowded")),
 		pod("08", readyFor(time.Minute)),
 		pod("09", restarted(9)),
+		pod("09a", restarted(3), sidecarRestarted(9)),
+		pod("09b", restarted(3), sidecarRestarted(1)),
+		pod("09c", sidecarRestarted(9)),
 		pod("10", aged(11*time.Hour)),
 		pod("11"),
 		pod("12", cost("100")),

@@ -30,7 +30,7 @@ func rankForDeletion(candidates, related []*corev1.Pod, now time.Time) {
 			cmp.Compare(deletionCost(a), deletionCost(b)),
 			cmp.Compare(perNode[b.Spec.NodeName], perNode[a.Spec.NodeName]),
 			compareReadySince(a, b, now),
-			cmp.Compare(pods.Restarts(b), pods.Restarts(a)),
+			pods.CompareRestarts(a, b),
 			compareAge(a.CreationTimestamp.Time, b.CreationTimestamp.Time, a, b, now),
 		)
 	})

@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/record"
+	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/controllers/env"
 	"github.com/coracle-dev/coracle/controllers/owner"
@@ -40,13 +41,19 @@ type Controller struct {
 	loop           *loop.Loop
 }
 
-// pace is how far apart a set is looked at during a burst of pod changes, so that the burst makes few status writes.
-const pace = 10 * time.Millisecond
+// pace is how far apart a set is looked at during a burst of pod changes, so that the burst makes few status writes: the more pods the set has,
+// the more of their changes fit into one.
+func pace(set *appsv1.ReplicaSet) time.Duration {
+	return min(10*time.Millisecond+time.Duration(ptr.Deref(set.Spec.Replicas, 1))*time.Millisecond, 100*time.Millisecond)
+}
 
 // New makes the controller of ReplicaSets.
 func New(e env.Env) (*Controller, error) {
 	informer := e.Informers.Apps().V1().ReplicaSets()
-	c, err := build(e, "replicaset", replicaSets{client: e.Client, lister: informer.Lister()})
+	if err := owner.Index(informer.Informer()); err != nil {
+		return nil, err
+	}
+	c, err := build(e, "replicaset", replicaSets{client: e.Client, lister: informer.Lister(), owned: informer.Informer().GetIndexer()})
 	if err != nil {
 		return nil, err
 	}
@@ -81,7 +88,7 @@ func build(e env.Env, name string, s source) (*Controller, error) {
 	component := name + "-controller"
 	c := &Controller{source: s, client: e.Client, pods: informer.GetIndexer(), events: e.Recorder(component), clock: e.Clock,
 		lag: loop.NewLag(e.Clock), statusLag: loop.NewLag(e.Clock)}
-	c.loop = e.Loop(loop.Config{Name: name, Sync: c.sync, Pace: pace})
+	c.loop = e.Loop(loop.Config{Name: name, Sync: c.sync})
 	loop.On(c.loop, informer, c.podChanged)
 	return c, nil
 }
@@ -122,7 +129,7 @@ func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
 		return
 	}
 	if set, err := c.source.get(namespace, ref.Name); err == nil && set.UID == ref.UID {
-		c.loop.AddPaced(namespace + "/" + ref.Name)
+		c.loop.AddSpaced(namespace+"/"+ref.Name, pace(set))
 	}
 }
 
@@ -226,15 +233,9 @@ func (c *Controller) related(set *appsv1.ReplicaSet) []*corev1.Pod {
 	if ref == nil {
 		return pods.Of(c.pods, set.UID)
 	}
-	siblings, err := c.source.list(set.Namespace)
-	if err != nil {
-		return nil
-	}
 	var all []*corev1.Pod
-	for _, sibling := range siblings {
-		if r := metav1.GetControllerOfNoCopy(sibling); r != nil && r.UID == ref.UID {
-			all = append(all, pods.Of(c.pods, sibling.UID)...)
-		}
+	for _, sibling := range c.source.siblings(set, ref.UID) {
+		all = append(all, pods.Of(c.pods, sibling.UID)...)
 	}
 	return all
 }

@@ -8,10 +8,14 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	appslisters "k8s.io/client-go/listers/apps/v1"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/controllers/owner"
 )
 
 // source is where sets come from: ReplicaSets as they are, or ReplicationControllers in the same form.
@@ -19,6 +23,8 @@ type source interface {
 	kind() schema.GroupVersionKind
 	get(namespace, name string) (*appsv1.ReplicaSet, error)
 	list(namespace string) ([]*appsv1.ReplicaSet, error)
+	// siblings are the sets of a controller, which is the set's own.
+	siblings(set *appsv1.ReplicaSet, controller types.UID) []*appsv1.ReplicaSet
 	live(ctx context.Context, namespace, name string) (metav1.Object, error)
 	// updateStatus gives the version it wrote.
 	updateStatus(ctx context.Context, set *appsv1.ReplicaSet, status appsv1.ReplicaSetStatus) (string, error)
@@ -27,6 +33,7 @@ type source interface {
 type replicaSets struct {
 	client kubernetes.Interface
 	lister appslisters.ReplicaSetLister
+	owned  cache.Indexer // of ReplicaSets, by owner
 }
 
 func (s replicaSets) kind() schema.GroupVersionKind {
@@ -39,6 +46,10 @@ func (s replicaSets) get(namespace, name string) (*appsv1.ReplicaSet, error) {
 
 func (s replicaSets) list(namespace string) ([]*appsv1.ReplicaSet, error) {
 	return s.lister.ReplicaSets(namespace).List(labels.Everything())
+}
+
+func (s replicaSets) siblings(_ *appsv1.ReplicaSet, controller types.UID) []*appsv1.ReplicaSet {
+	return owner.Owned[*appsv1.ReplicaSet](s.owned, controller)
 }
 
 func (s replicaSets) live(ctx context.Context, namespace, name string) (metav1.Object, error) {
@@ -79,6 +90,11 @@ func (s replicationControllers) list(namespace string) ([]*appsv1.ReplicaSet, er
 		sets = append(sets, fromController(rc))
 	}
 	return sets, err
+}
+
+// siblings of a ReplicationController are none but itself: what controls it, if anything, makes no revisions of it.
+func (s replicationControllers) siblings(set *appsv1.ReplicaSet, _ types.UID) []*appsv1.ReplicaSet {
+	return []*appsv1.ReplicaSet{set}
 }
 
 func (s replicationControllers) live(ctx context.Context, namespace, name string) (metav1.Object, error) {

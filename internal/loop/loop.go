@@ -89,12 +89,16 @@ func (l *Loop) Add(key string) { l.queue.Add(key) }
 func (l *Loop) AddAfter(key string, d time.Duration) { l.queue.AddAfter(key, d) }
 
 // AddPaced wakes a worker for key at once, or, if one has been woken for it by AddPaced within the pace, when that has passed.
-func (l *Loop) AddPaced(key string) {
+func (l *Loop) AddPaced(key string) { l.AddSpaced(key, l.cfg.Pace) }
+
+// AddSpaced is AddPaced with a pace of the caller's, which may differ from key to key: a sync that is dear may have
+// more to wait for.
+func (l *Loop) AddSpaced(key string, pace time.Duration) {
 	now := time.Now()
 	l.mu.Lock()
 	wait := l.paced[key].Sub(now)
 	if wait <= 0 {
-		l.paced[key] = now.Add(l.cfg.Pace)
+		l.paced[key] = now.Add(pace)
 		l.sweepPaced(now)
 	}
 	l.mu.Unlock()
