@@ -15,7 +15,7 @@ func trim(obj any) (any, error) {
 		return trimPod(o), nil
 	case *corev1.Node:
 		node := *o
-		node.ManagedFields, node.Annotations = nil, nil
+		node.ManagedFields, node.Annotations = nil, trimAnnotations(o.Annotations, nodeAnnotations)
 		node.Status.Images, node.Status.VolumesInUse, node.Status.VolumesAttached = nil, nil, nil
 		return &node, nil
 	}
@@ -24,7 +24,7 @@ func trim(obj any) (any, error) {
 
 func trimPod(o *corev1.Pod) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: o.ObjectMeta, Status: o.Status}
-	pod.ManagedFields, pod.Annotations = nil, trimAnnotations(o.Annotations)
+	pod.ManagedFields, pod.Annotations = nil, trimAnnotations(o.Annotations, podAnnotations)
 	pod.Spec = corev1.PodSpec{
 		NodeName: o.Spec.NodeName, Hostname: o.Spec.Hostname, Subdomain: o.Spec.Subdomain, Tolerations: o.Spec.Tolerations,
 		RestartPolicy: o.Spec.RestartPolicy, Affinity: trimAffinity(o.Spec.Affinity), Priority: o.Spec.Priority,
@@ -40,9 +40,12 @@ func trimPod(o *corev1.Pod) *corev1.Pod {
 // podAnnotations are the annotations of pods that controllers read.
 var podAnnotations = []string{corev1.PodDeletionCost, batchv1.JobCompletionIndexAnnotation, batchv1.JobIndexFailureCountAnnotation, batchv1.JobIndexIgnoredFailureCountAnnotation}
 
-func trimAnnotations(all map[string]string) map[string]string {
+// nodeAnnotations are the annotations of nodes that controllers read.
+var nodeAnnotations = []string{corev1.ObjectTTLAnnotationKey}
+
+func trimAnnotations(all map[string]string, names []string) map[string]string {
 	var kept map[string]string
-	for _, name := range podAnnotations {
+	for _, name := range names {
 		if value, ok := all[name]; ok {
 			if kept == nil {
 				kept = map[string]string{}
