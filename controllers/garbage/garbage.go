@@ -12,6 +12,7 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
+	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -32,6 +33,10 @@ const (
 	refreshPeriod = 30 * time.Second
 	// starting is how often it is looked whether all resources have been listed.
 	starting = 100 * time.Millisecond
+	// workers is how many objects are looked at side by side, and how many dependents of one are let go.
+	workers = 16
+	// pace is how far apart an owner is looked at while its dependents go.
+	pace = 20 * time.Millisecond
 	// absentOwners is how many owners known to be gone are remembered; UIDs never come back.
 	absentOwners = 1000
 )
@@ -54,7 +59,7 @@ func New(e env.Env, d discovery.DiscoveryInterface, m metadata.Interface) (*Cont
 		return nil, err
 	}
 	c := &Controller{graph: newGraph(), metadata: m, absent: absent, events: e.Recorder("garbage-collector-controller"), clock: e.Clock}
-	c.loop = e.Loop(loop.Config{Name: "garbage", Sync: c.sync, Workers: 16})
+	c.loop = e.Loop(loop.Config{Name: "garbage", Sync: c.sync, Workers: workers, Pace: pace})
 	c.monitors = &monitors{
 		discovery: d, metadata: m, informers: e.Informers, graph: c.graph, wake: c.wake, stray: c.reportStray,
 		running: map[schema.GroupVersionResource]*monitor{},
@@ -91,7 +96,7 @@ func (c *Controller) keepFresh(ctx context.Context) error {
 
 func (c *Controller) wake(list []types.UID) {
 	for _, uid := range list {
-		c.loop.Add(string(uid))
+		c.loop.AddPaced(string(uid))
 	}
 }
 
@@ -119,7 +124,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 		return c.orphan(ctx, it)
 	case it.foreground:
 		return c.endForeground(ctx, it)
-	case it.deleting, len(it.owners) == 0, c.graph.settled(it.node):
+	case it.deleting, len(it.owners) == 0, c.graph.settled(it):
 		return nil // others' finalizers hold it, or all is well
 	}
 	return c.collect(ctx, it)
@@ -202,8 +207,8 @@ func (c *Controller) owner(ctx context.Context, it node, ref metav1.OwnerReferen
 }
 
 // collect deletes the object if it has owners and none of them is to stay.
-func (c *Controller) collect(ctx context.Context, it item) error {
-	obj, err := c.live(ctx, it.node)
+func (c *Controller) collect(ctx context.Context, it node) error {
+	obj, err := c.live(ctx, it)
 	if err != nil {
 		return err
 	}
@@ -214,7 +219,7 @@ func (c *Controller) collect(ctx context.Context, it item) error {
 	if len(obj.OwnerReferences) == 0 || obj.DeletionTimestamp != nil {
 		return nil
 	}
-	sorted, err := c.owners(ctx, it.node, obj.OwnerReferences)
+	sorted, err := c.owners(ctx, it, obj.OwnerReferences)
 	if errors.Is(err, errUnknownKind) {
 		c.loop.AddAfter(string(it.uid), refreshPeriod) // it may be served by then
 		return nil
@@ -227,11 +232,13 @@ func (c *Controller) collect(ctx context.Context, it item) error {
 		if len(sorted[missing])+len(sorted[waiting]) == 0 {
 			return nil
 		}
-		return c.setOwners(ctx, it.node, obj, sorted[solid]) // it is not deleted for these owners' sake
-	case len(sorted[waiting]) > 0 && len(it.dependents) > 0:
-		return c.cascade(ctx, it, obj)
+		return c.setOwners(ctx, it, obj, sorted[solid]) // it is not deleted for these owners' sake
+	case len(sorted[waiting]) > 0:
+		if dependents := c.graph.dependents(it.uid); len(dependents) > 0 {
+			return c.cascade(ctx, it, dependents, obj)
+		}
 	}
-	return c.delete(ctx, it.node, obj, policy(obj))
+	return c.delete(ctx, it, obj, policy(obj))
 }
 
 // policy is how an object was meant to be deleted, if it says so.
@@ -247,52 +254,53 @@ func policy(obj *metav1.PartialObjectMetadata) metav1.DeletionPropagation {
 
 // cascade deletes, in the foreground too, an object whose owner is being deleted in the foreground. When one of its dependents is
 // deleted so already, the references may form a circle; then it no longer blocks its owners, or all would wait for ever.
-func (c *Controller) cascade(ctx context.Context, it item, obj *metav1.PartialObjectMetadata) error {
-	if slices.ContainsFunc(it.dependents, func(d node) bool { return d.foreground }) {
+func (c *Controller) cascade(ctx context.Context, it node, dependents []node, obj *metav1.PartialObjectMetadata) error {
+	if slices.ContainsFunc(dependents, func(d node) bool { return d.foreground }) {
 		refs := slices.Clone(obj.OwnerReferences)
 		for i := range refs {
 			no := false
 			refs[i].BlockOwnerDeletion = &no
 		}
-		if err := c.setOwners(ctx, it.node, obj, refs); err != nil {
+		if err := c.setOwners(ctx, it, obj, refs); err != nil {
 			return err
 		}
 		obj.ResourceVersion = "" // the patch has changed it; the UID still guards
 	}
-	return c.delete(ctx, it.node, obj, metav1.DeletePropagationForeground)
+	return c.delete(ctx, it, obj, metav1.DeletePropagationForeground)
 }
 
 // endForeground lets a foreground deletion end once nothing blocks it, and until then sees to what does.
-func (c *Controller) endForeground(ctx context.Context, it item) error {
-	blockers := it.blockers()
-	if len(blockers) == 0 {
-		return c.dropFinalizer(ctx, it.node, finalizerForeground)
+func (c *Controller) endForeground(ctx context.Context, it node) error {
+	blocked, idle := c.graph.blockers(it.uid)
+	if !blocked {
+		return c.dropFinalizer(ctx, it, finalizerForeground)
 	}
-	for _, d := range it.dependents {
-		if slices.Contains(blockers, d.uid) && !d.deleting {
-			c.loop.Add(string(d.uid))
-		}
-	}
+	c.wake(idle)
 	return nil
 }
 
 // orphan lets all dependents go, and then the owner.
-func (c *Controller) orphan(ctx context.Context, it item) error {
-	for _, d := range it.dependents {
-		obj, err := c.live(ctx, d)
-		if err != nil {
-			return err
-		}
-		if obj == nil {
-			continue
-		}
-		kept := slices.DeleteFunc(slices.Clone(obj.OwnerReferences), func(r metav1.OwnerReference) bool { return r.UID == it.uid })
-		if len(kept) == len(obj.OwnerReferences) {
-			continue
-		}
-		if err := c.setOwners(ctx, d, obj, kept); err != nil {
-			return err
-		}
+func (c *Controller) orphan(ctx context.Context, it node) error {
+	var g errgroup.Group
+	g.SetLimit(workers)
+	for _, d := range c.graph.dependents(it.uid) {
+		g.Go(func() error { return c.letGo(ctx, d, it.uid) })
 	}
-	return c.dropFinalizer(ctx, it.node, finalizerOrphan)
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return c.dropFinalizer(ctx, it, finalizerOrphan)
+}
+
+// letGo takes the references to an owner off a dependent.
+func (c *Controller) letGo(ctx context.Context, d node, from types.UID) error {
+	obj, err := c.live(ctx, d)
+	if err != nil || obj == nil {
+		return err
+	}
+	kept := slices.DeleteFunc(slices.Clone(obj.OwnerReferences), func(r metav1.OwnerReference) bool { return r.UID == from })
+	if len(kept) == len(obj.OwnerReferences) {
+		return nil
+	}
+	return c.setOwners(ctx, d, obj, kept)
 }

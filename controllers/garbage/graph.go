@@ -207,45 +207,59 @@ func groupOf(ref metav1.OwnerReference) string {
 	return group
 }
 
-// item is what is known of an object at one moment.
-type item struct {
-	node
-	// dependents replaces the node's map: its observed dependents, whose own dependents are left out.
-	dependents []node
-}
-
-// get reads a node; not ok when its object is not observed.
-func (g *graph) get(uid types.UID) (item, bool) {
+// get reads a node, but for its dependents; not ok when its object is not observed.
+func (g *graph) get(uid types.UID) (node, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	n := g.nodes[uid]
 	if n == nil || n.resource == nil {
-		return item{}, false
+		return node{}, false
 	}
-	it := item{node: *n}
-	it.node.dependents = nil
-	for _, d := range n.dependents {
-		if d.resource != nil {
-			dep := *d
-			dep.dependents = nil
-			it.dependents = append(it.dependents, dep)
-		}
-	}
-	return it, true
+	return alone(n), true
 }
 
-// blockers are those dependents that keep a foreground deletion from ending.
-func (it item) blockers() []types.UID {
-	var list []types.UID
-	for _, d := range it.dependents {
-		for _, ref := range d.owners {
-			if ref.UID == it.uid && blocks(ref) {
-				list = append(list, d.uid)
-				break
-			}
+// alone is a copy of n that shares nothing which changes.
+func alone(n *node) node {
+	one := *n
+	one.dependents = nil
+	return one
+}
+
+// dependents lists the observed dependents of an object.
+func (g *graph) dependents(uid types.UID) []node {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.nodes[uid]
+	if n == nil {
+		return nil
+	}
+	var list []node
+	for _, d := range n.dependents {
+		if d.resource != nil {
+			list = append(list, alone(d))
 		}
 	}
 	return list
+}
+
+// blockers tells whether a dependent keeps a foreground deletion from ending, and which of those that do are not being deleted yet.
+func (g *graph) blockers(uid types.UID) (blocked bool, idle []types.UID) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	n := g.nodes[uid]
+	if n == nil {
+		return false, nil
+	}
+	for _, d := range n.dependents {
+		if d.resource == nil || !slices.ContainsFunc(d.owners, func(ref metav1.OwnerReference) bool { return ref.UID == uid && blocks(ref) }) {
+			continue
+		}
+		blocked = true
+		if !d.deleting {
+			idle = append(idle, d.uid)
+		}
+	}
+	return blocked, idle
 }
 
 func uids(nodes map[types.UID]*node) []types.UID {

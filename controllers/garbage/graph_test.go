@@ -59,18 +59,21 @@ func TestGraphCascade(t *testing.T) {
 		}
 	}
 	it, _ := g.get("pod1")
-	if !g.settled(it.node) {
+	if !g.settled(it) {
 		t.Fatal("a pod whose owner is there is not settled")
 	}
 	if wake, _ := g.observe(things, dying(object("set", "deploy!"), finalizerForeground)); show1(wake) != "[pod1 pod2 set]" {
 		t.Fatal(wake)
 	}
-	if g.settled(it.node) {
+	if g.settled(it) {
 		t.Fatal("settled under an owner that waits for it")
 	}
-	set, _ := g.get("set")
-	if show1(set.blockers()) != "[pod1]" {
-		t.Fatal(set.blockers())
+	if blocked, idle := g.blockers("set"); !blocked || show1(idle) != "[pod1]" {
+		t.Fatal(blocked, idle)
+	}
+	g.observe(things, dying(object("pod1", "set!")))
+	if blocked, idle := g.blockers("set"); !blocked || len(idle) != 0 {
+		t.Fatal(blocked, idle)
 	}
 	if wake := g.forget("pod1"); show1(wake) != "[set]" {
 		t.Fatal(wake)
