@@ -8,6 +8,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -38,12 +39,15 @@ type Controller struct {
 	namespaces corelisters.NamespaceLister
 	clock      clock.Clock
 	loop       *loop.Loop
+
+	mu   sync.Mutex
+	left map[string]int // how many objects the last look at a namespace found
 }
 
 // New makes the controller.
 func New(e env.Env, d discovery.DiscoveryInterface, m metadata.Interface) *Controller {
 	core := e.Informers.Core().V1()
-	c := &Controller{client: e.Client, discovery: d, metadata: m, namespaces: core.Namespaces().Lister(), clock: e.Clock}
+	c := &Controller{client: e.Client, discovery: d, metadata: m, namespaces: core.Namespaces().Lister(), clock: e.Clock, left: map[string]int{}}
 	c.loop = e.Loop(loop.Config{Name: "namespace", Sync: c.sync})
 	loop.On(c.loop, core.Namespaces().Informer(), func(_, cur *corev1.Namespace) {
 		if cur != nil && cur.DeletionTimestamp != nil {
@@ -55,7 +59,7 @@ func New(e env.Env, d discovery.DiscoveryInterface, m metadata.Interface) *Contr
 			return
 		}
 		if ns, err := c.namespaces.Get(old.Namespace); err == nil && ns.DeletionTimestamp != nil {
-			c.loop.AddAfter(ns.Name, 20*time.Millisecond) // it may have been the last
+			c.loop.AddAfter(ns.Name, c.podWait(ns.Name)) // it may have been the last
 		}
 	})
 	return c
@@ -64,15 +68,39 @@ func New(e env.Env, d discovery.DiscoveryInterface, m metadata.Interface) *Contr
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
+// podWait is how long after a pod's end its namespace is looked at: a look costs as much as there is left, so that is waited for together.
+func (c *Controller) podWait(namespace string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return min(20*time.Millisecond+time.Duration(c.left[namespace])*200*time.Microsecond, time.Second)
+}
+
+// note remembers what a look at a namespace has found.
+func (c *Controller) note(namespace string, f findings) {
+	sum := 0
+	for _, n := range f.remaining {
+		sum += n
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if sum == 0 {
+		delete(c.left, namespace)
+	} else {
+		c.left[namespace] = sum
+	}
+}
+
 func (c *Controller) sync(ctx context.Context, key string) error {
 	ns, err := c.namespaces.Get(key)
 	if apierrors.IsNotFound(err) || err == nil && (ns.DeletionTimestamp == nil || !slices.Contains(ns.Spec.Finalizers, corev1.FinalizerKubernetes)) {
+		c.note(key, findings{})
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	found := c.empty(ctx, ns.Name)
+	c.note(ns.Name, found)
 	ns, err = c.report(ctx, ns, found)
 	if err != nil {
 		return err
