@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/controllers/env"
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/internal/client"
@@ -51,6 +52,8 @@ type Config struct {
 	// TerminatedPodThreshold is how many ended pods may stay before the oldest are removed; 12500 when zero, none
 	// are ever removed when negative.
 	TerminatedPodThreshold int
+	// Autoscaling is how HorizontalPodAutoscalers work.
+	Autoscaling autoscale.Config
 	// Enabled names the controllers to run, as Names lists them; all when empty. "-name" leaves one out.
 	Enabled []string
 	// LeaderElect makes the process wait for the lease kube-system/coracle-controllers; Client is then made from RestConfig.

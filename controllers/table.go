@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 
+	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/controllers/certificates"
 	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
 	"github.com/coracle-dev/coracle/controllers/cronjob"
@@ -114,6 +115,13 @@ var table = []struct {
 			return nil, err
 		}
 		return disruption.New(e, s), nil
+	}},
+	{"horizontalpodautoscaler", func(c Config, e env.Env) (runner, error) {
+		s, err := scales.New(c.RestConfig, c.Clock)
+		if err != nil {
+			return nil, err
+		}
+		return autoscale.New(e, c.RestConfig, s, c.Autoscaling)
 	}},
 	{"ephemeralvolume", func(_ Config, e env.Env) (runner, error) { return ephemeralvolume.New(e) }},
 	{"volumebinder", func(_ Config, e env.Env) (runner, error) { return volumebinder.New(e) }},
