@@ -16,7 +16,7 @@ func trim(obj any) (any, error) {
 	case *corev1.Node:
 		node := *o
 		node.ManagedFields, node.Annotations = nil, trimAnnotations(o.Annotations, nodeAnnotations)
-		node.Status.Images, node.Status.VolumesInUse, node.Status.VolumesAttached = nil, nil, nil
+		node.Status.Images = nil
 		return &node, nil
 	}
 	return client.DropManagedFields(obj)
