@@ -6,6 +6,7 @@ import (
 	"k8s.io/client-go/discovery"
 	"k8s.io/client-go/metadata"
 
+	"github.com/coracle-dev/coracle/controllers/attachdetach"
 	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/controllers/certificates"
 	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
@@ -123,6 +124,7 @@ var table = []struct {
 		}
 		return autoscale.New(e, c.RestConfig, s, c.Autoscaling)
 	}},
+	{"attachdetach", func(_ Config, e env.Env) (runner, error) { return attachdetach.New(e) }},
 	{"ephemeralvolume", func(_ Config, e env.Env) (runner, error) { return ephemeralvolume.New(e) }},
 	{"volumebinder", func(_ Config, e env.Env) (runner, error) { return volumebinder.New(e) }},
 	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
