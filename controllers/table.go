@@ -8,6 +8,7 @@ import (
 
 	"github.com/coracle-dev/coracle/controllers/attachdetach"
 	"github.com/coracle-dev/coracle/controllers/autoscale"
+	"github.com/coracle-dev/coracle/controllers/bootstrap"
 	"github.com/coracle-dev/coracle/controllers/certificates"
 	"github.com/coracle-dev/coracle/controllers/clusterroleaggregation"
 	"github.com/coracle-dev/coracle/controllers/cronjob"
@@ -24,9 +25,11 @@ import (
 	"github.com/coracle-dev/coracle/controllers/namespace"
 	"github.com/coracle-dev/coracle/controllers/nodeipam"
 	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
+	"github.com/coracle-dev/coracle/controllers/nodettl"
 	"github.com/coracle-dev/coracle/controllers/podgc"
 	"github.com/coracle-dev/coracle/controllers/policystatus"
 	"github.com/coracle-dev/coracle/controllers/replicaset"
+	"github.com/coracle-dev/coracle/controllers/resourceclaim"
 	"github.com/coracle-dev/coracle/controllers/resourcequota"
 	"github.com/coracle-dev/coracle/controllers/rootca"
 	"github.com/coracle-dev/coracle/controllers/scales"
@@ -128,6 +131,10 @@ var table = []struct {
 	{"ephemeralvolume", func(_ Config, e env.Env) (runner, error) { return ephemeralvolume.New(e) }},
 	{"volumebinder", func(_ Config, e env.Env) (runner, error) { return volumebinder.New(e) }},
 	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
+	{"tokencleaner", func(_ Config, e env.Env) (runner, error) { return bootstrap.NewCleaner(e), nil }},
+	{"bootstrapsigner", func(_ Config, e env.Env) (runner, error) { return bootstrap.NewSigner(e), nil }},
+	{"resourceclaim", func(_ Config, e env.Env) (runner, error) { return resourceclaim.New(e) }},
+	{"ttl", func(_ Config, e env.Env) (runner, error) { return nodettl.New(e), nil }},
 	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
 	{"tainteviction", func(_ Config, e env.Env) (runner, error) { return nodelifecycle.NewEviction(e) }},
 	{"nodeipam", func(c Config, e env.Env) (runner, error) {
