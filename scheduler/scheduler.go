@@ -1,6 +1,6 @@
 // Package scheduler gives each pending pod a node. Its invariant: decisions are made one at a time on one model,
-// which counts a pod from the moment it is decided; what it writes is pods/binding (with the pod's UID), the
-// PodScheduled condition, and Events, nothing else.
+// which counts a pod from the moment it is decided; what it writes is pods/binding (with the pod's UID), the PodScheduled
+// condition, nominatedNodeName, the removal of pods that make room, and Events, nothing else.
 package scheduler
 
 import (
@@ -11,55 +11,75 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/kubernetes/scheme"
-	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/events"
 
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/leader"
+	"github.com/coracle-dev/coracle/scheduler/decide"
 	"github.com/coracle-dev/coracle/scheduler/filter"
 	"github.com/coracle-dev/coracle/scheduler/model"
+	"github.com/coracle-dev/coracle/scheduler/plugin"
+	"github.com/coracle-dev/coracle/scheduler/profile"
 	"github.com/coracle-dev/coracle/scheduler/queue"
 )
 
+// LeaseName is the lease in kube-system that a scheduler waits for where one must lead: upstream's, so that the two never work
+// at the same time.
+const LeaseName = "kube-scheduler"
+
 // Config is what Run needs.
 type Config struct {
-	Client kubernetes.Interface
+	// RestConfig leads to the API server. Required.
+	RestConfig *rest.Config
 	// Shared, inside the server's process, is where pods and nodes come from.
 	Shared client.Shared
-	// Name is the schedulerName whose pods are placed; empty is default-scheduler.
-	Name string
+	// Profiles are what the schedulerNames mean; the zero value is upstream's one profile.
+	Profiles profile.Config
+	// LeaderElect makes the process wait for the lease; so does a configuration in Profiles that says so.
+	LeaderElect bool
 	// Binders is how many bindings may be under way at once; zero is 32.
 	Binders int
+	// Metrics collects what is measured; nil measures all the same, for nobody.
+	Metrics *Metrics
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 }
 
-// Scheduler is the running loop.
-type Scheduler struct {
-	cfg      Config
-	log      *slog.Logger
+// framework decides for the pods of one schedulerName.
+type framework struct {
+	profile  profile.Profile
+	decider  *decide.Decider
+	plugins  []*plugin.Client
 	recorder events.EventRecorder
-	binders  chan struct{}
-	wake     chan struct{}
-
-	mu      sync.Mutex
-	cluster *model.Cluster
-	queue   *queue.Queue
-	decider *decider
-	// bindings are pods whose binding is under way or not yet seen from the API server, by UID.
-	bindings map[types.UID]*queue.Item
+	local    uint32 // the bits of the filters that look at one node alone
 }
 
-// Run schedules until ctx ends.
+// Scheduler is the running loop.
+type Scheduler struct {
+	cfg     Config
+	kube    kubernetes.Interface
+	log     *slog.Logger
+	binders chan struct{}
+	wake    chan struct{}
+	// outside are the pods that plug-ins out of process are to judge.
+	outside *backlog
+
+	mu         sync.Mutex
+	cluster    *model.Cluster
+	queue      *queue.Queue
+	frameworks map[string]*framework
+	// inFlight are pods whose plug-ins are asked, whose binding is under way, or not yet seen from the API server, by UID.
+	inFlight map[types.UID]*queue.Item
+}
+
+// Run schedules until ctx ends, or until leadership is lost, which is an error.
 func Run(ctx context.Context, cfg Config) error {
-	if cfg.Name == "" {
-		cfg.Name = corev1.DefaultSchedulerName
+	if len(cfg.Profiles.Profiles) == 0 {
+		cfg.Profiles = profile.Default()
 	}
 	if cfg.Binders == 0 {
 		cfg.Binders = 32
@@ -67,147 +87,85 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: cfg.Client.EventsV1()})
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics()
+	}
+	for _, note := range cfg.Profiles.Notes {
+		slog.Warn("configuration: "+note, "component", "scheduler")
+	}
+	if !cfg.LeaderElect && !cfg.Profiles.LeaderElect {
+		return work(ctx, cfg)
+	}
+	lease := leader.Config{RestConfig: cfg.RestConfig, Name: LeaseName, Duration: cfg.Profiles.LeaseDuration}
+	if cfg.Profiles.LeaseName != "" {
+		lease.Name = cfg.Profiles.LeaseName
+	}
+	return leader.Run(ctx, lease, func(ctx context.Context, fenced *rest.Config) error {
+		cfg.RestConfig = fenced
+		return work(ctx, cfg)
+	})
+}
+
+func work(ctx context.Context, cfg Config) error {
+	kube, err := client.Config{RestConfig: cfg.RestConfig, Component: "scheduler"}.Clientset()
+	if err != nil {
+		return err
+	}
+	broadcaster := events.NewBroadcaster(&events.EventSinkImpl{Interface: kube.EventsV1()})
 	defer broadcaster.Shutdown()
 	if err := broadcaster.StartRecordingToSinkWithContext(ctx); err != nil {
 		return fmt.Errorf("scheduler: record events: %w", err)
 	}
-	s := newScheduler(cfg, broadcaster.NewRecorder(scheme.Scheme, cfg.Name))
+	s, err := newScheduler(cfg, kube, func(name string) events.EventRecorder { return broadcaster.NewRecorder(scheme.Scheme, name) })
+	if err != nil {
+		return err
+	}
+	defer s.close()
 	if err := s.watch(ctx); err != nil {
 		return err
 	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	stop := s.judgeOutside(ctx)
+	defer stop()
 	s.loop(ctx)
 	return nil
 }
 
-func newScheduler(cfg Config, recorder events.EventRecorder) *Scheduler {
-	return &Scheduler{
-		cfg:      cfg,
-		log:      slog.With("component", "scheduler"),
-		recorder: recorder,
-		binders:  make(chan struct{}, cfg.Binders),
-		wake:     make(chan struct{}, 1),
-		cluster:  model.New(),
-		queue:    queue.New(),
-		decider:  newDecider(),
-		bindings: map[types.UID]*queue.Item{},
+func newScheduler(cfg Config, kube kubernetes.Interface, recorder func(name string) events.EventRecorder) (*Scheduler, error) {
+	s := &Scheduler{
+		cfg: cfg, kube: kube, log: slog.With("component", "scheduler"),
+		binders: make(chan struct{}, cfg.Binders), wake: make(chan struct{}, 1), outside: newBacklog(),
+		cluster: model.New(), queue: queue.New(cfg.Profiles.Backoff), frameworks: map[string]*framework{}, inFlight: map[types.UID]*queue.Item{},
 	}
-}
-
-// watch feeds the model and the queue, and returns once both hold the present state.
-func (s *Scheduler) watch(ctx context.Context) error {
-	nodes, pods := s.informer(client.Nodes, &corev1.Node{}, ""), s.informer(client.Pods, &corev1.Pod{}, "status.phase!=Succeeded,status.phase!=Failed")
-	nodeHandler, err := nodes.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { s.setNode(nil, obj.(*corev1.Node)) },
-		UpdateFunc: func(old, obj any) { s.setNode(old.(*corev1.Node), obj.(*corev1.Node)) },
-		DeleteFunc: func(obj any) { s.deleteNode(object[*corev1.Node](obj)) },
-	})
-	if err != nil {
-		return err
-	}
-	podHandler, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { s.setPod(obj.(*corev1.Pod)) },
-		UpdateFunc: func(_, obj any) { s.setPod(obj.(*corev1.Pod)) },
-		DeleteFunc: func(obj any) { s.deletePod(object[*corev1.Pod](obj)) },
-	})
-	if err != nil {
-		return err
-	}
-	go nodes.RunWithContext(ctx)
-	go pods.RunWithContext(ctx)
-	if !cache.WaitForCacheSync(ctx.Done(), nodeHandler.HasSynced, podHandler.HasSynced) {
-		return ctx.Err()
-	}
-	return nil
-}
-
-// informer follows a resource: what a field selector leaves of it.
-func (s *Scheduler) informer(resource schema.GroupVersionResource, object runtime.Object, selector string) cache.SharedIndexInformer {
-	if s.cfg.Shared == nil {
-		lw := cache.NewFilteredListWatchFromClient(s.cfg.Client.CoreV1().RESTClient(), resource.Resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
-			o.FieldSelector = selector
-		})
-		i := cache.NewSharedIndexInformer(lw, object, 0, cache.Indexers{})
-		_ = i.SetTransform(client.DropManagedFields) // fails only where it runs already
-		return i
-	}
-	from := cache.ToListerWatcherWithContext(s.cfg.Shared(resource))
-	return cache.NewSharedIndexInformer(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			o.FieldSelector = selector
-			return from.ListWithContext(ctx, o)
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			o.FieldSelector = selector
-			return from.WatchWithContext(ctx, o)
-		},
-	}, object, 0, cache.Indexers{})
-}
-
-// object unwraps what a delete handler gets; nil where it is something else.
-func object[T runtime.Object](obj any) T {
-	if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-		obj = tombstone.Obj
-	}
-	typed, _ := obj.(T)
-	return typed
-}
-
-func (s *Scheduler) setNode(old, node *corev1.Node) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cluster.SetNode(node)
-	if old == nil || nodeMatters(old, node) {
-		s.queue.Wake(filter.NodeChanged, s.cfg.Now())
-		s.signal()
-	}
-}
-
-func (s *Scheduler) deleteNode(node *corev1.Node) {
-	if node == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.cluster.RemoveNode(node.Name)
-}
-
-// setPod takes in one pod in whatever state it is.
-func (s *Scheduler) setPod(pod *corev1.Pod) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.cfg.Now()
-	switch {
-	case pod.Spec.NodeName != "":
-		s.queue.Delete(pod.UID)
-		delete(s.bindings, pod.UID)
-		if s.cluster.NodeOf(pod.UID) != pod.Spec.NodeName {
-			s.queue.Wake(filter.PodPlaced, now)
+	for _, p := range cfg.Profiles.Profiles {
+		f := &framework{profile: p, recorder: recorder(p.Name)}
+		s.frameworks[p.Name] = f
+		var err error
+		if f.decider, err = decide.New(p.Settings); err != nil {
+			s.close()
+			return nil, fmt.Errorf("profile %q: %w", p.Name, err)
 		}
-		s.cluster.SetPod(model.NewPod(pod), pod.Spec.NodeName)
-	case s.bindings[pod.UID] != nil:
-		// Decided already; what we hold of it stays until the API server shows it bound, or binding fails.
-	case pod.Spec.SchedulerName != s.cfg.Name || pod.DeletionTimestamp != nil:
-		s.queue.Delete(pod.UID)
-	case queue.Gated(pod):
-		s.queue.Delete(pod.UID)
-	default:
-		s.queue.Set(model.NewPod(pod), now)
+		f.local = f.decider.Local()
+		for _, c := range p.Plugins {
+			outside, err := plugin.New(c)
+			if err != nil {
+				s.close()
+				return nil, fmt.Errorf("profile %q: %w", p.Name, err)
+			}
+			f.plugins = append(f.plugins, outside)
+		}
 	}
-	s.signal()
+	cfg.Metrics.attach(s)
+	return s, nil
 }
 
-func (s *Scheduler) deletePod(pod *corev1.Pod) {
-	if pod == nil {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.queue.Delete(pod.UID)
-	delete(s.bindings, pod.UID)
-	if s.cluster.RemovePod(pod.UID) {
-		s.queue.Wake(filter.PodGone, s.cfg.Now())
-		s.signal()
+func (s *Scheduler) close() {
+	for _, f := range s.frameworks {
+		for _, p := range f.plugins {
+			p.Close()
+		}
 	}
 }
 
@@ -256,59 +214,98 @@ func (s *Scheduler) step(ctx context.Context) bool {
 		<-s.binders
 		return false
 	}
-	d := s.decider.schedule(s.cluster, item.Pod)
-	if d.node != "" {
-		s.cluster.SetPod(item.Pod, d.node)
-		s.bindings[item.Pod.Pod.UID] = item
-	} else {
-		s.queue.Rejected(item, d.wokenBy, s.cfg.Now())
+	f := s.frameworks[item.Pod.Pod.Spec.SchedulerName]
+	if len(f.plugins) > 0 {
+		s.inFlight[item.Pod.Pod.UID] = item
+		s.mu.Unlock()
+		<-s.binders
+		s.outside.put(item)
+		return true
 	}
-	pod := item.Pod.Pod
+	started := time.Now()
+	then := s.settle(f, item, f.decider.Schedule(s.cluster, item.Pod))
+	s.cfg.Metrics.decided(started)
 	s.mu.Unlock()
 	go func() {
 		defer func() { <-s.binders }()
-		if d.node != "" {
-			s.bind(ctx, item, pod, d.node)
-		} else {
-			s.report(ctx, pod, d.message)
-		}
+		then(ctx)
 	}()
 	return true
 }
 
-// nodeMatters tells whether a change of a node could let a rejected pod in.
-func nodeMatters(old, node *corev1.Node) bool {
-	if old.Spec.Unschedulable != node.Spec.Unschedulable || len(old.Spec.Taints) != len(node.Spec.Taints) {
-		return true
+// settle takes a decision into the model and the queue, and gives what is left to be written. The lock is held.
+func (s *Scheduler) settle(f *framework, item *queue.Item, d decide.Decision) (then func(context.Context)) {
+	pod, now := item.Pod.Pod, s.cfg.Now()
+	delete(s.inFlight, pod.UID)
+	switch {
+	case d.Node != "":
+		return s.assume(f, item, d.Node)
+	case d.Preempt != nil:
+		s.cfg.Metrics.preempted(len(d.Preempt.Victims))
+		s.cluster.Nominate(pod.UID, item.Pod, d.Preempt.Node)
+		for _, victim := range d.Preempt.Victims {
+			victim.Doomed = true
+		}
+		for _, p := range d.Preempt.Displaced {
+			s.cluster.Nominate(p.Pod.UID, nil, "")
+		}
+		s.queue.Hold(item, d.RejectedBy, now)
+		return func(ctx context.Context) { s.makeRoom(ctx, f, pod, d) }
 	}
-	for i := range old.Spec.Taints {
-		if !old.Spec.Taints[i].MatchTaint(&node.Spec.Taints[i]) || old.Spec.Taints[i].Value != node.Spec.Taints[i].Value {
+	clear := d.Unnominate && pod.Status.NominatedNodeName != ""
+	if d.Unnominate {
+		s.cluster.Nominate(pod.UID, nil, "")
+	}
+	s.queue.Rejected(item, d.RejectedBy, s.alike(f, item, d), now)
+	return func(ctx context.Context) { s.report(ctx, f, pod, d.Message, clear) }
+}
+
+// assume counts the pod on its node from now on.
+func (s *Scheduler) assume(f *framework, item *queue.Item, node string) (then func(context.Context)) {
+	now := s.cfg.Now()
+	s.queue.Placed(item, now)
+	s.cluster.SetPod(item.Pod, node)
+	s.inFlight[item.Pod.Pod.UID] = item
+	s.happened(&filter.Event{Kind: filter.PodPlaced, Pod: item.Pod})
+	return func(ctx context.Context) { s.bind(ctx, f, item, node) }
+}
+
+// alike is equal for pods that were rejected for the same reasons by what looks at single nodes only, so that what helps one helps
+// all; empty for a pod that is alone with its troubles.
+func (s *Scheduler) alike(f *framework, item *queue.Item, d decide.Decision) string {
+	if d.RejectedBy&^f.local != 0 || s.cluster.NominatedTo(item.Pod.Pod.UID) != "" {
+		return ""
+	}
+	return fmt.Sprint(f.profile.Name, "|", d.RejectedBy, "|", item.Pod.Class())
+}
+
+// happened wakes the pods that an event may help. The lock is held.
+func (s *Scheduler) happened(e *filter.Event) {
+	s.queue.Wake(func(item *queue.Item) bool { return s.helps(item, e) }, s.cfg.Now())
+	s.signal()
+}
+
+// helps asks the filters that rejected the pod.
+func (s *Scheduler) helps(item *queue.Item, e *filter.Event) bool {
+	if e.Kind == filter.PodGone && e.At != nil && s.cluster.NominatedTo(item.Pod.Pod.UID) == e.At.Name {
+		return true // if it does not fit after all, it must look elsewhere
+	}
+	f := s.frameworks[item.Pod.Pod.Spec.SchedulerName]
+	if f == nil {
+		return false
+	}
+	if item.RejectedBy&byPlugin != 0 {
+		return true // what a plug-in waits for is not known
+	}
+	for i, each := range f.decider.Filters() {
+		if item.RejectedBy&(1<<i) != 0 && each.Helps(item.Pod, e) {
 			return true
 		}
 	}
-	return !equalMaps(old.Labels, node.Labels) || !equalQuantities(old.Status.Allocatable, node.Status.Allocatable)
+	return item.RejectedBy == ^uint32(0)
 }
 
-func equalMaps(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, has := b[k]; !has || v != w {
-			return false
-		}
-	}
-	return true
-}
-
-func equalQuantities(a, b corev1.ResourceList) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for name, q := range a {
-		if other, has := b[name]; !has || q.Cmp(other) != 0 {
-			return false
-		}
-	}
-	return true
+// mine tells whether the pod is one to be placed here.
+func (s *Scheduler) mine(pod *corev1.Pod) bool {
+	return s.frameworks[pod.Spec.SchedulerName] != nil && pod.DeletionTimestamp == nil && !queue.Gated(pod)
 }

@@ -9,23 +9,35 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+	"github.com/coracle-dev/coracle/scheduler/profile"
+	"github.com/coracle-dev/coracle/scheduler/schedulertest"
 )
+
+var node, pod = schedulertest.Node, schedulertest.Pod
 
 // start runs a scheduler on a real API server until the test ends.
 func start(t *testing.T) kubernetes.Interface {
 	t.Helper()
-	kube, err := kubernetes.NewForConfig(apiservertest.Start(t))
+	return startWith(t, profile.Default())
+}
+
+// startWith runs one by these profiles.
+func startWith(t *testing.T, profiles profile.Config) kubernetes.Interface {
+	t.Helper()
+	config := apiservertest.Start(t)
+	kube, err := kubernetes.NewForConfig(config)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- Run(ctx, Config{Client: kube}) }()
+	go func() { done <- Run(ctx, Config{RestConfig: config, Profiles: profiles}) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
@@ -93,7 +105,7 @@ func TestBindsAndExplains(t *testing.T) {
 	addNode(t, kube, node("small", "500m", "1Gi"))
 	await(t, "explained anew", func() bool {
 		c := scheduled()
-		return c != nil && c.Message == "0/1 nodes are available: 1 Insufficient cpu."
+		return c != nil && c.Message == "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."
 	})
 	addNode(t, kube, node("large", "4", "1Gi"))
 	await(t, "bound", func() bool { return get(t, kube, "p").Spec.NodeName == "large" })
@@ -110,7 +122,7 @@ func TestBindsAndExplains(t *testing.T) {
 			all = append(all, e.Reason+": "+e.Message)
 		}
 		text := strings.Join(all, "\n")
-		return strings.Contains(text, "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu.") &&
+		return strings.Contains(text, "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu. preemption: ") &&
 			strings.Contains(text, "Scheduled: Successfully assigned default/p to large")
 	})
 }
@@ -179,4 +191,119 @@ func TestManyPodsNeverOvercommit(t *testing.T) {
 		}
 	}
 	await(t, "full again", func() bool { return bound() == 40 })
+}
+
+// preemptor asks for a whole node with a high priority, as admission writes it into pods of such a class.
+func preemptor() *corev1.Pod {
+	p, priority := pod("important", "1", ""), int32(1000)
+	p.Spec.Priority = &priority
+	return p
+}
+
+func condition(p *corev1.Pod, kind corev1.PodConditionType) corev1.PodCondition {
+	for _, c := range p.Status.Conditions {
+		if c.Type == kind {
+			return c
+		}
+	}
+	return corev1.PodCondition{}
+}
+
+// TestPreemption: the less important pod is marked and deleted, the other is nominated, waits until the room is free, and gets it.
+func TestPreemption(t *testing.T) {
+	kube := start(t)
+	addNode(t, kube, node("n", "1", "1Gi"))
+	addPod(t, kube, pod("low", "600m", ""))
+	addPod(t, kube, pod("lower", "200m", ""))
+	await(t, "bound", func() bool {
+		return get(t, kube, "low").Spec.NodeName == "n" && get(t, kube, "lower").Spec.NodeName == "n"
+	})
+	p := preemptor()
+	p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse("700m")
+	addPod(t, kube, p)
+	await(t, "preempting", func() bool { return get(t, kube, "low").DeletionTimestamp != nil })
+	low := get(t, kube, "low")
+	if c := condition(low, corev1.DisruptionTarget); c.Status != corev1.ConditionTrue || c.Reason != "PreemptionByScheduler" ||
+		c.Message != "default-scheduler: preempting to accommodate a higher priority pod" {
+		t.Errorf("the victim's condition: %+v", c)
+	}
+	if get(t, kube, "lower").DeletionTimestamp != nil {
+		t.Error("a pod was removed whose room was not needed")
+	}
+	await(t, "nominated", func() bool { return get(t, kube, "important").Status.NominatedNodeName == "n" })
+	time.Sleep(50 * time.Millisecond)
+	if got := get(t, kube, "important").Spec.NodeName; got != "" {
+		t.Fatalf("bound to %s before the room was free", got)
+	}
+	addPod(t, kube, pod("thief", "600m", "")) // it must not get what is kept for the important one
+	zero := int64(0)
+	if err := kube.CoreV1().Pods("default").Delete(t.Context(), "low", metav1.DeleteOptions{GracePeriodSeconds: &zero}); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "bound", func() bool { return get(t, kube, "important").Spec.NodeName == "n" })
+	if got := get(t, kube, "thief").Spec.NodeName; got != "" {
+		t.Errorf("the thief is on %s", got)
+	}
+	await(t, "told by an event", func() bool {
+		events, err := kube.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "involvedObject.name=low,reason=Preempted"})
+		return err == nil && len(events.Items) == 1 && events.Items[0].Message == fmt.Sprintf("Preempted by pod %s on node n", get(t, kube, "important").UID)
+	})
+}
+
+// TestNeverPreempt: a class with preemptionPolicy Never waits its turn.
+func TestNeverPreempt(t *testing.T) {
+	kube := start(t)
+	addNode(t, kube, node("n", "1", "1Gi"))
+	addPod(t, kube, pod("low", "1", ""))
+	await(t, "bound", func() bool { return get(t, kube, "low").Spec.NodeName == "n" })
+	p, never := preemptor(), corev1.PreemptNever
+	p.Spec.PreemptionPolicy = &never
+	addPod(t, kube, p)
+	await(t, "explained", func() bool {
+		return condition(get(t, kube, "important"), corev1.PodScheduled).Message == "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
+	})
+	if get(t, kube, "low").DeletionTimestamp != nil {
+		t.Error("it was preempted all the same")
+	}
+}
+
+// TestProfiles: each schedulerName is placed by its own profile, and events come in its name.
+func TestProfiles(t *testing.T) {
+	profiles, err := profile.Parse([]byte(`
+apiVersion: kubescheduler.config.k8s.io/v1
+kind: KubeSchedulerConfiguration
+profiles:
+- schedulerName: default-scheduler
+- schedulerName: packer
+  pluginConfig:
+  - name: NodeResourcesFit
+    args:
+      scoringStrategy:
+        type: MostAllocated
+        resources: [{name: cpu, weight: 1}]
+  plugins:
+    score:
+      disabled: [{name: NodeResourcesBalancedAllocation}]
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	kube := startWith(t, profiles)
+	addNode(t, kube, node("a", "4", "8Gi"))
+	addNode(t, kube, node("b", "4", "8Gi"))
+	first := pod("first", "1", "1Gi")
+	first.Spec.NodeSelector = map[string]string{corev1.LabelHostname: "b"}
+	addPod(t, kube, first)
+	await(t, "bound", func() bool { return get(t, kube, "first").Spec.NodeName == "b" })
+	packed := pod("packed", "1", "1Gi")
+	packed.Spec.SchedulerName = "packer"
+	addPod(t, kube, packed)
+	addPod(t, kube, pod("spread", "1", "1Gi"))
+	await(t, "bound", func() bool {
+		return get(t, kube, "packed").Spec.NodeName == "b" && get(t, kube, "spread").Spec.NodeName == "a"
+	})
+	await(t, "told by an event", func() bool {
+		events, err := kube.EventsV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "regarding.name=packed"})
+		return err == nil && len(events.Items) == 1 && events.Items[0].ReportingController == "packer"
+	})
 }

@@ -51,6 +51,8 @@ type options struct {
 	containerd string
 
 	metrics string
+	// schedulerConfig is a KubeSchedulerConfiguration file.
+	schedulerConfig string
 }
 
 type etcdOptions struct {
@@ -109,6 +111,10 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 
 func kubeconfigFlag(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.kubeconfig, "kubeconfig", "", "kubeconfig that leads to the API server")
+}
+
+func schedulerFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.schedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration file: profiles, their plug-ins and settings (default: one profile, default-scheduler)")
 }
 
 func metricsFlag(o *options, f *pflag.FlagSet) {
@@ -212,7 +218,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag, metricsFlag} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag, metricsFlag, schedulerFlags} {
 		add(&options{}, f)
 	}
 	var names []string

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto"
+	"os"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
@@ -16,6 +18,7 @@ import (
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/proxy"
 	"github.com/coracle-dev/coracle/scheduler"
+	"github.com/coracle-dev/coracle/scheduler/profile"
 )
 
 // clientset is the client of a part that runs alone.
@@ -41,14 +44,38 @@ func newScheduler() *cobra.Command {
 		Use:   "scheduler",
 		Short: "Run the scheduler alone",
 	}, func(cmd *cobra.Command, o *options) error {
-		kube, err := o.clientset("scheduler")
+		profiles, err := o.schedulerProfiles()
 		if err != nil {
 			return err
 		}
-		return run.All(cmd.Context(), o.serveMetrics(), func(ctx context.Context) error {
-			return scheduler.Run(ctx, scheduler.Config{Client: kube})
+		if o.kubeconfig == "" {
+			o.kubeconfig = cmp.Or(profiles.Kubeconfig, o.layout.Kubeconfig("scheduler"))
+		}
+		config, err := client.Config{Kubeconfig: o.kubeconfig, Component: "scheduler"}.REST()
+		if err != nil {
+			return usage("%w; name a kubeconfig with --kubeconfig", err)
+		}
+		decisions := scheduler.NewMetrics()
+		return run.All(cmd.Context(), o.serveMetrics(decisions), func(ctx context.Context) error {
+			return scheduler.Run(ctx, scheduler.Config{RestConfig: config, Profiles: profiles, LeaderElect: true, Metrics: decisions})
 		})
-	}, commonFlags, kubeconfigFlag, metricsFlag)
+	}, commonFlags, kubeconfigFlag, metricsFlag, schedulerFlags)
+}
+
+// schedulerProfiles reads --scheduler-config.
+func (o *options) schedulerProfiles() (profile.Config, error) {
+	if o.schedulerConfig == "" {
+		return profile.Default(), nil
+	}
+	raw, err := os.ReadFile(o.schedulerConfig)
+	if err != nil {
+		return profile.Config{}, usage("--scheduler-config: %w", err)
+	}
+	cfg, err := profile.Parse(raw)
+	if err != nil {
+		return profile.Config{}, usage("--scheduler-config %s: %w", o.schedulerConfig, err)
+	}
+	return cfg, nil
 }
 
 func newControllers() *cobra.Command {

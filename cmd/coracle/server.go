@@ -35,6 +35,7 @@ import (
 	"github.com/coracle-dev/coracle/internal/pki"
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/scheduler"
+	"github.com/coracle-dev/coracle/scheduler/profile"
 )
 
 func newServer() *cobra.Command {
@@ -48,7 +49,7 @@ func newServer() *cobra.Command {
 		}
 		defer s.close()
 		return run.All(cmd.Context(), keepSmall, s.runAPI, s.runScheduler, s.runControllers)
-	}, commonFlags, serverFlags, clusterFlags)
+	}, commonFlags, serverFlags, clusterFlags, schedulerFlags)
 }
 
 func newAPIServer() *cobra.Command {
@@ -78,6 +79,8 @@ type server struct {
 
 	schedules, controls working
 	work                *loop.Metrics // of the controllers
+	decisions           *scheduler.Metrics
+	profiles            profile.Config
 }
 
 func (s *server) close() {
@@ -96,7 +99,10 @@ func openServer(ctx context.Context, o *options) (*server, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &server{o: o, cluster: c, work: loop.NewMetrics()}
+	s := &server{o: o, cluster: c, work: loop.NewMetrics(), decisions: scheduler.NewMetrics()}
+	if s.profiles, err = o.schedulerProfiles(); err != nil {
+		return nil, err
+	}
 	listener, err := net.Listen("tcp", o.listen)
 	if errors.Is(err, unix.EADDRINUSE) {
 		return nil, neverAgain("%s is taken by another program; choose another port with --listen", o.listen)
@@ -215,7 +221,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
-		Collectors:     []prometheus.Collector{s.work},
+		Collectors:     []prometheus.Collector{s.work, s.decisions},
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),
 		Components:     []apiserver.Check{s.schedules.check("scheduler"), s.controls.check("controller-manager")},
 		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
@@ -273,12 +279,10 @@ func (s *server) runScheduler(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	kube, err := client.Config{RestConfig: config, Component: "scheduler"}.Clientset()
-	if err != nil {
-		return err
-	}
 	defer s.schedules.begin()()
-	return scheduler.Run(ctx, scheduler.Config{Client: kube, Shared: s.shared(pki.Scheduler)})
+	return scheduler.Run(ctx, scheduler.Config{
+		RestConfig: config, Shared: s.shared(pki.Scheduler), Profiles: s.profiles, LeaderElect: s.several(), Metrics: s.decisions,
+	})
 }
 
 func (s *server) runControllers(ctx context.Context) error {
@@ -287,8 +291,12 @@ func (s *server) runControllers(ctx context.Context) error {
 		return ignoreEnd(ctx, err)
 	}
 	defer s.controls.begin()()
-	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work})
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work,
+		LeaderElect: s.several()})
 }
+
+// several tells whether there may be other servers of the cluster: an embedded etcd is this one's alone.
+func (s *server) several() bool { return len(s.o.etcd.endpoints) > 0 }
 
 // ignoreEnd makes the end of ctx a regular one.
 func ignoreEnd(ctx context.Context, err error) error {

@@ -23,3 +23,8 @@ func Message(nodes int, counts map[string]int) string {
 	sort.Strings(parts)
 	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(parts, ", "))
 }
+
+// Whole tells of a pod that was kept off all nodes before any was looked at.
+func Whole(nodes int, reasons []string) string {
+	return fmt.Sprintf("0/%d nodes are available: %s.", nodes, strings.Join(reasons, ", "))
+}

@@ -1,81 +1,112 @@
-// Package filter decides where a pod may run. Each filter is prepared for one pod and then asked about
-// nodes; its answer is empty or upstream's reason, so that "why is it pending" costs nothing. Pure.
+// Package filter decides where a pod may run. Each filter is prepared for one pod and then asked about nodes; its answer is nil
+// or upstream's reason, so that "why is it pending" costs nothing. Pure.
 package filter
 
 import (
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+	configv1 "k8s.io/kube-scheduler/config/v1"
+
 	"github.com/coracle-dev/coracle/scheduler/model"
 )
 
-// Event is a kind of change that can make a rejected pod fit.
-type Event uint8
+// Rejection is what keeps a pod off a node, in upstream's words. It is shared and never changed.
+type Rejection struct {
+	Reasons []string
+	// Final: the pod would not fit either if other pods left this node.
+	Final bool
+}
 
-// The events, as bits.
+func because(reasons ...string) *Rejection { return &Rejection{Reasons: reasons} }
+func finally(reasons ...string) *Rejection { return &Rejection{Reasons: reasons, Final: true} }
+
+// Scope is what a filter knows of a pod before it looks at single nodes.
+type Scope struct {
+	// Skip: the filter has nothing to say about this pod.
+	Skip bool
+	// Rejected, where set, keeps the pod off every node.
+	Rejected *Rejection
+	// Only, where not nil, are the names of the only nodes that can pass.
+	Only []string
+}
+
+// Filter is one condition.
+type Filter interface {
+	// Name is upstream's name of the plug-in.
+	Name() string
+	// Prepare looks at the pod, and at the whole cluster where the condition spans nodes.
+	Prepare(pod *model.Pod, cluster *model.Cluster) Scope
+	// Check tells why the prepared pod cannot run on the node; nil where it can.
+	Check(node *model.Node) *Rejection
+	// Helps tells whether the event may make a pod fit that this filter has rejected. It needs no preparation.
+	Helps(pod *model.Pod, event *Event) bool
+}
+
+// Kind is what has happened.
+type Kind uint8
+
+// The kinds of events.
 const (
-	// NodeChanged: a node came, or its labels, taints, allocatable or unschedulable changed.
-	NodeChanged Event = 1 << iota
-	// PodGone: a pod left a node, or asks for less.
-	PodGone
-	// PodPlaced: a pod was put on a node, or its labels changed.
+	// NodeAdded: a node came. Event.Node is set.
+	NodeAdded Kind = iota
+	// NodeChanged: labels, taints, allocatable or unschedulable of a node changed. Event.Node and OldNode are set.
+	NodeChanged
+	// PodPlaced: a pod was put on a node, or one on a node changed its labels. Event.Pod is set.
 	PodPlaced
+	// PodGone: a pod left its node, or asks for less there. Event.Pod is set.
+	PodGone
+	// NamespaceChanged: the labels of a namespace changed.
+	NamespaceChanged
+	// StorageChanged: a claim, volume, class, CSINode, CSIDriver or capacity changed. Event.Object is set.
+	StorageChanged
+	// PlugInBack: a plug-in answers again. Event.Object is its name.
+	PlugInBack
 )
 
-// Filter is one condition. Check gives reasons in upstream's words, none where the node passes.
-type Filter interface {
-	Name() string
-	// Prepare looks at the pod, and at the whole cluster where the condition spans nodes. It is false
-	// where the filter has nothing to say about this pod.
-	Prepare(pod *model.Pod, cluster *model.Cluster) bool
-	Check(node *model.Node) []string
-	// WokenBy are the events after which a pod that this filter rejected may fit.
-	WokenBy() Event
+// Event is a change that may make a rejected pod fit.
+type Event struct {
+	Kind          Kind
+	Node, OldNode *corev1.Node
+	Pod           *model.Pod
+	// At is the node of the event as it is now; nil where it is not known.
+	At     *model.Node
+	Object any
 }
 
-// All makes a fresh set of the filters, in the order they are asked: cheap and decisive ones first.
-func All() []Filter {
-	return []Filter{
-		&nodeUnschedulable{},
-		&nodeName{},
-		&taintToleration{},
-		&nodeAffinity{},
-		&nodePorts{},
-		&nodeResources{},
-		&topologySpread{},
-		&interPodAffinity{},
+// Args are the settings of the filters, from a profile. The zero value has upstream's defaults.
+type Args struct {
+	Fit          configv1.NodeResourcesFitArgs
+	NodeAffinity configv1.NodeAffinityArgs
+	Spread       configv1.PodTopologySpreadArgs
+}
+
+// Local are the filters that look at nothing but one node, in the order they are asked: cheap and decisive ones first. Pods of one
+// class get the same answers from them.
+var Local = []string{"NodeUnschedulable", "NodeName", "TaintToleration", "NodeAffinity", "NodePorts", "NodeResourcesFit"}
+
+// Wide are the filters that look at the whole cluster, in the order they are asked, after the local ones.
+var Wide = []string{"PodTopologySpread", "InterPodAffinity"}
+
+// New makes the filter of a name.
+func New(name string, args Args) (Filter, error) {
+	switch name {
+	case "NodeUnschedulable":
+		return &nodeUnschedulable{}, nil
+	case "NodeName":
+		return &nodeName{}, nil
+	case "TaintToleration":
+		return &taintToleration{}, nil
+	case "NodeAffinity":
+		return newNodeAffinity(args.NodeAffinity.AddedAffinity)
+	case "NodePorts":
+		return &nodePorts{}, nil
+	case "NodeResourcesFit":
+		return newNodeResources(args.Fit), nil
+	case "PodTopologySpread":
+		return newTopologySpread(args.Spread), nil
+	case "InterPodAffinity":
+		return &interPodAffinity{}, nil
 	}
-}
-
-// Rejection is what kept a pod off a node: the filter and its reasons.
-type Rejection struct {
-	Node    string
-	Filter  Filter
-	Reasons []string
-}
-
-// Pipeline runs the filters for one pod at a time.
-type Pipeline struct {
-	all    []Filter
-	active []Filter
-}
-
-// NewPipeline has all filters.
-func NewPipeline() *Pipeline { return &Pipeline{all: All()} }
-
-// Prepare readies the filters that have something to say about the pod.
-func (p *Pipeline) Prepare(pod *model.Pod, cluster *model.Cluster) {
-	p.active = p.active[:0]
-	for _, f := range p.all {
-		if f.Prepare(pod, cluster) {
-			p.active = append(p.active, f)
-		}
-	}
-}
-
-// Check asks about one node; nil where it passes. The first filter to reject decides, as upstream's does.
-func (p *Pipeline) Check(node *model.Node) (Filter, []string) {
-	for _, f := range p.active {
-		if reasons := f.Check(node); len(reasons) > 0 {
-			return f, reasons
-		}
-	}
-	return nil, nil
+	return nil, fmt.Errorf("no filter is called %q", name)
 }

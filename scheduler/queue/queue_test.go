@@ -8,7 +8,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
-	"github.com/coracle-dev/coracle/scheduler/filter"
 	"github.com/coracle-dev/coracle/scheduler/model"
 )
 
@@ -30,7 +29,7 @@ func popped(t *testing.T, q *Queue, at time.Time) string {
 }
 
 func TestOrderIsPriorityThenAge(t *testing.T) {
-	q := New()
+	q := New(DefaultBackoff())
 	q.Set(pod("old", 0), start)
 	q.Set(pod("new", 0), start.Add(time.Second))
 	q.Set(pod("urgent", 10), start.Add(2*time.Second))
@@ -41,18 +40,21 @@ func TestOrderIsPriorityThenAge(t *testing.T) {
 	}
 }
 
+// by is an event that helps those whom one of the filters rejected.
+func by(bits uint32) func(*Item) bool { return func(it *Item) bool { return it.RejectedBy&bits != 0 } }
+
 func TestRejectedPodWaitsForItsEvent(t *testing.T) {
-	q := New()
+	q := New(DefaultBackoff())
 	q.Set(pod("p", 0), start)
-	q.Rejected(q.Pop(start), filter.PodGone, start)
+	q.Rejected(q.Pop(start), 2, "", start)
 	if got := popped(t, q, start.Add(time.Minute)); got != "" {
 		t.Fatalf("popped %q without an event", got)
 	}
-	q.Wake(filter.NodeChanged, start)
+	q.Wake(by(1), start)
 	if got := popped(t, q, start.Add(time.Minute)); got != "" {
 		t.Fatalf("popped %q after an event that does not help", got)
 	}
-	q.Wake(filter.PodGone, start.Add(100*time.Millisecond))
+	q.Wake(by(2), start.Add(100*time.Millisecond))
 	if got := popped(t, q, start.Add(500*time.Millisecond)); got != "" {
 		t.Fatalf("popped %q within its back-off", got)
 	}
@@ -62,9 +64,9 @@ func TestRejectedPodWaitsForItsEvent(t *testing.T) {
 }
 
 func TestWaitingPodIsTriedAfterFiveMinutes(t *testing.T) {
-	q := New()
+	q := New(DefaultBackoff())
 	q.Set(pod("p", 0), start)
-	q.Rejected(q.Pop(start), filter.NodeChanged, start)
+	q.Rejected(q.Pop(start), 1, "", start)
 	at, ok := q.Next(start)
 	if !ok || at != start.Add(5*time.Minute) {
 		t.Errorf("next at %v, %v", at, ok)
@@ -75,7 +77,7 @@ func TestWaitingPodIsTriedAfterFiveMinutes(t *testing.T) {
 }
 
 func TestBackoffDoublesToTenSeconds(t *testing.T) {
-	q := New()
+	q := New(DefaultBackoff())
 	now := start
 	q.Set(pod("p", 0), now)
 	for _, want := range []time.Duration{1, 2, 4, 8, 10, 10} {
@@ -93,9 +95,9 @@ func TestBackoffDoublesToTenSeconds(t *testing.T) {
 }
 
 func TestChangedSpecMakesActive(t *testing.T) {
-	q := New()
+	q := New(DefaultBackoff())
 	q.Set(pod("p", 0), start)
-	q.Rejected(q.Pop(start), filter.NodeChanged, start)
+	q.Rejected(q.Pop(start), 1, "", start)
 	changed := pod("p", 0)
 	q.Set(changed, start)
 	if got := popped(t, q, start); got != "" {
@@ -108,8 +110,69 @@ func TestChangedSpecMakesActive(t *testing.T) {
 		t.Fatalf("popped %q after its spec changed, want p", got)
 	}
 	q.Set(pod("gone", 0), start)
-	q.Delete("gone")
+	q.Delete("gone", start)
 	if got := popped(t, q, start); got != "" {
 		t.Errorf("popped the deleted %q", got)
+	}
+}
+
+// TestAlikeAreWokenOneByOne: an event wakes the oldest of a group; each that is placed wakes the next, and one that is not ends it.
+func TestAlikeAreWokenOneByOne(t *testing.T) {
+	q := New(DefaultBackoff())
+	for i, name := range []string{"a", "b", "c", "d"} {
+		q.Set(pod(name, 0), start.Add(time.Duration(i)*time.Millisecond))
+	}
+	for range 4 {
+		q.Rejected(q.Pop(start.Add(time.Second)), 1, "alike", start.Add(time.Second))
+	}
+	now := start.Add(time.Minute)
+	q.Wake(by(1), now)
+	first := q.Pop(now)
+	if first == nil || first.Pod.Pod.Name != "a" || q.Pop(now) != nil {
+		t.Fatalf("woken: %+v, and perhaps more", first)
+	}
+	q.Placed(first, now)
+	second := q.Pop(now)
+	if second == nil || second.Pod.Pod.Name != "b" {
+		t.Fatalf("after one was placed: %+v", second)
+	}
+	q.Rejected(second, 1, "alike", now)
+	if got := popped(t, q, now.Add(3*time.Second)); got != "" {
+		t.Fatalf("woken after a rejection: %s", got)
+	}
+	q.Wake(by(1), now) // b backs off, c does not
+	third := q.Pop(now)
+	if third == nil || third.Pod.Pod.Name != "c" {
+		t.Fatalf("woken by the next event: %+v", third)
+	}
+	q.Put(third)
+	q.Delete("c", now)
+	if got := popped(t, q, now); got != "d" {
+		t.Fatalf("after the one that was woken went: %q, want d", got)
+	}
+}
+
+// TestHold: a pod that room is made for is not tried before that is done, and then at once if what it waits for happened meanwhile.
+func TestHold(t *testing.T) {
+	q := New(DefaultBackoff())
+	q.Set(pod("p", 0), start)
+	q.Hold(q.Pop(start), 1, start)
+	q.Wake(by(1), start)
+	if got := popped(t, q, start.Add(time.Hour)); got != "" {
+		t.Fatalf("popped the held %q", got)
+	}
+	q.Release("p")
+	if got := popped(t, q, start); got != "p" {
+		t.Fatalf("popped %q after release", got)
+	}
+	q.Set(pod("q", 0), start)
+	q.Hold(q.Pop(start), 1, start)
+	q.Release("q")
+	if got := popped(t, q, start.Add(time.Minute)); got != "" {
+		t.Fatalf("popped %q though nothing happened", got)
+	}
+	q.Wake(by(1), start.Add(time.Minute))
+	if got := popped(t, q, start.Add(time.Minute)); got != "q" {
+		t.Fatalf("popped %q after the event", got)
 	}
 }

@@ -1,52 +1,26 @@
-package scheduler
+package decide
 
 import (
 	"fmt"
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"pgregory.net/rapid"
 
-	"github.com/coracle-dev/coracle/scheduler/filter"
 	"github.com/coracle-dev/coracle/scheduler/model"
+	"github.com/coracle-dev/coracle/scheduler/schedulertest"
 )
 
-func node(name, cpu, memory string, change ...func(*corev1.Node)) *corev1.Node {
-	n := &corev1.Node{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{corev1.LabelHostname: name}},
-		Status: corev1.NodeStatus{Allocatable: corev1.ResourceList{
-			corev1.ResourceCPU:    resource.MustParse(cpu),
-			corev1.ResourceMemory: resource.MustParse(memory),
-			corev1.ResourcePods:   resource.MustParse("110"),
-		}},
-	}
-	for _, c := range change {
-		c(n)
-	}
-	return n
-}
+var node, pod = schedulertest.Node, schedulertest.Pod
 
-func pod(name, cpu, memory string, change ...func(*corev1.Pod)) *corev1.Pod {
-	p := &corev1.Pod{
-		ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default", UID: types.UID(name), Labels: map[string]string{"app": "web"}},
-		Spec: corev1.PodSpec{
-			SchedulerName: corev1.DefaultSchedulerName,
-			Containers:    []corev1.Container{{Name: "c", Resources: corev1.ResourceRequirements{Requests: corev1.ResourceList{}}}},
-		},
+func newDecider(t interface{ Fatal(...any) }) *Decider {
+	d, err := New(Defaults())
+	if err != nil {
+		t.Fatal(err)
 	}
-	if cpu != "" {
-		p.Spec.Containers[0].Resources.Requests[corev1.ResourceCPU] = resource.MustParse(cpu)
-	}
-	if memory != "" {
-		p.Spec.Containers[0].Resources.Requests[corev1.ResourceMemory] = resource.MustParse(memory)
-	}
-	for _, c := range change {
-		c(p)
-	}
-	return p
+	return d
 }
 
 func tainted(key, value string) func(*corev1.Node) {
@@ -102,36 +76,36 @@ func TestSchedule(t *testing.T) {
 		{name: "no nodes", pod: pod("p", "1", ""), why: "no nodes available to schedule pods"},
 		{name: "fits", nodes: []*corev1.Node{node("a", "2", "4Gi")}, pod: pod("p", "1", "1Gi"), node: "a"},
 		{name: "insufficient", nodes: []*corev1.Node{node("a", "2", "4Gi"), node("b", "1", "1Gi")}, pod: pod("p", "3", "2Gi"),
-			why: "0/2 nodes are available: 1 Insufficient memory, 2 Insufficient cpu."},
+			why: "0/2 nodes are available: 1 Insufficient memory, 2 Insufficient cpu. preemption: 0/2 nodes are available: 2 Preemption is not helpful for scheduling."},
 		{name: "full by what runs there", nodes: []*corev1.Node{node("a", "2", "4Gi")}, placed: map[*corev1.Pod]string{pod("q", "1500m", ""): "a"},
-			pod: pod("p", "1", ""), why: "0/1 nodes are available: 1 Insufficient cpu."},
+			pod: pod("p", "1", ""), why: "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{name: "taint", nodes: []*corev1.Node{node("a", "2", "4Gi", tainted("dedicated", "gpu"))}, pod: pod("p", "", ""),
-			why: "0/1 nodes are available: 1 node(s) had untolerated taint(s)."},
+			why: "0/1 nodes are available: 1 node(s) had untolerated taint(s). preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{name: "toleration", nodes: []*corev1.Node{node("a", "2", "4Gi", tainted("dedicated", "gpu"))},
 			pod: pod("p", "", "", func(p *corev1.Pod) {
 				p.Spec.Tolerations = []corev1.Toleration{{Key: "dedicated", Operator: corev1.TolerationOpExists}}
 			}), node: "a"},
 		{name: "cordoned", nodes: []*corev1.Node{node("a", "2", "4Gi", cordoned)}, pod: pod("p", "", ""),
-			why: "0/1 nodes are available: 1 node(s) were unschedulable."},
+			why: "0/1 nodes are available: 1 node(s) were unschedulable. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{name: "node selector", nodes: []*corev1.Node{node("a", "2", "4Gi"), node("b", "2", "4Gi")}, pod: pod("p", "", "", selecting(corev1.LabelHostname, "b")), node: "b"},
 		{name: "node selector that matches none", nodes: []*corev1.Node{node("a", "2", "4Gi")}, pod: pod("p", "", "", selecting("disk", "ssd")),
-			why: "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."},
+			why: "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{name: "host port taken", nodes: []*corev1.Node{node("a", "2", "4Gi")}, placed: map[*corev1.Pod]string{pod("q", "", "", hostPort(80)): "a"},
-			pod: pod("p", "", "", hostPort(80)), why: "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports."},
+			pod: pod("p", "", "", hostPort(80)), why: "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{name: "least allocated wins", nodes: []*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")}, placed: map[*corev1.Pod]string{pod("q", "2", "4Gi"): "a"},
 			pod: pod("p", "1", "1Gi"), node: "b"},
 		{name: "anti-affinity of its own", nodes: []*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")}, placed: map[*corev1.Pod]string{pod("q", "", ""): "b"},
 			pod: pod("p", "", "", antiAffine), node: "a"},
 		{name: "anti-affinity of another", nodes: []*corev1.Node{node("a", "4", "8Gi")}, placed: map[*corev1.Pod]string{pod("q", "", "", antiAffine): "a"},
-			pod: pod("p", "", ""), why: "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules."},
+			pod: pod("p", "", ""), why: "0/1 nodes are available: 1 node(s) didn't satisfy existing pods anti-affinity rules. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod."},
 		{name: "affinity", nodes: []*corev1.Node{node("a", "4", "8Gi"), node("b", "4", "8Gi")},
 			placed: map[*corev1.Pod]string{pod("q", "", "", func(p *corev1.Pod) { p.Labels = map[string]string{"app": "db"} }): "b"},
 			pod:    pod("p", "", "", affine), node: "b"},
 		{name: "affinity to nothing", nodes: []*corev1.Node{node("a", "4", "8Gi")}, pod: pod("p", "", "", affine),
-			why: "0/1 nodes are available: 1 node(s) didn't match pod affinity rules."},
+			why: "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
 		{name: "spread", nodes: []*corev1.Node{node("a", "4", "8Gi"), node("b", "400m", "8Gi")}, placed: map[*corev1.Pod]string{pod("q", "", ""): "a", pod("r", "350m", "", func(p *corev1.Pod) { p.Labels = nil }): "b"},
 			pod: pod("p", "100m", "", spread),
-			why: "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints."},
+			why: "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
@@ -142,11 +116,11 @@ func TestSchedule(t *testing.T) {
 			for p, n := range c.placed {
 				cluster.SetPod(model.NewPod(p), n)
 			}
-			d := newDecider().schedule(cluster, model.NewPod(c.pod))
-			if d.node != c.node || d.message != c.why {
-				t.Errorf("got node %q, message %q\nwant node %q, message %q", d.node, d.message, c.node, c.why)
+			d := newDecider(t).Schedule(cluster, model.NewPod(c.pod))
+			if d.Node != c.node || d.Message != c.why {
+				t.Errorf("got node %q, message %q\nwant node %q, message %q", d.Node, d.Message, c.node, c.why)
 			}
-			if d.node == "" && d.wokenBy == 0 {
+			if d.Node == "" && d.RejectedBy == 0 {
 				t.Error("a rejected pod that no event wakes")
 			}
 		})
@@ -159,12 +133,12 @@ func TestOwnerSpread(t *testing.T) {
 		cluster.SetNode(node(fmt.Sprint("n", i), "64", "64Gi"))
 	}
 	controller := true
-	d := newDecider()
+	d := newDecider(t)
 	for i := range 20 {
 		p := model.NewPod(pod(fmt.Sprint("p", i), "10m", "10Mi", func(p *corev1.Pod) {
-			p.OwnerReferences = []metav1.OwnerReference{{UID: "rs", Controller: &controller}}
+			p.OwnerReferences = []metav1.OwnerReference{{Kind: "ReplicaSet", UID: "rs", Controller: &controller}}
 		}))
-		cluster.SetPod(p, d.schedule(cluster, p).node)
+		cluster.SetPod(p, d.Schedule(cluster, p).Node)
 	}
 	for _, n := range cluster.Nodes() {
 		if len(n.Pods) != 4 {
@@ -176,7 +150,7 @@ func TestOwnerSpread(t *testing.T) {
 // TestNeverOvercommits: whatever comes and goes, no node is promised more than it has, and the sums are those of its pods.
 func TestNeverOvercommits(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		cluster, d := model.New(), newDecider()
+		cluster, d := model.New(), newDecider(t)
 		names := []string{"a", "b", "c"}
 		cpu := rapid.IntRange(1, 4)
 		for _, n := range names {
@@ -200,11 +174,11 @@ func TestNeverOvercommits(t *testing.T) {
 				}
 			default:
 				p := model.NewPod(pod(fmt.Sprint("p", i), fmt.Sprintf("%dm", rapid.IntRange(1, 2000).Draw(t, "milli")), ""))
-				if decided := d.schedule(cluster, p); decided.node != "" {
-					cluster.SetPod(p, decided.node)
+				if decided := d.Schedule(cluster, p); decided.Node != "" {
+					cluster.SetPod(p, decided.Node)
 					placed = append(placed, p.Pod.UID)
-				} else if decided.wokenBy&(filter.NodeChanged|filter.PodGone) == 0 {
-					t.Fatal("a pod that does not fit must be woken by a pod that goes")
+				} else if decided.RejectedBy == 0 {
+					t.Fatal("a pod that does not fit must be rejected by somebody")
 				}
 			}
 		}
@@ -218,22 +192,4 @@ func TestNeverOvercommits(t *testing.T) {
 			}
 		}
 	})
-}
-
-func BenchmarkSchedule5000Nodes(b *testing.B) {
-	cluster := model.New()
-	for i := range 5000 {
-		cluster.SetNode(node(fmt.Sprintf("node-%04d", i), "32", "64Gi"))
-	}
-	d := newDecider()
-	pods := make([]*model.Pod, b.N)
-	for i := range pods {
-		pods[i] = model.NewPod(pod(fmt.Sprint("p", i), "10m", "10Mi"))
-	}
-	b.ResetTimer()
-	for _, p := range pods {
-		decided := d.schedule(cluster, p)
-		cluster.SetPod(p, decided.node)
-	}
-	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "pods/s")
 }
