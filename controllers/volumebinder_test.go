@@ -338,6 +338,7 @@ func TestLostClaims(t *testing.T) {
 	c.hostVolume("v")
 	c.newClaim("widow")
 	c.claimIs("widow", corev1.ClaimBound, "v")
+	c.until("the volume is protected", func() bool { return len(c.getVolume("v").Finalizers) > 0 })
 	vols := c.client.CoreV1().PersistentVolumes()
 	c.must(vols.Delete(c.ctx, "v", metav1.DeleteOptions{}))
 	_, err := vols.Patch(c.ctx, "v", "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
