@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -97,8 +98,9 @@ func TestTarThereAndBack(t *testing.T) {
 }
 
 func TestKV(t *testing.T) {
-	s := &kv{m: map[string]string{}}
-	for _, c := range [][2]string{{"SET a b c", "OK"}, {"get a", "b c"}, {"DEL a", "OK"}, {"GET a", "NONE"}, {"PING", "PONG"}} {
+	s := &kv{m: map[string]string{}, lists: map[string][]string{}}
+	for _, c := range [][2]string{{"SET a b c", "OK"}, {"get a", "b c"}, {"DEL a", "OK"}, {"GET a", "NONE"}, {"PING", "PONG"},
+		{"PUSH q one", "OK"}, {"PUSH q two", "OK"}, {"POP q", "one"}, {"POP q", "two"}, {"POP q", "NONE"}} {
 		if got := s.do(c[0]); got != c[1] {
 			t.Errorf("%s: %s", c[0], got)
 		}
@@ -151,6 +153,15 @@ func TestServer(t *testing.T) {
 	fetch("/recover")
 	if code, _ := fetch("/healthz"); code != 200 {
 		t.Errorf("health after recover: %d", code)
+	}
+	if code, body := fetch("/busy?for=5ms"); code != 200 || body != "worked 5ms\n" {
+		t.Errorf("%d %q", code, body)
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := threadTime()
+	if work(20 * time.Millisecond); threadTime()-before < 20*time.Millisecond {
+		t.Error("work was done in no time")
 	}
 	if code, _ := fetch("/none"); code != 404 {
 		t.Errorf("missing page: %d", code)

@@ -11,7 +11,7 @@ import (
 )
 
 // kvServe is a key-value store in memory on TCP port 3306 (PORT overrides), one command a line:
-// SET key value, GET key, DEL key, PING. It answers OK, the value, NONE or ERR and the reason.
+// SET key value, GET key, DEL key, PUSH list value, POP list, PING. It answers OK, the value, NONE or ERR and the reason.
 func kvServe(e env, _ []string) int {
 	port := os.Getenv("PORT")
 	if port == "" {
@@ -22,7 +22,7 @@ func kvServe(e env, _ []string) int {
 		return e.fail("kv", err)
 	}
 	fmt.Fprintf(e.stdout, "kv listens on :%s\n", port)
-	store := &kv{m: map[string]string{}}
+	store := &kv{m: map[string]string{}, lists: map[string][]string{}}
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -35,6 +35,8 @@ func kvServe(e env, _ []string) int {
 type kv struct {
 	mu sync.Mutex
 	m  map[string]string
+	// lists are queues: each value is popped once.
+	lists map[string][]string
 }
 
 func (s *kv) talk(conn net.Conn) {
@@ -55,7 +57,7 @@ func (s *kv) do(line string) string {
 	case verb == "PING":
 		return "PONG"
 	case key == "":
-		return "ERR want: SET key value | GET key | DEL key | PING"
+		return "ERR want: SET key value | GET key | DEL key | PUSH list value | POP list | PING"
 	case verb == "SET":
 		s.m[key] = value
 		return "OK"
@@ -67,6 +69,16 @@ func (s *kv) do(line string) string {
 	case verb == "DEL":
 		delete(s.m, key)
 		return "OK"
+	case verb == "PUSH":
+		s.lists[key] = append(s.lists[key], value)
+		return "OK"
+	case verb == "POP":
+		list := s.lists[key]
+		if len(list) == 0 {
+			return "NONE"
+		}
+		s.lists[key] = list[1:]
+		return list[0]
 	}
 	return "ERR no such command: " + verb
 }
@@ -105,4 +117,21 @@ func kvSet(e env, args []string) int {
 		return 2
 	}
 	return kvAsk(e, args[0], "SET "+args[1]+" "+args[2])
+}
+
+func kvPush(e env, args []string) int {
+	if len(args) != 3 {
+		fmt.Fprintln(e.stderr, "usage: kv-push HOST:PORT LIST VALUE")
+		return 2
+	}
+	return kvAsk(e, args[0], "PUSH "+args[1]+" "+args[2])
+}
+
+// kvPop takes the oldest value from a list; exit code 1 when there is none.
+func kvPop(e env, args []string) int {
+	if len(args) != 2 {
+		fmt.Fprintln(e.stderr, "usage: kv-pop HOST:PORT LIST")
+		return 2
+	}
+	return kvAsk(e, args[0], "POP "+args[1])
 }

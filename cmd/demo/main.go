@@ -24,7 +24,7 @@ type command func(e env, args []string) int
 // commands are found by argv[0] (the links in the image's /bin) or by demo's first argument.
 func commands() map[string]command {
 	return map[string]command{
-		"serve": serve, "kv": kvServe, "kv-get": kvGet, "kv-set": kvSet, "wget": wget, "sleep": sleep,
+		"serve": serve, "kv": kvServe, "kv-get": kvGet, "kv-set": kvSet, "kv-push": kvPush, "kv-pop": kvPop, "wget": wget, "sleep": sleep,
 		"cat": cat, "ls": ls, "env": printEnv, "echo": echo, "tar": tarMain, "hostname": hostname, "id": id,
 		"true":  func(env, []string) int { return 0 },
 		"false": func(env, []string) int { return 1 },

@@ -9,6 +9,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,12 +113,37 @@ func (s *site) route(r *request) response {
 		code, _ := strconv.Atoi(form.Get("code"))
 		time.AfterFunc(50*time.Millisecond, func() { s.exit <- code })
 		return response{body: fmt.Sprintf("exiting with %d\n", code)}
+	case "/busy": // ?for=20ms of a core
+		d, _ := time.ParseDuration(form.Get("for"))
+		return response{body: fmt.Sprintf("worked %v\n", work(min(d, 10*time.Second)))}
 	case "/slow":
 		d, _ := time.ParseDuration(form.Get("for"))
 		time.Sleep(d)
 		return response{body: fmt.Sprintf("slept %v\n", d)}
 	}
 	return response{code: 404, body: "404 page not found\n"}
+}
+
+// work keeps the processor busy until d of its time has been used, whatever else runs, and gives that.
+func work(d time.Duration) time.Duration {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	start := threadTime()
+	for threadTime()-start < d {
+		for i := range 10_000 {
+			_ = i * i
+		}
+	}
+	return d
+}
+
+// threadTime is how long the calling thread has run.
+func threadTime() time.Duration {
+	var u syscall.Rusage
+	if syscall.Getrusage(syscall.RUSAGE_THREAD, &u) != nil {
+		return time.Duration(time.Now().UnixNano())
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 func describe(r *request) page {
