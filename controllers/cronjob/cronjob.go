@@ -24,14 +24,12 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/owner"
 	"github.com/coracle-dev/coracle/internal/clock"
 	"github.com/coracle-dev/coracle/internal/loop"
 )
 
 var kind = batchv1.SchemeGroupVersion.WithKind("CronJob")
-
-// byOwner is the index of jobs by the UID of their controller.
-const byOwner = "cronjob/owner"
 
 // Controller serves CronJobs.
 type Controller struct {
@@ -48,15 +46,7 @@ type Controller struct {
 // New makes the controller.
 func New(e env.Env) (*Controller, error) {
 	jobs, crons := e.Informers.Batch().V1().Jobs().Informer(), e.Informers.Batch().V1().CronJobs()
-	err := jobs.AddIndexers(cache.Indexers{byOwner: func(obj any) ([]string, error) {
-		if job, ok := obj.(*batchv1.Job); ok {
-			if ref := metav1.GetControllerOfNoCopy(job); ref != nil {
-				return []string{string(ref.UID)}, nil
-			}
-		}
-		return nil, nil
-	}})
-	if err != nil {
+	if err := owner.Index(jobs); err != nil {
 		return nil, err
 	}
 	c := &Controller{client: e.Client, crons: crons.Lister(), jobs: jobs.GetIndexer(), events: e.Recorder("cronjob-controller"), clock: e.Clock,
@@ -119,25 +109,11 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 			return nil
 		}
 	}
-	s := snapshot{cron: cron, jobs: c.owned(cron), now: c.clock.Now()}
+	s := snapshot{cron: cron, jobs: owner.Owned[*batchv1.Job](c.jobs, cron.UID), now: c.clock.Now()}
 	if s.gone, err = c.gone(ctx, s); err != nil {
 		return err
 	}
 	return c.act(ctx, key, cron, decide(s))
-}
-
-func (c *Controller) owned(cron *batchv1.CronJob) []*batchv1.Job {
-	objs, err := c.jobs.ByIndex(byOwner, string(cron.UID))
-	if err != nil {
-		return nil // only an unknown index errs
-	}
-	var owned []*batchv1.Job
-	for _, obj := range objs {
-		if job, ok := obj.(*batchv1.Job); ok {
-			owned = append(owned, job)
-		}
-	}
-	return owned
 }
 
 // gone asks for the active jobs that the informer does not show.

@@ -33,8 +33,11 @@ import (
 
 var kind = batchv1.SchemeGroupVersion.WithKind("Job")
 
-// pace is how far apart a job is looked at during a burst of pod changes, so that the burst makes few status writes.
-const pace = 20 * time.Millisecond
+// pace is how far apart a job is looked at during a burst of pod changes, so that the burst makes few status writes: the more pods the job runs,
+// the more of their changes fit into one.
+func pace(job *batchv1.Job) time.Duration {
+	return min(10*time.Millisecond+time.Duration(job.Status.Active)*time.Millisecond, 100*time.Millisecond)
+}
 
 // Controller serves Jobs, and frees pods of their finalizer whose job is gone.
 type Controller struct {
@@ -71,7 +74,7 @@ func New(e env.Env) (*Controller, error) {
 	jobInformer := e.Informers.Batch().V1().Jobs()
 	c := &Controller{client: e.Client, api: server{e.Client}, jobs: jobInformer.Lister(), pods: podInformer.GetIndexer(), events: e.Recorder("job-controller"),
 		clock: e.Clock, lag: loop.NewLag(e.Clock), jobLag: loop.NewLag(e.Clock), memories: map[string]*memory{}}
-	c.loop = e.Loop(loop.Config{Name: "job", Sync: c.sync, Pace: pace})
+	c.loop = e.Loop(loop.Config{Name: "job", Sync: c.sync})
 	c.strays = e.Loop(loop.Config{Name: "job-pods", Sync: c.syncStray})
 	loop.On(c.loop, jobInformer.Informer(), c.jobChanged)
 	loop.On(c.loop, podInformer, c.podChanged)
@@ -158,7 +161,7 @@ func (c *Controller) ownerOf(pod *corev1.Pod) *batchv1.Job {
 func (c *Controller) wakeOwner(pod *corev1.Pod) *batchv1.Job {
 	job := c.ownerOf(pod)
 	if job != nil {
-		c.loop.AddPaced(job.Namespace + "/" + job.Name)
+		c.loop.AddSpaced(job.Namespace+"/"+job.Name, pace(job))
 	}
 	return job
 }
