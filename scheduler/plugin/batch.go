@@ -250,9 +250,15 @@ func (c *Client) report(b *batch, err error) {
 		if c.ctx.Err() != nil {
 			return
 		}
+		if c.filling.Load() {
+			c.breaker.release(b.isProbe)
+			return
+		}
 		switch c.breaker.report(b.isProbe, err) {
 		case opened:
-			c.hangUp()
+			if !c.connecting() { // that, too, may take longer than a pod may wait
+				c.hangUp()
+			}
 			c.log.Warn("the plug-in is not available", "error", err, "when_down", c.cfg.WhenDown)
 		case closed:
 			c.log.Info("the plug-in is available again")

@@ -14,6 +14,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
@@ -56,6 +57,12 @@ func (c *Client) connect() (*link, error) {
 		c.link = l
 	}
 	return c.link, nil
+}
+
+func (c *Client) connecting() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.link != nil && c.link.conn.GetState() == connectivity.Connecting
 }
 
 func (c *Client) hangUp() {
@@ -178,9 +185,9 @@ func encode[T object](o T, format scheduling.ObjectFormat) ([]byte, error) {
 // plain puts an error into words for a pod's condition.
 func plain(err error, deadline time.Duration) error {
 	switch code := status.Code(err); {
-	case errors.Is(err, ErrInvalid), errors.Is(err, ErrDeadline), errors.Is(err, errClosed):
+	case errors.Is(err, ErrInvalid), errors.Is(err, errClosed):
 		return err
-	case errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded:
+	case errors.Is(err, ErrDeadline), errors.Is(err, context.DeadlineExceeded), code == codes.DeadlineExceeded:
 		return fmt.Errorf("%w: %v", ErrDeadline, deadline)
 	case code == codes.Unimplemented:
 		return fmt.Errorf("%w: it does not serve %s", ErrInvalid, scheduling.SchedulerPlugin_ServiceDesc.ServiceName)

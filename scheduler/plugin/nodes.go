@@ -104,24 +104,24 @@ func (s *nodeSet) startOver(session string) {
 	}
 }
 
-// changes is one request's worth of what the plug-in lacks, and which objects those are; nil where it lacks nothing.
-func (s *nodeSet) changes(format scheduling.ObjectFormat) (*scheduling.SyncNodesRequest, []*corev1.Node, error) {
+// changes is one request's worth of what the plug-in lacks, and which objects those are; nil where it lacks nothing. more
+// tells whether it is not the last.
+func (s *nodeSet) changes(format scheduling.ObjectFormat) (request *scheduling.SyncNodesRequest, nodes []*corev1.Node, more bool, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.dirty) == 0 && len(s.removed) == 0 {
-		return nil, nil, nil
+		return nil, nil, false, nil
 	}
-	request := &scheduling.SyncNodesRequest{Base: s.stateLocked()}
+	request = &scheduling.SyncNodesRequest{Base: s.stateLocked()}
 	size := 0
 	for name := range s.removed {
 		request.Removed = append(request.Removed, name)
 	}
-	var nodes []*corev1.Node
 	for name := range s.dirty {
 		node := s.entries[name].node
 		object, err := encode(node, format)
 		if err != nil {
-			return nil, nil, err
+			return nil, nil, false, err
 		}
 		if size += len(object); size > chunkBytes && len(nodes) > 0 {
 			break
@@ -129,7 +129,7 @@ func (s *nodeSet) changes(format scheduling.ObjectFormat) (*scheduling.SyncNodes
 		nodes = append(nodes, node)
 		request.Set = append(request.Set, &scheduling.Node{Name: name, Object: object})
 	}
-	return request, nodes, nil
+	return request, nodes, len(nodes) < len(s.dirty), nil
 }
 
 // took notes that the plug-in has taken a request in.
@@ -158,12 +158,13 @@ func (s *nodeSet) took(request *scheduling.SyncNodesRequest, nodes []*corev1.Nod
 	}
 }
 
-// ready makes sure that the plug-in is known and knows the nodes. Sending goes on after ctx has ended.
+// ready makes sure that the plug-in is known and knows the nodes. Sending goes on after ctx has ended: thousands of nodes take
+// longer than a pod may wait.
 func (c *Client) ready(ctx context.Context, l *link, nodes []*corev1.Node) (*scheduling.DescribeResponse, *scheduling.NodeState, error) {
 	select {
 	case c.talking <- struct{}{}:
 	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("%w: it is still being sent nodes", ErrDeadline)
+		return nil, nil, ErrDeadline
 	}
 	about, err := c.describe(ctx, l)
 	if err != nil || !about.Nodes {
@@ -186,7 +187,7 @@ func (c *Client) ready(ctx context.Context, l *link, nodes []*corev1.Node) (*sch
 	case err := <-done:
 		return about, c.nodes.state(), err
 	case <-ctx.Done():
-		return nil, nil, fmt.Errorf("%w: it is still being sent nodes", ErrDeadline)
+		return nil, nil, ErrDeadline
 	}
 }
 
@@ -198,11 +199,15 @@ func (s *nodeSet) synced() bool {
 
 // send brings the plug-in up to date. After an error nobody knows what it has taken in, so that it starts over.
 func (c *Client) send(l *link, about *scheduling.DescribeResponse) error {
+	defer c.filling.Store(false)
 	lost := 0
 	for {
-		request, nodes, err := c.nodes.changes(about.Objects)
+		request, nodes, more, err := c.nodes.changes(about.Objects)
 		if err != nil || request == nil {
 			return err
+		}
+		if more {
+			c.filling.Store(true)
 		}
 		ctx, cancel := context.WithTimeout(c.ctx, chunkDeadline)
 		response, err := l.stub.SyncNodes(ctx, request)

@@ -19,7 +19,7 @@ func TestNodeSet(t *testing.T) {
 		revision := 0
 		begin := func() {
 			if request == nil {
-				request, sent, _ = set.changes(scheduling.ObjectFormat_PROTOBUF)
+				request, sent, _, _ = set.changes(scheduling.ObjectFormat_PROTOBUF)
 			}
 		}
 		end := func() {

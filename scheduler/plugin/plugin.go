@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -101,6 +102,7 @@ var (
 	// ErrDeadline is no answer in time.
 	ErrDeadline = errors.New("no answer in time")
 	errBusy     = errors.New("too many pods wait for it")
+	errFilling  = fmt.Errorf("%w: it is being sent the nodes", ErrDeadline)
 	errTooLarge = errors.New("the pod is too large to be sent")
 	errClosed   = errors.New("the scheduler is stopping")
 )
@@ -117,6 +119,8 @@ type Client struct {
 	stop    context.CancelFunc
 	// talking is held while the plug-in is described or sent nodes: one at a time.
 	talking chan struct{}
+	// filling is set while so many nodes are sent that it takes several requests. Pods need not wait for that.
+	filling atomic.Bool
 
 	mu      sync.Mutex
 	waiting []*call
@@ -182,6 +186,9 @@ func (c *Client) Evaluate(ctx context.Context, pod *corev1.Pod, nodes []*corev1.
 }
 
 func (c *Client) ask(ctx context.Context, pod *corev1.Pod, nodes []*corev1.Node) (Answer, error) {
+	if c.filling.Load() {
+		return Answer{}, errFilling
+	}
 	probe, err := c.breaker.admit()
 	if err != nil {
 		return Answer{}, err

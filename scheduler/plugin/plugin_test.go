@@ -153,6 +153,36 @@ func TestManyNodesComeInChunks(t *testing.T) {
 	}
 }
 
+// TestSlowToTakeNodes: a plug-in that takes longer for the nodes than a pod waits gets them once all the same, and meanwhile pods
+// are not held up.
+func TestSlowToTakeNodes(t *testing.T) {
+	s := &slowSync{server: &server{about: both(), judge: each(func(*server, string) *scheduling.NodeVerdict { return nil })}, takes: 150 * time.Millisecond}
+	s.about.Nodes = true
+	path := socket(t)
+	defer serveAs(t, s, path)()
+	c := client(t, path, func(cfg *Config) { cfg.Deadline = 100 * time.Millisecond })
+	var list []*corev1.Node
+	for i := range 10 {
+		n := nodes(fmt.Sprintf("n%d", i))[0]
+		n.Annotations = map[string]string{"big": strings.Repeat("x", 900<<10)}
+		list = append(list, n)
+	}
+	calls := 0
+	eventually(t, "answer", func() bool {
+		calls++
+		_, err := c.Evaluate(t.Context(), pod("p"), list)
+		return err == nil
+	})
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.syncs) != len(list) {
+		t.Errorf("%d requests for %d nodes", len(s.syncs), len(list))
+	}
+	if calls < 10 {
+		t.Errorf("%d calls while nodes were sent: they were held up", calls)
+	}
+}
+
 // TestNonsense: an answer that breaks the contract is named, counted, and counts as none.
 func TestNonsense(t *testing.T) {
 	answer := func(pods ...*scheduling.PodAnswer) *scheduling.EvaluateResponse {

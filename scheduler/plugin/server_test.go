@@ -170,6 +170,17 @@ func (h *hangingSync) SyncNodes(ctx context.Context, r *scheduling.SyncNodesRequ
 	return h.server.SyncNodes(ctx, r)
 }
 
+// slowSync takes a while for each request.
+type slowSync struct {
+	*server
+	takes time.Duration
+}
+
+func (h *slowSync) SyncNodes(ctx context.Context, r *scheduling.SyncNodesRequest) (*scheduling.SyncNodesResponse, error) {
+	time.Sleep(h.takes)
+	return h.server.SyncNodes(ctx, r)
+}
+
 // serveAs serves any implementation, or none.
 func serveAs(t testing.TB, s scheduling.SchedulerPluginServer, path string) (stop func()) {
 	t.Helper()
