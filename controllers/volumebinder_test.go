@@ -69,8 +69,8 @@ func (c *cluster) getVolume(name string) *corev1.PersistentVolume {
 	return v
 }
 
-// claimIs waits until a claim has the phase and the volume, and gives it.
-func (c *cluster) claimIs(name string, phase corev1.PersistentVolumeClaimPhase, volume string) (claim *corev1.PersistentVolumeClaim) {
+// volumeClaimIs waits until a claim has the phase and the volume, and gives it.
+func (c *cluster) volumeClaimIs(name string, phase corev1.PersistentVolumeClaimPhase, volume string) (claim *corev1.PersistentVolumeClaim) {
 	c.Helper()
 	c.eventually("claim "+name, func() error {
 		if claim = c.getClaim(name); claim.Status.Phase != phase || claim.Spec.VolumeName != volume {
@@ -117,13 +117,13 @@ func TestClaimsGetTheSmallestVolume(t *testing.T) {
 	c.newClaim("early")
 	c.event("early", "FailedBinding", "no persistent volumes available for this claim and no storage class is set")
 	c.hostVolume("large", sized("9Gi"))
-	c.claimIs("early", corev1.ClaimBound, "large")
+	c.volumeClaimIs("early", corev1.ClaimBound, "large")
 	c.hostVolume("medium", sized("3Gi"))
 	c.hostVolume("small", sized("2Gi"))
 	c.volumeIs("medium", corev1.VolumeAvailable)
 	c.volumeIs("small", corev1.VolumeAvailable)
 	c.newClaim("later")
-	claim := c.claimIs("later", corev1.ClaimBound, "small")
+	claim := c.volumeClaimIs("later", corev1.ClaimBound, "small")
 	v := c.volumeIs("small", corev1.VolumeBound)
 	if got := claim.Status.Capacity.Storage().String(); got != "2Gi" || !slices.Equal(claim.Status.AccessModes, v.Spec.AccessModes) {
 		t.Fatalf("capacity %s, access modes %v", got, claim.Status.AccessModes)
@@ -147,7 +147,7 @@ func TestReservations(t *testing.T) {
 	c.volumeIs("by-name", corev1.VolumeAvailable)
 	c.volumeIs("free", corev1.VolumeAvailable)
 	c.newClaim("wanted")
-	c.claimIs("wanted", corev1.ClaimBound, "by-name")
+	c.volumeClaimIs("wanted", corev1.ClaimBound, "by-name")
 	if v := c.volumeIs("by-name", corev1.VolumeBound); v.Annotations[volumes.BoundByController] != "" {
 		t.Fatalf("a user's reservation is marked: %v", v.Annotations)
 	}
@@ -160,7 +160,7 @@ func TestReservations(t *testing.T) {
 	c.newClaim("rival", naming("by-name"))
 	c.event("rival", "FailedBinding", `volume "by-name" already bound to a different claim.`)
 	c.hostVolume("tomorrow")
-	if claim := c.claimIs("picky", corev1.ClaimBound, "tomorrow"); claim.Annotations[volumes.BoundByController] != "" {
+	if claim := c.volumeClaimIs("picky", corev1.ClaimBound, "tomorrow"); claim.Annotations[volumes.BoundByController] != "" {
 		t.Fatalf("a user's choice is marked: %v", claim.Annotations)
 	}
 }
@@ -195,7 +195,7 @@ func TestReclaimPolicies(t *testing.T) {
 		c.newClaim(name, naming(name))
 	}
 	for _, name := range names {
-		c.claimIs(name, corev1.ClaimBound, name)
+		c.volumeClaimIs(name, corev1.ClaimBound, name)
 		c.deleteClaim(name)
 	}
 	if v := c.volumeIs("kept", corev1.VolumeReleased); v.Spec.ClaimRef == nil {
@@ -214,7 +214,7 @@ func TestReclaimPolicies(t *testing.T) {
 	v.Spec.ClaimRef = nil
 	_, err := c.client.CoreV1().PersistentVolumes().Update(c.ctx, v, metav1.UpdateOptions{})
 	c.must(err)
-	c.claimIs("kept", corev1.ClaimBound, "kept")
+	c.volumeClaimIs("kept", corev1.ClaimBound, "kept")
 }
 
 func TestRecycling(t *testing.T) {
@@ -235,7 +235,7 @@ func TestRecycling(t *testing.T) {
 		})
 	}
 	c.newClaim("one")
-	c.claimIs("one", corev1.ClaimBound, "used")
+	c.volumeClaimIs("one", corev1.ClaimBound, "used")
 	c.deleteClaim("one")
 	end(corev1.PodFailed)
 	c.event("used", "VolumeFailedRecycle", "Recycle failed: no room")
@@ -251,7 +251,7 @@ func TestRecycling(t *testing.T) {
 		return apierrors.IsNotFound(err)
 	})
 	c.newClaim("two")
-	c.claimIs("two", corev1.ClaimBound, "used")
+	c.volumeClaimIs("two", corev1.ClaimBound, "used")
 }
 
 func TestProvisionersAreAsked(t *testing.T) {
@@ -262,7 +262,7 @@ func TestProvisionersAreAsked(t *testing.T) {
 	ask := func(name, provisioner string) *corev1.PersistentVolumeClaim {
 		c.event(name, "ExternalProvisioning", "Waiting for a volume to be created either by the external provisioner '"+provisioner+
 			"' or manually by the system administrator. If volume creation is delayed, please verify that the provisioner is running and correctly registered.")
-		claim := c.claimIs(name, corev1.ClaimPending, "")
+		claim := c.volumeClaimIs(name, corev1.ClaimPending, "")
 		if a := claim.Annotations; a[volumes.StorageProvisioner] != provisioner || a[volumes.BetaStorageProvisioner] != provisioner {
 			t.Fatalf("%v", a)
 		}
@@ -274,7 +274,7 @@ func TestProvisionersAreAsked(t *testing.T) {
 		v.Spec.StorageClassName, v.Spec.PersistentVolumeReclaimPolicy = "fast", corev1.PersistentVolumeReclaimDelete
 		v.Spec.ClaimRef = &corev1.ObjectReference{APIVersion: "v1", Kind: "PersistentVolumeClaim", Namespace: "default", Name: "eager", UID: claim.UID}
 	})
-	c.claimIs("eager", corev1.ClaimBound, "pvc-"+string(claim.UID))
+	c.volumeClaimIs("eager", corev1.ClaimBound, "pvc-"+string(claim.UID))
 
 	c.storageClass("ebs", func(s *storagev1.StorageClass) { s.Provisioner = "kubernetes.io/aws-ebs" })
 	c.newClaim("cloudy", ofClass("ebs"))
@@ -296,7 +296,7 @@ func TestDelayedBinding(t *testing.T) {
 	c.newClaim("lazy", ofClass("later"))
 	c.newClaim("lazier", ofClass("later"))
 	c.event("lazy", "WaitForFirstConsumer", "waiting for first consumer to be created before binding")
-	c.claimIs("lazy", corev1.ClaimPending, "")
+	c.volumeClaimIs("lazy", corev1.ClaimPending, "")
 
 	_, err := c.client.CoreV1().Pods("default").Create(c.ctx, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "gated"}, Spec: corev1.PodSpec{
 		Containers: []corev1.Container{{Name: "c", Image: "i"}}, SchedulingGates: []corev1.PodSchedulingGate{{Name: "example.com/wait"}},
@@ -309,7 +309,7 @@ func TestDelayedBinding(t *testing.T) {
 	v, _ := volumes.Claimed(c.getVolume("fits"), c.getClaim("lazy"))
 	_, err = c.client.CoreV1().PersistentVolumes().Update(c.ctx, v, metav1.UpdateOptions{})
 	c.must(err)
-	c.claimIs("lazy", corev1.ClaimBound, "fits")
+	c.volumeClaimIs("lazy", corev1.ClaimBound, "fits")
 	c.eventually("the node is noted", func() error {
 		claim := c.getClaim("lazier")
 		metav1.SetMetaDataAnnotation(&claim.ObjectMeta, volumes.SelectedNode, "n1")
@@ -337,13 +337,13 @@ func TestLostClaims(t *testing.T) {
 	c := start(t, nil)
 	c.hostVolume("v")
 	c.newClaim("widow")
-	c.claimIs("widow", corev1.ClaimBound, "v")
+	c.volumeClaimIs("widow", corev1.ClaimBound, "v")
 	c.until("the volume is protected", func() bool { return len(c.getVolume("v").Finalizers) > 0 })
 	vols := c.client.CoreV1().PersistentVolumes()
 	c.must(vols.Delete(c.ctx, "v", metav1.DeleteOptions{}))
 	_, err := vols.Patch(c.ctx, "v", "application/merge-patch+json", []byte(`{"metadata":{"finalizers":null}}`), metav1.PatchOptions{})
 	c.must(err)
-	claim := c.claimIs("widow", corev1.ClaimLost, "v")
+	claim := c.volumeClaimIs("widow", corev1.ClaimLost, "v")
 	if claim.Status.Capacity != nil || claim.Status.AccessModes != nil {
 		t.Fatalf("%+v", claim.Status)
 	}
@@ -351,7 +351,7 @@ func TestLostClaims(t *testing.T) {
 	c.hostVolume("v", func(v *corev1.PersistentVolume) { // from a backup
 		v.Spec.ClaimRef = &corev1.ObjectReference{Namespace: "default", Name: "widow", UID: claim.UID}
 	})
-	c.claimIs("widow", corev1.ClaimBound, "v")
+	c.volumeClaimIs("widow", corev1.ClaimBound, "v")
 	c.volumeIs("v", corev1.VolumeBound)
 }
 

@@ -83,7 +83,7 @@ func TestVolumeStaysWhileBound(t *testing.T) {
 	volumes := c.client.CoreV1().PersistentVolumes()
 	c.hostVolume("v")
 	c.claim("user", nil)
-	c.claimIs("user", corev1.ClaimBound, "v")
+	c.volumeClaimIs("user", corev1.ClaimBound, "v")
 	c.until("the volume is protected", func() bool {
 		return slices.Contains(c.volumeIs("v", corev1.VolumeBound).Finalizers, volumeprotection.VolumeFinalizer)
 	})

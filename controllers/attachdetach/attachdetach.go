@@ -91,6 +91,14 @@ func (c *Controller) sync(ctx context.Context, name string) error {
 		return err
 	}
 	p := decide(s)
+	if len(p.detach) > 0 { // what the node says of its volumes may be newer than the informer's
+		if s.node, err = c.client.CoreV1().Nodes().Get(ctx, name, metav1.GetOptions{}); apierrors.IsNotFound(err) {
+			s.node = nil
+		} else if err != nil {
+			return err
+		}
+		p = decide(s)
+	}
 	c.remember(name, s, p)
 	if p.tell {
 		if err := c.report(ctx, s.node, p.report); err != nil {
