@@ -80,6 +80,9 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 	if err := s.keepAuthentication(ctx, client); err != nil {
 		return err
 	}
+	if err := s.keepClusterInfo(ctx, client); err != nil {
+		return err
+	}
 	if err := s.keepService(ctx, client); err != nil {
 		return err
 	}
@@ -100,6 +103,32 @@ func priorityClasses() []schedulingv1.PriorityClass {
 			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
 		},
 	}
+}
+
+// keepClusterInfo publishes how the cluster is found. What stands there is changed once, when the server has started: of two servers that
+// are found in different ways neither takes away what the other wrote. Keys that others add stay.
+func (s *Server) keepClusterInfo(ctx context.Context, client kubernetes.Interface) error {
+	if s.cfg.ClusterInfo == "" {
+		return nil
+	}
+	const name, key = "cluster-info", "kubeconfig"
+	maps := client.CoreV1().ConfigMaps(metav1.NamespacePublic)
+	have, err := maps.Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
+	switch {
+	case apierrors.IsNotFound(err):
+		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: map[string]string{key: s.cfg.ClusterInfo}}, metav1.CreateOptions{})
+		if apierrors.IsAlreadyExists(err) {
+			return nil
+		}
+	case err == nil && !s.told && have.Data[key] != s.cfg.ClusterInfo:
+		if have.Data == nil {
+			have.Data = map[string]string{}
+		}
+		have.Data[key] = s.cfg.ClusterInfo
+		_, err = maps.Update(ctx, have, metav1.UpdateOptions{})
+	}
+	s.told = s.told || err == nil
+	return err
 }
 
 // keepAuthentication publishes how this server authenticates. Keys that others add stay.

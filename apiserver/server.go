@@ -71,6 +71,9 @@ type Config struct {
 	Authentication map[string]string
 	// FrontProxyCert is the certificate by which aggregated API servers know this one; nil shows them none.
 	FrontProxyCert func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	// ClusterInfo is the kubeconfig, without credentials, by which machines that want to join find the cluster: the ConfigMap
+	// kube-public/cluster-info, which anybody may read. Empty keeps no such ConfigMap.
+	ClusterInfo string
 	// Audit notes requests; nil notes none.
 	Audit *audit.Log
 	// Checks are further conditions of /readyz.
@@ -115,6 +118,7 @@ type Server struct {
 	metrics     *metrics
 	access      *access
 	flows       *flowControl
+	told        bool // ClusterInfo was written since the start
 	log         *slog.Logger
 	scheme      *runtime.Scheme
 }

@@ -165,6 +165,10 @@ func (d *Defaults) addNamespaceRoles() {
 	d.bindIn(system, controllerPrefix+"token-cleaner", controllerPrefix+"token-cleaner", account("token-cleaner"))
 	d.role(public, signer, rule(reads, core, "configmaps"), rule("update", core, "configmaps", "cluster-info"), events())
 	d.bindIn(public, signer, signer, account("bootstrap-signer"))
+	// kubeadm's: whoever wants to join finds the cluster without credentials.
+	const finder = "kubeadm:bootstrap-signer-clusterinfo"
+	d.role(public, finder, rule("get", core, "configmaps", "cluster-info"))
+	d.bindIn(public, finder, finder, named(user.Anonymous))
 }
 
 // addOwnRoles adds what our components do beyond upstream's: the controllers share one identity, nodes route to each other's

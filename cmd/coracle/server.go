@@ -199,7 +199,12 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 	nodes := tunnel.New()
 	_, port, _ := net.SplitHostPort(s.o.listen)
 	number, _ := strconv.Atoi(port)
-	issuer, err := tokens.Discovery("https://" + net.JoinHostPort(advertise.String(), port))
+	url := "https://" + net.JoinHostPort(advertise.String(), port)
+	issuer, err := tokens.Discovery(url)
+	if err != nil {
+		return err
+	}
+	info, err := s.pki.ClusterInfo(url)
 	if err != nil {
 		return err
 	}
@@ -219,6 +224,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		OpenAPI: spec,
 		Paths:   map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
 
+		ClusterInfo:    info,
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
 		Collectors:     []prometheus.Collector{s.work, s.decisions},

@@ -86,6 +86,18 @@ func (p *PKI) ensureKubeconfig(path, server string, id Identity) error {
 	return WriteKubeconfig(path, server, p.ca.pem, id.Name, pair)
 }
 
+// ClusterInfo is the kubeconfig of a cluster without user or context, as machines that want to join find it in the ConfigMap
+// kube-public/cluster-info.
+func (p *PKI) ClusterInfo(server string) (string, error) {
+	c := clientcmdapi.NewConfig()
+	c.Clusters[""] = &clientcmdapi.Cluster{Server: server, CertificateAuthorityData: p.ca.pem}
+	raw, err := clientcmd.Write(*c)
+	if err != nil {
+		return "", fmt.Errorf("pki: encoding a kubeconfig: %w", err)
+	}
+	return string(raw), nil
+}
+
 // WriteKubeconfig writes a kubeconfig of one cluster, one user and one context, for its owner's eyes only.
 func WriteKubeconfig(path, server string, ca []byte, user string, pair Pair) error {
 	const cluster = "coracle"
