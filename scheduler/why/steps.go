@@ -30,23 +30,45 @@ func steps(f *Facts) []Step {
 		list = append(list, Step{At: p.Status.StartTime.Time, What: "taken up by the node", From: "status.startTime"})
 	}
 	list = append(list, f.byCondition(corev1.PodReadyToStartContainers, "sandbox with its network ready")...)
+	initialized := len(p.Spec.InitContainers) == 0
+	restarts := int32(0)
 	eachStatus(p, func(kind string, s *corev1.ContainerStatus) {
+		if kind == "container" && !initialized {
+			list = append(list, f.byCondition(corev1.PodInitialized, "initialized")...)
+			initialized = true
+		}
 		if kind != "ephemeral container" {
 			list = append(list, f.containerSteps(kind, s)...)
+			restarts += s.RestartCount
 		}
 	})
-	if len(p.Spec.InitContainers) > 0 {
-		list = append(list, f.byCondition(corev1.PodInitialized, "initialized")...)
+	ready := "ready"
+	if restarts > 0 {
+		ready = "ready since"
 	}
-	list = append(list, f.byCondition(corev1.PodReady, "ready")...)
-	// In the order of time; steps without one keep their places, and those of one second their order.
-	slices.SortStableFunc(list, func(a, b Step) int {
-		if a.At.IsZero() || b.At.IsZero() {
-			return 0
-		}
-		return a.At.Truncate(time.Second).Compare(b.At.Truncate(time.Second))
-	})
+	list = append(list, f.byCondition(corev1.PodReady, ready)...)
+	inTime(list)
 	return list
+}
+
+// inTime sorts steps by time. Those of one second keep their order, and one without a time stays behind the one before it.
+func inTime(list []Step) {
+	type keyed struct {
+		Step
+		key time.Time
+	}
+	var before time.Time
+	all := make([]keyed, len(list))
+	for i, s := range list {
+		if !s.At.IsZero() {
+			before = s.At.Truncate(time.Second)
+		}
+		all[i] = keyed{s, before}
+	}
+	slices.SortStableFunc(all, func(a, b keyed) int { return a.key.Compare(b.key) })
+	for i := range all {
+		list[i] = all[i].Step
+	}
 }
 
 func (f *Facts) scheduled() Step {

@@ -252,7 +252,7 @@ func (t *text) steps(list []Step) {
 	t.section("Steps since %s", clock(begin))
 	for _, s := range list {
 		if s.At.IsZero() {
-			t.line(2, "%7s  %7s  %s: unknown when, its event is gone", "?", "", s.What)
+			t.line(2, "%7s  %7s  %s: unknown when, no event tells", "?", "", s.What)
 			continue
 		}
 		// Objects have whole seconds only, so that fractions of events would compare unlike things.
