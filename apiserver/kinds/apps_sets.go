@@ -2,9 +2,11 @@ package kinds
 
 import (
 	"fmt"
+	"strconv"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
+	apiequality "k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -27,7 +29,7 @@ func daemonSets() Kind {
 		ageColumn(),
 	}
 	columns = append(append(columns, containerColumns()...), wideColumn("Selector", "string", spec["selector"]))
-	return ofTemplate(Kind{
+	return countingTemplates(ofTemplate(Kind{
 		GVK:            appsv1.SchemeGroupVersion.WithKind("DaemonSet"),
 		Resource:       "daemonsets",
 		Singular:       "daemonset",
@@ -46,7 +48,36 @@ func daemonSets() Kind {
 		},
 	}, func(o *appsv1.DaemonSet) (*appsv1.DaemonSetSpec, *appsv1.DaemonSetStatus, *corev1.PodTemplateSpec) {
 		return &o.Spec, &o.Status, &o.Spec.Template
-	})
+	}))
+}
+
+// countingTemplates completes the entry of DaemonSets: how often the template has changed, a field of former versions, is an annotation that
+// nobody else sets.
+func countingTemplates(k Kind) Kind {
+	create, update := k.PrepareCreate, k.PrepareUpdate
+	set := func(d *appsv1.DaemonSet, n int64) {
+		if d.Annotations == nil {
+			d.Annotations = map[string]string{}
+		}
+		d.Annotations[appsv1.DeprecatedTemplateGeneration] = strconv.FormatInt(n, 10)
+	}
+	k.PrepareCreate = func(obj runtime.Object) {
+		create(obj)
+		set(obj.(*appsv1.DaemonSet), 1)
+	}
+	k.PrepareUpdate = func(obj, old runtime.Object) {
+		update(obj, old)
+		d, was := obj.(*appsv1.DaemonSet), old.(*appsv1.DaemonSet)
+		n, err := strconv.ParseInt(was.Annotations[appsv1.DeprecatedTemplateGeneration], 10, 64)
+		if err != nil {
+			n = 0
+		}
+		if !apiequality.Semantic.DeepEqual(d.Spec.Template, was.Spec.Template) {
+			n++
+		}
+		set(d, n)
+	}
+	return k
 }
 
 func defaultDaemonSet(d *appsv1.DaemonSet) {

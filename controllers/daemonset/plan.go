@@ -152,9 +152,7 @@ func (w *work) prune(node string, p *place) {
 		}
 	}
 	if w.surge() == 0 {
-		if len(alive) > 1 {
-			w.delete(alive[1:])
-		}
+		w.keepOne(alive)
 		return
 	}
 	if len(alive) == 0 && p.run {
@@ -166,17 +164,21 @@ func (w *work) prune(node string, p *place) {
 }
 
 func (w *work) pruneSurge(alive []*corev1.Pod) {
-	fresh := filter(alive, w.updated)
-	old := filter(alive, func(pod *corev1.Pod) bool { return !w.updated(pod) })
-	if len(fresh) > 1 {
-		w.delete(fresh[1:])
+	fresh := w.keepOne(filter(alive, w.updated))
+	old := w.keepOne(filter(alive, func(pod *corev1.Pod) bool { return !w.updated(pod) }))
+	if fresh != nil && old != nil && (!pods.Ready(old) || w.available(fresh)) {
+		w.delete([]*corev1.Pod{old})
 	}
-	if len(old) > 1 {
-		w.delete(old[1:])
+}
+
+// keepOne deletes all pods but one: the oldest that serves, or else the oldest.
+func (w *work) keepOne(list []*corev1.Pod) *corev1.Pod {
+	if len(list) == 0 {
+		return nil
 	}
-	if len(fresh) > 0 && len(old) > 0 && (!pods.Ready(old[0]) || w.available(fresh[0])) {
-		w.delete(old[:1])
-	}
+	kept := list[max(0, slices.IndexFunc(list, w.available))]
+	w.delete(filter(list, func(pod *corev1.Pod) bool { return pod != kept }))
+	return kept
 }
 
 func (w *work) delete(list []*corev1.Pod) {

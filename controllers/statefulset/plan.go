@@ -255,13 +255,13 @@ func (w *work) handDown() bool {
 	return true
 }
 
-// scaleDown removes condemned pods: in order one at a time, the highest first, and none while another pod is not available. False means that
-// there is one left, which an update waits for.
+// scaleDown removes condemned pods: in order one at a time, the highest first, and none that runs while another pod is not available. False
+// means that there is one left, which an update waits for.
 func (w *work) scaleDown() bool {
 	for _, pod := range w.condemned {
 		switch {
 		case pod.DeletionTimestamp != nil:
-		case w.ordered && !w.ready(pod) && pod != w.firstUnavailable:
+		case w.ordered && !w.ready(pod) && !pods.Terminal(pod) && pod != w.firstUnavailable:
 		default:
 			w.plan.delete = append(w.plan.delete, pod)
 		}
