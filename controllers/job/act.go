@@ -20,9 +20,6 @@ import (
 	"github.com/coracle-dev/coracle/controllers/owner"
 )
 
-// parallel is how many requests of one job are under way at once.
-const parallel = 32
-
 // turn is one job's sync once its decision is made.
 type turn struct {
 	*Controller
@@ -56,7 +53,7 @@ func (t *turn) act(ctx context.Context, p plan) error {
 		p.events = nil
 	}
 	t.memory.backoff = p.backoff
-	releaseErr := t.release(ctx, p.release)
+	releaseErr := t.release(ctx, p.release, false)
 	status, finished := settle(p, t.tracked())
 	if err := t.write(ctx, status); err != nil {
 		return errors.Join(createErr, releaseErr, err)
@@ -114,14 +111,14 @@ func (t *turn) tracked() map[types.UID]bool {
 	return left
 }
 
-// release takes the finalizer off the pods, all at once.
-func (t *turn) release(ctx context.Context, list []*corev1.Pod) error {
+// release takes the finalizer off the pods, all at once; off unchanged ones only if asked.
+func (t *turn) release(ctx context.Context, list []*corev1.Pod, unchanged bool) error {
 	gone := make([]bool, len(list))
-	err := each(len(list), func(i int) error {
+	err := t.each(len(list), func(i int) error {
 		if t.memory.released[list[i].UID] || !hasFinalizer(list[i]) {
 			return nil
 		}
-		err := t.api.release(ctx, list[i])
+		err := t.api.release(ctx, list[i], unchanged)
 		gone[i] = err == nil
 		return err
 	})
@@ -133,9 +130,9 @@ func (t *turn) release(ctx context.Context, list []*corev1.Pod) error {
 	return err
 }
 
-// remove deletes pods that are not to be counted: their finalizer goes first.
+// remove deletes pods that are not to be counted: their finalizer goes first, unless they have ended meanwhile.
 func (t *turn) remove(ctx context.Context, list []*corev1.Pod) error {
-	if err := t.release(ctx, list); err != nil {
+	if err := t.release(ctx, list, true); err != nil {
 		return err
 	}
 	return t.delete(ctx, list)
@@ -143,7 +140,7 @@ func (t *turn) remove(ctx context.Context, list []*corev1.Pod) error {
 
 // delete deletes the pods, all at once.
 func (t *turn) delete(ctx context.Context, list []*corev1.Pod) error {
-	return each(len(list), func(i int) error {
+	return t.each(len(list), func(i int) error {
 		if err := t.api.delete(ctx, list[i]); err != nil {
 			t.events.Eventf(t.job, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 			return err
@@ -161,7 +158,7 @@ func (t *turn) create(ctx context.Context, list []newPod) (made int, err error) 
 		batch := list[:min(size, len(list))]
 		list = list[len(batch):]
 		done := make([]bool, len(batch))
-		err = each(len(batch), func(i int) error {
+		err = t.each(len(batch), func(i int) error {
 			err := t.createOne(ctx, batch[i])
 			done[i] = err == nil
 			return err
@@ -254,9 +251,9 @@ func finished(job *batchv1.Job) bool {
 }
 
 // each calls f for 0 to n-1 side by side, all of them whatever fails, and gives the first error.
-func each(n int, f func(int) error) error {
+func (c *Controller) each(n int, f func(int) error) error {
 	var g errgroup.Group
-	g.SetLimit(parallel)
+	g.SetLimit(c.parallel)
 	for i := range n {
 		g.Go(func() error { return f(i) })
 	}

@@ -19,8 +19,8 @@ type api interface {
 	// create and delete come back when their outcome is known; a pod that is gone is deleted.
 	create(ctx context.Context, pod *corev1.Pod) (*corev1.Pod, error)
 	delete(ctx context.Context, pod *corev1.Pod) error
-	// release takes the tracking finalizer off the pod; one that is gone has none.
-	release(ctx context.Context, pod *corev1.Pod) error
+	// release takes the tracking finalizer off the pod, if asked only when the pod has not changed; one that is gone has none.
+	release(ctx context.Context, pod *corev1.Pod, unchanged bool) error
 	// list gives the job's pods past every cache.
 	list(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod, error)
 	// updateStatus is refused when the job has changed.
@@ -38,13 +38,11 @@ func (s server) delete(ctx context.Context, pod *corev1.Pod) error {
 	return pods.Delete(ctx, s.client, pod)
 }
 
-func (s server) release(ctx context.Context, pod *corev1.Pod) error {
-	return s.patchFinalizer(ctx, pod, map[string]any{"uid": pod.UID})
-}
-
-// patchFinalizer takes the tracking finalizer off, provided the pod is as metadata says.
-func (s server) patchFinalizer(ctx context.Context, pod *corev1.Pod, metadata map[string]any) error {
-	metadata["$deleteFromPrimitiveList/finalizers"] = []string{batchv1.JobTrackingFinalizer}
+func (s server) release(ctx context.Context, pod *corev1.Pod, unchanged bool) error {
+	metadata := map[string]any{"uid": pod.UID, "$deleteFromPrimitiveList/finalizers": []string{batchv1.JobTrackingFinalizer}}
+	if unchanged {
+		metadata["resourceVersion"] = pod.ResourceVersion
+	}
 	patch, err := json.Marshal(map[string]any{"metadata": metadata})
 	if err != nil {
 		return err

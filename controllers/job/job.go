@@ -39,6 +39,9 @@ func pace(job *batchv1.Job) time.Duration {
 	return min(10*time.Millisecond+time.Duration(job.Status.Active)*time.Millisecond, 100*time.Millisecond)
 }
 
+// parallel is how many requests of one job are under way at once.
+const parallel = 32
+
 // Controller serves Jobs, and frees pods of their finalizer whose job is gone.
 type Controller struct {
 	client kubernetes.Interface
@@ -52,6 +55,7 @@ type Controller struct {
 	loop, strays *loop.Loop
 	mu           sync.Mutex
 	memories     map[string]*memory
+	parallel     int
 }
 
 // memory is what the controller remembers of a job from one sync to the next. Only the job's worker touches it. Without it, as after a restart,
@@ -73,7 +77,7 @@ func New(e env.Env) (*Controller, error) {
 	}
 	jobInformer := e.Informers.Batch().V1().Jobs()
 	c := &Controller{client: e.Client, api: server{e.Client}, jobs: jobInformer.Lister(), pods: podInformer.GetIndexer(), events: e.Recorder("job-controller"),
-		clock: e.Clock, lag: loop.NewLag(e.Clock), jobLag: loop.NewLag(e.Clock), memories: map[string]*memory{}}
+		clock: e.Clock, lag: loop.NewLag(e.Clock), jobLag: loop.NewLag(e.Clock), memories: map[string]*memory{}, parallel: parallel}
 	c.loop = e.Loop(loop.Config{Name: "job", Sync: c.sync})
 	c.strays = e.Loop(loop.Config{Name: "job-pods", Sync: c.syncStray})
 	loop.On(c.loop, jobInformer.Informer(), c.jobChanged)
@@ -197,11 +201,9 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	for _, lag := range []*loop.Lag{c.jobLag, c.lag} {
-		if wait := lag.Behind(key); wait > 0 {
-			c.loop.AddAfter(key, wait) // the informer's next event comes long before
-			return nil
-		}
+	if wait := max(c.jobLag.Behind(key), c.lag.Behind(key)); wait > 0 {
+		c.loop.AddAfter(key, wait) // the informer's next event comes long before
+		return nil
 	}
 	owned, err := c.claim(ctx, job)
 	if err != nil {

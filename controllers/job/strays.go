@@ -22,7 +22,7 @@ func (c *Controller) syncStray(ctx context.Context, key string) error {
 	if err != nil || !stray {
 		return err
 	}
-	return server{c.client}.patchFinalizer(ctx, pod, map[string]any{"uid": pod.UID, "resourceVersion": pod.ResourceVersion})
+	return c.api.release(ctx, pod, true) // a change may be its adoption
 }
 
 func (c *Controller) isStray(ctx context.Context, pod *corev1.Pod) (bool, error) {
