@@ -47,7 +47,7 @@ type Config struct {
 	PodCIDR netip.Prefix
 	// NodeCIDRBits is the prefix length of a node's range; 24 when zero (64 for IPv6).
 	NodeCIDRBits int
-	// NodeMonitorGrace is how long a node's lease may go unrenewed before the node counts as lost; 40 s when zero.
+	// NodeMonitorGrace is how long a node's lease may go unrenewed before the node counts as lost; 50 s when zero.
 	NodeMonitorGrace time.Duration
 	// TerminatedPodThreshold is how many ended pods may stay before the oldest are removed; 12500 when zero, none
 	// are ever removed when negative.
@@ -77,7 +77,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.Clock = clock.Real{}
 	}
 	if c.NodeMonitorGrace == 0 {
-		c.NodeMonitorGrace = 40 * time.Second
+		c.NodeMonitorGrace = 50 * time.Second
 	}
 	if c.TerminatedPodThreshold == 0 {
 		c.TerminatedPodThreshold = 12500

@@ -180,7 +180,7 @@ func (c *Eviction) sync(ctx context.Context, key string) error {
 	return c.evict(ctx, key, pod)
 }
 
-// untilEviction is how long the pod still tolerates the taints; evicted is false when it does for ever. Its shortest toleration counts, from
+// untilEviction is how long the pod still tolerates the taints; evicted is false when it does for ever. The shortest of its times counts, from
 // when the taint was added or the pod bound, whichever is later. It is pure.
 func untilEviction(pod *corev1.Pod, list []corev1.Taint, seen map[string]time.Time, now time.Time) (wait time.Duration, evicted bool) {
 	var bound time.Time
@@ -210,25 +210,24 @@ func untilEviction(pod *corev1.Pod, list []corev1.Taint, seen map[string]time.Ti
 	return wait, evicted
 }
 
-// toleration is the shortest of the pod's tolerations of a taint.
+// toleration is the first of the pod's tolerations of a taint.
 func toleration(pod *corev1.Pod, taint *corev1.Taint) (seconds int64, forever, tolerated bool) {
-	forever = true
 	for i := range pod.Spec.Tolerations {
 		t := &pod.Spec.Tolerations[i]
 		if !t.ToleratesTaint(klog.Background(), taint, true) {
 			continue
 		}
-		tolerated = true
-		if t.TolerationSeconds != nil && (forever || *t.TolerationSeconds < seconds) {
-			seconds, forever = max(0, *t.TolerationSeconds), false
+		if t.TolerationSeconds == nil {
+			return 0, true, true
 		}
+		return max(0, *t.TolerationSeconds), false, true
 	}
-	return seconds, forever, tolerated
+	return 0, false, false
 }
 
 func (c *Eviction) evict(ctx context.Context, key string, pod *corev1.Pod) error {
 	c.events.Eventf(podReference(pod), corev1.EventTypeNormal, "TaintManagerEviction", "Marking for deletion Pod %s", key)
-	if pods.Condition(pod, corev1.DisruptionTarget) == nil {
+	if have := pods.Condition(pod, corev1.DisruptionTarget); have == nil || have.Status != corev1.ConditionTrue {
 		err := pods.PatchStatus(ctx, c.client, pod, "", corev1.PodCondition{
 			Type: corev1.DisruptionTarget, Status: corev1.ConditionTrue, Reason: "DeletionByTaintManager", Message: "Taint manager: deleting due to NoExecute taint",
 			LastTransitionTime: metav1.NewTime(c.clock.Now()),

@@ -103,9 +103,7 @@ func taints(node *corev1.Node, mode evict, now metav1.Time) (list []corev1.Taint
 		list = append(list, taint)
 	}
 	for _, taint := range wanted {
-		if taint.Effect == corev1.TaintEffectNoExecute || taint.Key == corev1.TaintNodeUnreachable || taint.Key == corev1.TaintNodeNotReady {
-			taint.TimeAdded = &now
-		}
+		taint.TimeAdded = &now
 		list, changed = append(list, taint), true
 	}
 	return list, changed
@@ -168,6 +166,22 @@ func (h health) interval(nowhere bool) (apart time.Duration, never bool) {
 		return slowInterval, false
 	}
 	return 0, true
+}
+
+// secondary are the labels that older clients know, by those that they repeat.
+var secondary = map[string]string{corev1.LabelOSStable: "beta.kubernetes.io/os", corev1.LabelArchStable: "beta.kubernetes.io/arch"}
+
+// missingLabels are the secondary labels that the node lacks, or has with another value. It is pure.
+func missingLabels(node *corev1.Node) map[string]string {
+	missing := map[string]string{}
+	for first, second := range secondary {
+		if want, ok := node.Labels[first]; ok {
+			if have, has := node.Labels[second]; !has || have != want {
+				missing[second] = want
+			}
+		}
+	}
+	return missing
 }
 
 // same tells which taint has a's key and effect.

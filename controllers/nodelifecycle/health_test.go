@@ -52,6 +52,9 @@ func TestTaints(t *testing.T) {
 		{"all are silent", node("Unknown", unreachable+":NoSchedule", unreachable+":NoExecute"), evictNot, "unreachable:NoSchedule", true},
 		{"back", node("True", unreachable+":NoSchedule", unreachable+":NoExecute", "mine:NoSchedule"), evictNot, "mine:NoSchedule", true},
 	}
+	if got, _ := taints(node("False"), evictNow, metav1.NewTime(now)); !got[0].TimeAdded.Time.Equal(now) || !got[1].TimeAdded.Time.Equal(now) {
+		t.Errorf("without their time: %+v", got)
+	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			got, changed := taints(tt.node, tt.mode, metav1.NewTime(now))
@@ -65,6 +68,17 @@ func TestTaints(t *testing.T) {
 	cordoned.Status.Conditions = append(cordoned.Status.Conditions, corev1.NodeCondition{Type: corev1.NodeDiskPressure, Status: "True"}, corev1.NodeCondition{Type: corev1.NodePIDPressure, Status: "False"})
 	if got, _ := taints(cordoned, evictNot, metav1.NewTime(now)); showTaints(got) != "unschedulable:NoSchedule disk-pressure:NoSchedule" {
 		t.Fatal(showTaints(got))
+	}
+}
+
+func TestMissingLabels(t *testing.T) {
+	n := node("True")
+	if got := missingLabels(n); len(got) != 0 {
+		t.Errorf("of a node without labels: %v", got)
+	}
+	n.Labels = map[string]string{"kubernetes.io/os": "linux", "kubernetes.io/arch": "arm64", "beta.kubernetes.io/arch": "amd64", "beta.kubernetes.io/os": "linux"}
+	if got := missingLabels(n); len(got) != 1 || got["beta.kubernetes.io/arch"] != "arm64" {
+		t.Errorf("%v", got)
 	}
 }
 
@@ -135,6 +149,8 @@ func TestUntilEviction(t *testing.T) {
 		{"over", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](30))}, time.Hour, "0s true"},
 		{"bound later", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](30))}, 10 * time.Second, "20s true"},
 		{"one of two", []corev1.Taint{lost, other}, []corev1.Toleration{tolerate(lost.Key, nil)}, time.Hour, "0s true"},
+		{"the first that fits counts", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, nil), tolerate(lost.Key, ptr.To[int64](1))}, time.Hour, "0s false"},
+		{"negative seconds", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](-5))}, time.Hour, "0s true"},
 		{"the shorter of two", []corev1.Taint{lost, other}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](300)), tolerate(other.Key, ptr.To[int64](60))}, time.Hour, "50s true"},
 	}
 	for _, tt := range tests {

@@ -39,6 +39,7 @@ type Controller struct {
 	leases informers.SharedInformerFactory
 	events record.EventRecorder
 	clock  clock.Clock
+	began  time.Time
 	grace  time.Duration
 	loop   *loop.Loop
 
@@ -58,7 +59,7 @@ func New(e env.Env, grace time.Duration) (*Controller, error) {
 	leases := client.Informers(e.Client, informers.WithNamespace(corev1.NamespaceNodeLease))
 	c := &Controller{
 		client: e.Client, nodes: core.Nodes().Lister(), pods: core.Pods().Informer().GetIndexer(), leases: leases, events: e.Recorder("node-controller"), clock: e.Clock,
-		grace: grace, heard: map[string]time.Time{}, pace: map[string]time.Time{},
+		began: e.Clock.Now().Truncate(time.Second), grace: grace, heard: map[string]time.Time{}, pace: map[string]time.Time{},
 	}
 	c.loop = e.Loop(loop.Config{Name: "nodelifecycle", Sync: c.sync})
 	c.loop.Wait(core.Pods().Informer())
@@ -102,7 +103,11 @@ func (c *Controller) nodeChanged(old, cur *corev1.Node) {
 		c.mu.Lock()
 		delete(c.heard, old.Name)
 		c.mu.Unlock()
+		c.events.Eventf(old, corev1.EventTypeNormal, "RemovingNode", "Node %[1]s event: Removing Node %[1]s from Controller", old.Name)
 		return
+	}
+	if old == nil && !cur.CreationTimestamp.Time.Before(c.began) {
+		c.events.Eventf(cur, corev1.EventTypeNormal, "RegisteredNode", "Node %[1]s event: Registered Node %[1]s in Controller", cur.Name)
 	}
 	if old == nil || heartbeat(cur).After(heartbeat(old)) {
 		c.hear(cur.Name)
@@ -153,6 +158,9 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 		wait = c.grace
 	}
 	c.loop.AddAfter(key, wait)
+	if missing := missingLabels(node); len(missing) > 0 {
+		return c.label(ctx, node, missing) // its next version brings it back
+	}
 	if err := c.taint(ctx, node); err != nil {
 		return err
 	}
@@ -180,6 +188,19 @@ func (c *Controller) lose(ctx context.Context, node *corev1.Node) (*corev1.Node,
 		c.events.Eventf(node, corev1.EventTypeNormal, "NodeNotReady", "Node %s status is now: NodeNotReady", node.Name)
 	}
 	return updated, err
+}
+
+// label gives the node the labels that older clients know.
+func (c *Controller) label(ctx context.Context, node *corev1.Node, missing map[string]string) error {
+	patch, err := json.Marshal(map[string]any{"metadata": map[string]any{"uid": node.UID, "labels": missing}})
+	if err != nil {
+		return err
+	}
+	_, err = c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{})
+	if apierrors.IsNotFound(err) {
+		return nil
+	}
+	return err
 }
 
 // taint brings the node's taints in step with its conditions.

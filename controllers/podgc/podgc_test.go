@@ -22,11 +22,15 @@ func TestDecide(t *testing.T) {
 	all := []*corev1.Pod{
 		pod("runs", "n1", corev1.PodRunning, 9, false), pod("orphan", "lost", corev1.PodRunning, 9, false), pod("waits", "", corev1.PodPending, 9, false),
 		pod("unscheduled", "", corev1.PodPending, 9, true), pod("stops", "n1", corev1.PodRunning, 9, true),
+		pod("shuts", "shut", corev1.PodRunning, 9, true), pod("stays", "shut", corev1.PodRunning, 9, false),
 		pod("done1", "n1", corev1.PodSucceeded, 1, false), pod("done3", "n1", corev1.PodFailed, 3, false), pod("done2", "n1", corev1.PodSucceeded, 2, false),
 	}
-	for threshold, want := range map[int]string{-1: "orphan unscheduled ", 0: "orphan unscheduled done3 done2 done1 ", 1: "orphan unscheduled done3 done2 ", 3: "orphan unscheduled "} {
+	all[len(all)-1].Status = corev1.PodStatus{Phase: corev1.PodFailed, Reason: "Evicted"}
+	for threshold, want := range map[int]string{
+		-1: "orphan unscheduled shuts ", 0: "orphan unscheduled shuts done2 done3 done1 ", 1: "orphan unscheduled shuts done2 done3 ", 2: "orphan unscheduled shuts done2 ", 3: "orphan unscheduled shuts ",
+	} {
 		var got string
-		for _, r := range decide(all, map[string]bool{"lost": true, "n1": false}, threshold) {
+		for _, r := range decide(all, map[string]bool{"lost": true, "n1": false}, map[string]bool{"shut": true}, threshold) {
 			got += fmt.Sprint(r.pod.Name, " ")
 		}
 		if got != want {
