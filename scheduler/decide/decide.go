@@ -3,6 +3,8 @@
 package decide
 
 import (
+	"slices"
+
 	"github.com/coracle-dev/coracle/scheduler/explain"
 	"github.com/coracle-dev/coracle/scheduler/filter"
 	"github.com/coracle-dev/coracle/scheduler/model"
@@ -73,6 +75,7 @@ type Decider struct {
 	rejected  []*filter.Rejection // of the others, in turn
 	turn      int                 // where the search began
 	potential []*model.Node
+	wider     bool // wide filters have something to say, unless who goes changes that
 	totals    []int64
 	part      []int64
 }
@@ -94,7 +97,7 @@ func New(s Settings) (*Decider, error) {
 	d := &Decider{settings: s, classes: newClasses()}
 	for i, names := range [...][]string{filter.Local, filter.Wide} {
 		for _, name := range names {
-			if !contains(s.Filters, name) {
+			if !slices.Contains(s.Filters, name) {
 				continue
 			}
 			f, err := filter.New(name, s.FilterArgs)
@@ -129,15 +132,6 @@ func scorers(names []string, s Settings) ([]weighted, error) {
 		all = append(all, weighted{Scorer: scorer, weight: weight})
 	}
 	return all, nil
-}
-
-func contains(names []string, name string) bool {
-	for _, n := range names {
-		if n == name {
-			return true
-		}
-	}
-	return false
 }
 
 // Filters are the filters in the order they are asked.
@@ -303,18 +297,25 @@ func (d *Decider) check(node *model.Node) (*filter.Rejection, fact) {
 	if f.rejected != nil {
 		return f.rejected, f
 	}
-	if len(d.wide) == 0 {
-		return nil, f
-	}
-	if nominated := d.nominated(node); len(nominated) > 0 {
-		if rejected := d.checkWith(nominated, node); rejected != nil {
-			return rejected, f
-		}
-	}
 	return d.checkWide(node), f
 }
 
+// checkWide asks the wide filters, which must be prepared: as if the pods were there that the node is being freed for, and as it is.
 func (d *Decider) checkWide(node *model.Node) *filter.Rejection {
+	if len(node.Nominated) > 0 {
+		nominated := d.nominated(node)
+		if len(nominated) > 0 && (len(d.wide) > 0 || slices.ContainsFunc(nominated, repels)) {
+			if rejected := d.checkWith(nominated, node); rejected != nil {
+				return rejected
+			}
+		}
+	}
+	return d.askWide(node)
+}
+
+func repels(p *model.Pod) bool { return len(p.AntiAffinity) > 0 }
+
+func (d *Decider) askWide(node *model.Node) *filter.Rejection {
 	for _, f := range d.wide {
 		if rejected := f.Check(node); rejected != nil {
 			return rejected
@@ -330,7 +331,7 @@ func (d *Decider) checkWith(nominated []*model.Pod, node *model.Node) *filter.Re
 	}
 	rejected, _ := d.prepareWide()
 	if rejected == nil {
-		rejected = d.checkWide(node)
+		rejected = d.askWide(node)
 	}
 	for _, p := range nominated {
 		d.cluster.Suppose(p, node, -1)

@@ -169,7 +169,7 @@ func (d *Decider) preempt(nodes []*model.Node, all int, decision Decision) Decis
 			potential = append(potential, nodes[(d.turn+i)%len(nodes)])
 		}
 	}
-	d.potential = potential
+	d.potential, d.wider = potential, len(d.wide) > 0
 	counts := map[string]int{}
 	best := d.bestCandidate(potential, counts)
 	if best == nil {
@@ -230,7 +230,7 @@ func (c *candidate) before(other *candidate) bool {
 
 // candidacyOf is selectVictims, remembered for the class where nothing but the node decides.
 func (d *Decider) candidacyOf(node *model.Node) (*candidate, *filter.Rejection) {
-	if d.class == nil || len(d.wide) > 0 || d.cluster.NominatedTo(d.pod.Pod.UID) == node.Name {
+	if d.class == nil || d.wider || d.cluster.NominatedTo(d.pod.Pod.UID) == node.Name {
 		return d.selectVictims(node)
 	}
 	if len(d.class.victims) < d.cluster.Slots() {
@@ -271,7 +271,7 @@ func (d *Decider) selectVictims(node *model.Node) (*candidate, *filter.Rejection
 	for _, p := range back {
 		d.cluster.Suppose(p, node, 1)
 	}
-	if len(d.wide) > 0 {
+	if d.wider {
 		d.prepareWide()
 	}
 	if rejected != nil {
@@ -312,16 +312,13 @@ func (d *Decider) mustGo(node *model.Node, p *model.Pod) bool {
 
 // checkSupposed is check without what is remembered.
 func (d *Decider) checkSupposed(node *model.Node) *filter.Rejection {
-	if rejected := d.checkLocal(node); rejected != nil || len(d.wide) == 0 {
+	if rejected := d.checkLocal(node); rejected != nil {
 		return rejected
 	}
-	if nominated := d.nominated(node); len(nominated) > 0 {
-		if rejected := d.checkWith(nominated, node); rejected != nil {
+	if d.wider {
+		if rejected, _ := d.prepareWide(); rejected != nil {
 			return rejected
 		}
-	}
-	if rejected, _ := d.prepareWide(); rejected != nil {
-		return rejected
 	}
 	return d.checkWide(node)
 }
