@@ -28,6 +28,7 @@ func TestCluster(t *testing.T) {
 	t.Run("BadInput", func(t *testing.T) { testBadInput(t, c) })
 	t.Run("Events", func(t *testing.T) { testEvents(t, c) })
 	t.Run("Rollout", func(t *testing.T) { testRollout(t, c) })
+	t.Run("Stories", func(t *testing.T) { testStories(t, c) })
 }
 
 // repository is the checkout's root.
