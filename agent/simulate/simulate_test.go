@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 	"time"
 
@@ -262,5 +263,57 @@ func TestClean(t *testing.T) {
 	w.must(err)
 	if count != 3 || len(left.Items) != 1 {
 		t.Errorf("%d deleted, %d left", count, len(left.Items))
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	for name, cfg := range map[string]Config{
+		"no server": {Nodes: 1},
+		"no node":   {RestConfig: &rest.Config{}},
+		"failures":  {RestConfig: &rest.Config{}, Nodes: 1, Fail: 2},
+		"too small": {RestConfig: &rest.Config{}, Nodes: 257, PodCIDR: netip.MustParsePrefix("10.9.0.0/16")},
+	} {
+		if err := Run(t.Context(), cfg); err == nil {
+			t.Errorf("%s: not refused", name)
+		}
+	}
+}
+
+func TestAForeignNodeIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	config := apiservertest.Start(t)
+	kube := kubernetes.NewForConfigOrDie(config)
+	if _, err := kube.CoreV1().Nodes().Create(t.Context(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "sim-1"}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := Run(t.Context(), Config{RestConfig: config, Nodes: 2, Log: Discard()}); err == nil || !strings.Contains(err.Error(), "sim-1 exists") {
+		t.Errorf("%v", err)
+	}
+}
+
+func TestAddresses(t *testing.T) {
+	n := newNode(&Config{Prefix: "n", PodCIDR: netip.MustParsePrefix("10.0.0.0/8")}, 258)
+	if n.name != "n258" || n.ip.String() != "198.18.1.3" || n.cidr.String() != "10.1.2.0/24" {
+		t.Fatal(n.name, n.ip, n.cidr)
+	}
+	n.claim("10.1.2.3", "early")
+	seen := map[string]bool{"10.1.2.3": true}
+	for i := range 252 { // of .2 to .254 one is claimed
+		ip, ok := n.take(types.UID(fmt.Sprint(i)))
+		if !ok || seen[ip.String()] || !n.cidr.Contains(ip) {
+			t.Fatal(i, ip, ok)
+		}
+		seen[ip.String()] = true
+	}
+	if ip, ok := n.take("more"); ok {
+		t.Fatal("given twice:", ip)
+	}
+	n.release("10.1.2.9", "another's")
+	if _, ok := n.take("more"); ok {
+		t.Fatal("released by somebody else")
+	}
+	n.release("10.1.2.3", "early")
+	if ip, ok := n.take("more"); !ok || ip.String() != "10.1.2.3" {
+		t.Fatal(ip, ok)
 	}
 }
