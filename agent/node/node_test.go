@@ -14,6 +14,7 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
 
@@ -69,6 +70,11 @@ func TestStatusKeepsWhatIsNotItsOwn(t *testing.T) {
 	now := Status(in, &old)
 	if !same(&old, &now) {
 		t.Error("a heartbeat alone makes a difference")
+	}
+	old.Capacity["example.com/dongle"] = resource.MustParse("4") // as an administrator advertises it
+	now = Status(in, &old)
+	if q := now.Allocatable["example.com/dongle"]; q.Value() != 4 {
+		t.Errorf("allocatable dongles: %s", q.String())
 	}
 	if condition(now, "NetworkUnavailable") == "" {
 		t.Error("a foreign condition is lost")

@@ -41,8 +41,12 @@ type Input struct {
 // Status is the node's status now; old is what the API server has, whose foreign parts are kept.
 func Status(in Input, old *v1.NodeStatus) v1.NodeStatus {
 	st := *old.DeepCopy()
-	st.Capacity = capacity(in)
-	st.Allocatable = allocatable(in)
+	st.Capacity, st.Allocatable = capacity(in), allocatable(in)
+	for name, quantity := range old.Capacity {
+		if extended(name) {
+			st.Capacity[name], st.Allocatable[name] = quantity, quantity
+		}
+	}
 	st.NodeInfo = in.Facts.Info
 	st.Addresses = addresses(in)
 	st.DaemonEndpoints.KubeletEndpoint.Port = in.Port
@@ -71,6 +75,12 @@ func allocatable(in Input) v1.ResourceList {
 	out[v1.ResourceMemory] = *resource.NewQuantity(max(in.Facts.Memory-memoryReserve, 0), resource.BinarySI)
 	out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(in.Facts.Storage/100*(100-diskFraction), resource.DecimalSI)
 	return out
+}
+
+// extended tells whether a resource is one that somebody else advertises for the node, by a name with a domain.
+func extended(name v1.ResourceName) bool {
+	domain, _, found := strings.Cut(string(name), "/")
+	return found && domain != "kubernetes.io" && !strings.HasSuffix(domain, ".kubernetes.io")
 }
 
 func addresses(in Input) []v1.NodeAddress {
