@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -17,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/coracle-dev/coracle/apiserver/audit"
+	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/internal/metrics"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
@@ -53,6 +55,7 @@ type options struct {
 	metrics string
 	// schedulerConfig is a KubeSchedulerConfiguration file.
 	schedulerConfig string
+	autoscaling     autoscale.Config
 }
 
 type etcdOptions struct {
@@ -115,6 +118,15 @@ func kubeconfigFlag(o *options, f *pflag.FlagSet) {
 
 func schedulerFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.schedulerConfig, "scheduler-config", "", "KubeSchedulerConfiguration file: profiles, their plug-ins and settings (default: one profile, default-scheduler)")
+}
+
+func autoscalingFlags(o *options, f *pflag.FlagSet) {
+	const of = "horizontal-pod-autoscaler-"
+	a := &o.autoscaling
+	f.DurationVar(&a.SyncPeriod, of+"sync-period", 15*time.Second, "how often each autoscaler looks at its metrics")
+	f.DurationVar(&a.DownscaleStabilization, of+"downscale-stabilization", 5*time.Minute, "how long a higher recommendation holds, where an autoscaler's behavior does not say")
+	f.DurationVar(&a.CPUInitialization, of+"cpu-initialization-period", 5*time.Minute, "how long after a pod's start its CPU samples count only if taken since it is ready")
+	f.DurationVar(&a.ReadinessDelay, of+"initial-readiness-delay", 30*time.Second, "how long after its start a pod that becomes unready is taken never to have been ready")
 }
 
 func metricsFlag(o *options, f *pflag.FlagSet) {
@@ -218,7 +230,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag, metricsFlag, schedulerFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags} {
 		add(&options{}, f)
 	}
 	var names []string

@@ -105,10 +105,10 @@ func newControllers() *cobra.Command {
 		work := loop.NewMetrics()
 		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
 			return controllers.Run(ctx, controllers.Config{
-				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work,
+				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling,
 			})
 		})
-	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag)
+	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags)
 }
 
 func newProxy() *cobra.Command {

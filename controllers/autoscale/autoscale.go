@@ -108,6 +108,9 @@ type target struct {
 
 // New makes the controller. The metrics are read from the API server that cfg leads to.
 func New(e env.Env, cfg *rest.Config, s *scales.Client, settings Config) (*Controller, error) {
+	if min(settings.SyncPeriod, settings.DownscaleStabilization, settings.CPUInitialization, settings.ReadinessDelay) < 0 || settings.Tolerance < 0 {
+		return nil, fmt.Errorf("no period and no tolerance may be negative: %+v", settings)
+	}
 	m, err := newMetrics(cfg, e.Client.Discovery(), s)
 	if err != nil {
 		return nil, err
