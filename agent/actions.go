@@ -247,8 +247,8 @@ func (w *worker) deletePod(ctx context.Context, pod *v1.Pod) (func(*lifecycle.St
 	opts := metav1.NewDeleteOptions(0)
 	opts.Preconditions = metav1.NewUIDPreconditions(string(pod.UID))
 	err := w.a.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, *opts)
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return nil, err
+	if err != nil && !apierrors.IsNotFound(err) {
+		return nil, err // a conflict with another by the same name ends when that is seen
 	}
 	return func(s *lifecycle.State) { s.Deleted = true }, nil
 }

@@ -55,7 +55,7 @@ func newNode(cfg *Config, index int) *node {
 }
 
 func ignoreGone(err error) error {
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return err

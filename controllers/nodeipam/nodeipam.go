@@ -123,6 +123,8 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	_, err = c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, metav1.PatchOptions{})
 	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
 		c.release(node.UID) // the node is gone, and its deletion may have been seen before the range was taken
+	}
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
 	return err

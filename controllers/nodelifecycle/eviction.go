@@ -237,8 +237,8 @@ func (c *Eviction) evict(ctx context.Context, key string, pod *corev1.Pod) error
 		}
 	}
 	err := c.client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))})
-	if err != nil && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
-		return err
+	if err != nil && !apierrors.IsNotFound(err) {
+		return err // a conflict with another by the same name ends when that is seen
 	}
 	c.setDue(key, false)
 	return nil

@@ -208,10 +208,10 @@ func (c *Controller) remove(ctx context.Context, r removal) error {
 	err := c.client.CoreV1().Pods(r.pod.Namespace).Delete(ctx, r.pod.Name, metav1.DeleteOptions{
 		GracePeriodSeconds: ptr.To[int64](0), Preconditions: metav1.NewUIDPreconditions(string(r.pod.UID)),
 	})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone, or another by the same name
+	if apierrors.IsNotFound(err) {
+		return nil
 	}
-	return err
+	return err // a conflict with another by the same name ends when that is seen
 }
 
 // fail marks a pod as failed before it is removed, so that whoever counts on it learns of its end, and that it was disrupted if it was.

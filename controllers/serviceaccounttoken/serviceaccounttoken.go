@@ -144,10 +144,10 @@ func (c *Controller) remove(ctx context.Context, key string, secret *corev1.Secr
 		return nil
 	}
 	err := c.client.CoreV1().Secrets(secret.Namespace).Delete(ctx, secret.Name, metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(secret.UID))})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
+	if apierrors.IsNotFound(err) {
 		return nil
 	}
-	return err
+	return err // a conflict with another by the same name ends when that is seen
 }
 
 // fill is the Secret with what it lacks, or nil where it lacks nothing.

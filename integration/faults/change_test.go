@@ -185,7 +185,8 @@ func (s *storm) evict(ctx context.Context) {
 		return
 	}
 	for i := range list.Items {
-		_ = s.client.PolicyV1().Evictions(in).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: list.Items[i].Name, Namespace: in}})
+		pod := &list.Items[i]
+		s.took(pod, s.client.PolicyV1().Evictions(in).Evict(ctx, &policyv1.Eviction{ObjectMeta: metav1.ObjectMeta{Name: pod.Name, Namespace: in}}))
 	}
 }
 
@@ -195,11 +196,15 @@ func (s *storm) deletePod(ctx context.Context) {
 	if err != nil || len(list.Items) == 0 {
 		return
 	}
-	pod := list.Items[s.random.IntN(len(list.Items))]
-	s.mu.Lock()
-	s.foreign[pod.UID] = true
-	s.mu.Unlock()
-	_ = s.client.CoreV1().Pods(in).Delete(ctx, pod.Name, *metav1.NewPreconditionDeleteOptions(string(pod.UID)))
+	pod := &list.Items[s.random.IntN(len(list.Items))]
+	s.took(pod, s.client.CoreV1().Pods(in).Delete(ctx, pod.Name, *metav1.NewPreconditionDeleteOptions(string(pod.UID))))
+}
+
+// took notes that we, not its controller, may have deleted a pod.
+func (s *storm) took(pod *corev1.Pod, err error) {
+	if !apierrors.IsTooManyRequests(err) && !apierrors.IsNotFound(err) && !apierrors.IsConflict(err) {
+		s.world.Foreign[pod.UID] = true
+	}
 }
 
 // cordon makes a node take no pods, or take them again.

@@ -9,13 +9,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/clientcmd"
 
@@ -44,6 +44,7 @@ func TestStorm(t *testing.T) {
 			s := newStorm(t, seed)
 			defer func() {
 				if t.Failed() {
+					s.keep()
 					t.Logf("run it again: go test ./integration/faults -run TestStorm -seed %d -for %v", seed, *forFlag)
 				}
 			}()
@@ -64,11 +65,9 @@ type storm struct {
 	recorder *Recorder
 	world    *World
 	parts    map[string]*part
+	events   []Event
 
-	mu      sync.Mutex
-	foreign map[types.UID]bool
-	jobs    int
-	writes  int
+	jobs, writes int
 }
 
 func newStorm(t *testing.T, seed uint64) *storm {
@@ -76,7 +75,7 @@ func newStorm(t *testing.T, seed uint64) *storm {
 	ctx, cancel := context.WithCancel(context.Background())
 	s := &storm{
 		T: t, ctx: ctx, cluster: cluster.New(t), random: rand.New(rand.NewPCG(seed, 1)), world: NewWorld(),
-		parts: map[string]*part{}, foreign: map[types.UID]bool{},
+		parts: map[string]*part{},
 	}
 	t.Cleanup(cancel)
 	server := s.add("apiserver", append([]string{"apiserver"}, s.cluster.ServerFlags()...)...)
@@ -238,7 +237,7 @@ func (p *part) log() string {
 	if err != nil {
 		return err.Error()
 	}
-	return string(data[max(0, len(data)-4000):])
+	return string(data[max(0, len(data)-1500):])
 }
 
 // supervise starts again what has ended.
@@ -272,10 +271,8 @@ func (s *storm) round(lasts time.Duration) {
 	s.calm()
 	calm := time.Now()
 	s.settle()
-	s.Logf("%v of faults, settled %v later, %d changes: %d events", time.Since(began).Round(time.Second), time.Since(calm).Round(time.Second), s.writes, s.events())
+	s.Logf("%v of faults, settled %v later, %d changes: %d events", time.Since(began).Round(time.Second), time.Since(calm).Round(time.Second), s.writes, s.world.steps)
 }
-
-func (s *storm) events() int { return s.world.steps }
 
 // settle waits until everything is as asked for, and checks the history meanwhile.
 func (s *storm) settle() {
@@ -308,18 +305,35 @@ func (s *storm) check() {
 	if err != nil {
 		s.Errorf("recorder: %v", err)
 	}
-	s.mu.Lock()
-	for uid := range s.foreign {
-		s.world.Foreign[uid] = true
-	}
-	s.mu.Unlock()
+	s.events = append(s.events, events...)
 	for n, v := range s.world.Check(Rules(), events, gaps...) {
-		if n == 20 {
+		if n == 10 {
 			s.Errorf("and more")
 			break
 		}
 		s.Errorf("%s", v)
 	}
+}
+
+// keep writes what is known of a failure to a folder of its own: the history, and the logs with what each process was doing.
+func (s *storm) keep() {
+	dir, err := os.MkdirTemp("", "faults-")
+	if err != nil {
+		s.Log(err)
+		return
+	}
+	var text strings.Builder
+	for _, e := range s.events {
+		fmt.Fprintln(&text, e)
+	}
+	err = os.WriteFile(filepath.Join(dir, "history"), []byte(text.String()), 0o600)
+	for _, p := range s.parts {
+		p.signal(syscall.SIGQUIT)
+		<-p.done
+		log, readErr := os.ReadFile(p.file)
+		err = errors.Join(err, readErr, os.WriteFile(filepath.Join(dir, p.name), log, 0o600))
+	}
+	s.Logf("the history and the logs are in %s %v", dir, err)
 }
 
 // calm ends all faults.
