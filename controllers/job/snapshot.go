@@ -66,8 +66,11 @@ func examine(s snapshot) *facts {
 			continue
 		}
 		switch {
-		case pod.Status.Phase == corev1.PodSucceeded && !slices.Contains(uncounted.Succeeded, pod.UID):
-			f.newSucceeded = append(f.newSucceeded, pod)
+		case pod.Status.Phase == corev1.PodSucceeded:
+			// One that was deleted may count as failed and succeed after all. Its index is done then; without one, it stays failed.
+			if !slices.Contains(uncounted.Succeeded, pod.UID) && (f.indexed || !slices.Contains(uncounted.Failed, pod.UID)) {
+				f.newSucceeded = append(f.newSucceeded, pod)
+			}
 		case f.hasFailed(pod) && !slices.Contains(uncounted.Failed, pod.UID):
 			f.newFailed = append(f.newFailed, pod)
 		}
