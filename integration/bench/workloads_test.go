@@ -288,15 +288,7 @@ func deploymentBody(name string) string {
 // rest measures what 5,000 pods and 1,000 nodes take when nothing happens but the nodes' Leases.
 func (w *workloads) rest() {
 	time.Sleep(quietAfterLoad)
-	for role, m := range memories(w.b, w.c) {
-		figure(w.b, "5000 pods at rest, RSS of "+role, m.rss/mb, "MB", "")
-	}
-	const during = 30 * time.Second
-	before := cpu(w.b, w.c)
-	time.Sleep(during)
-	for role, used := range usedBy(cpu(w.b, w.c), before) {
-		figure(w.b, "5000 pods at rest, CPU of "+role, 100*used.Seconds()/during.Seconds(), "%_of_a_core", "")
-	}
+	w.atRest("5000 pods on 1000 nodes at rest", "")
 	var ready int32
 	list, err := w.kube.AppsV1().Deployments("default").List(w.b.Context(), metav1.ListOptions{})
 	if err != nil {
@@ -307,5 +299,49 @@ func (w *workloads) rest() {
 	}
 	if ready != deployments*replicasOfEach {
 		w.b.Errorf("%d replicas are ready", ready)
+	}
+}
+
+// atRest measures memory, and the CPU time of half a minute.
+func (w *workloads) atRest(what, goal string) {
+	w.b.Helper()
+	for role, m := range memories(w.b, w.c) {
+		figure(w.b, what+", RSS of "+role, m.rss/mb, "MB", "")
+	}
+	const during = 30 * time.Second
+	before := cpu(w.b, w.c)
+	time.Sleep(during)
+	for role, used := range usedBy(cpu(w.b, w.c), before) {
+		limit := ""
+		if role == "server" {
+			limit = goal
+		}
+		figure(w.b, what+", CPU of "+role, 100*used.Seconds()/during.Seconds(), "%_of_a_core", limit)
+	}
+	stop := w.profile(what)
+	stop()
+}
+
+// BenchmarkIdlePods measures a control plane whose pods all run and where nothing happens: memory as it grows with their number, and CPU time, of
+// which most is what the nodes' Leases cost.
+func BenchmarkIdlePods(b *testing.B) {
+	c := begin(b)
+	startServer(b, c)
+	w := &workloads{api: newAPI(b, c), kube: c.Client()}
+	awaitAccount(b, w.kube)
+	simulateNodes(b, c, 150)
+	have := 0
+	for _, pods := range []int{5000, 10_000} {
+		first := have
+		running := w.countAdded("status.phase=Running", pods)
+		w.together(pods-first, func(client *http.Client, i int) error {
+			_, err := w.do(client, "POST", podsPath, asProtobuf, asJSON, fmt.Sprintf(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"pod-%d"},
+				"spec":{"containers":[{"name":"c","image":"i","resources":{"requests":{"cpu":"100m","memory":"64Mi"}}}]}}`, first+i))
+			return err
+		})
+		w.await(running)
+		have = pods
+		time.Sleep(quietAfterLoad)
+		w.atRest(fmt.Sprintf("%d pods on 150 nodes at rest", pods), "<= 2")
 	}
 }
