@@ -74,6 +74,8 @@ type Scheduler struct {
 	frameworks map[string]*framework
 	// inFlight are pods whose plug-ins are asked, whose binding is under way, or not yet seen from the API server, by UID.
 	inFlight map[types.UID]*queue.Item
+	// stirred is closed, and replaced, when those who wait for volumes should look again.
+	stirred chan struct{}
 }
 
 // Run schedules until ctx ends, or until leadership is lost, which is an error.
@@ -138,6 +140,7 @@ func newScheduler(cfg Config, kube kubernetes.Interface, recorder func(name stri
 		cfg: cfg, kube: kube, log: slog.With("component", "scheduler"),
 		binders: make(chan struct{}, cfg.Binders), wake: make(chan struct{}, 1), outside: newBacklog(),
 		cluster: model.New(), queue: queue.New(cfg.Profiles.Backoff), frameworks: map[string]*framework{}, inFlight: map[types.UID]*queue.Item{},
+		stirred: make(chan struct{}),
 	}
 	for _, p := range cfg.Profiles.Profiles {
 		f := &framework{profile: p, recorder: recorder(p.Name)}
@@ -267,6 +270,10 @@ func (s *Scheduler) assume(f *framework, item *queue.Item, node string) (then fu
 	s.cluster.SetPod(item.Pod, node)
 	s.inFlight[item.Pod.Pod.UID] = item
 	s.happened(&filter.Event{Kind: filter.PodPlaced, Pod: item.Pod})
+	if plan := s.planVolumes(f, item, node); !plan.Empty() {
+		s.cluster.AssumeVolumes(item.Pod.Pod.UID, plan)
+		return func(ctx context.Context) { go s.bindVolumes(ctx, f, item, plan) } // it may wait for minutes, and others are not to wait for it
+	}
 	return func(ctx context.Context) { s.bind(ctx, f, item, node) }
 }
 

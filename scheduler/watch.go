@@ -56,6 +56,11 @@ func (s *Scheduler) watch(ctx context.Context) error {
 	add(follow(ctx, s.informer(core, corev1.SchemeGroupVersion.WithResource("namespaces"), &corev1.Namespace{}, "", trimNamespace), s.setNamespace, s.deleteNamespace))
 	add(follow(ctx, s.informer(core, corev1.SchemeGroupVersion.WithResource("services"), &corev1.Service{}, "", trimService), s.setService, s.deleteService))
 	add(follow(ctx, s.informer(policy, policyv1.SchemeGroupVersion.WithResource("poddisruptionbudgets"), &policyv1.PodDisruptionBudget{}, "", nil), s.setBudget, s.deleteBudget))
+	stored, err := s.watchStorage(ctx)
+	if failed == nil {
+		failed = err
+	}
+	synced = append(synced, stored...)
 	if failed != nil {
 		return failed
 	}
@@ -127,6 +132,7 @@ func (s *Scheduler) deleteNode(node *corev1.Node) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cluster.RemoveNode(node.Name)
+	s.stir()
 	for _, f := range s.frameworks {
 		for _, p := range f.plugins {
 			p.Forget(node.Name)
@@ -256,7 +262,10 @@ func (s *Scheduler) deletePod(pod *corev1.Pod) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.queue.Delete(pod.UID, s.cfg.Now())
-	delete(s.inFlight, pod.UID)
+	if s.inFlight[pod.UID] != nil {
+		delete(s.inFlight, pod.UID)
+		s.stir()
+	}
 	s.forget(pod.UID)
 }
 

@@ -5,6 +5,8 @@
 package volumes
 
 import (
+	"cmp"
+
 	corev1 "k8s.io/api/core/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -190,21 +192,20 @@ func (m Matcher) Best(volumes []*corev1.PersistentVolume, delayed bool) *corev1.
 		if m.Reserved(v) {
 			return v
 		}
-		if !delayed && m.Suits(v) && (best == nil || closer(v, best)) {
+		if !delayed && m.Suits(v) && (best == nil || Closer(v, best) < 0) {
 			best = v
 		}
 	}
 	return best
 }
 
-func closer(a, b *corev1.PersistentVolume) bool {
-	if len(a.Spec.AccessModes) != len(b.Spec.AccessModes) {
-		return len(a.Spec.AccessModes) < len(b.Spec.AccessModes)
-	}
-	if order := a.Spec.Capacity.Storage().Cmp(*b.Spec.Capacity.Storage()); order != 0 {
-		return order < 0
-	}
-	return a.Name < b.Name
+// Closer orders volumes that serve a claim alike, the better first: the one with fewer access modes, then the smaller, then by name.
+func Closer(a, b *corev1.PersistentVolume) int {
+	return cmp.Or(
+		cmp.Compare(len(a.Spec.AccessModes), len(b.Spec.AccessModes)),
+		a.Spec.Capacity.Storage().Cmp(*b.Spec.Capacity.Storage()),
+		cmp.Compare(a.Name, b.Name),
+	)
 }
 
 // Claimed is the volume bound to the claim: it refers to it by UID, and shows whether a controller or a user chose it. Changed is false where it is so already.

@@ -86,7 +86,7 @@ type Args struct {
 var Local = []string{"NodeUnschedulable", "NodeName", "TaintToleration", "NodeAffinity", "NodePorts", "NodeResourcesFit"}
 
 // Wide are the filters that look at the whole cluster, in the order they are asked, after the local ones.
-var Wide = []string{"PodTopologySpread", "InterPodAffinity"}
+var Wide = []string{"VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding", "VolumeZone", "PodTopologySpread", "InterPodAffinity"}
 
 // New makes the filter of a name.
 func New(name string, args Args) (Filter, error) {
@@ -103,6 +103,14 @@ func New(name string, args Args) (Filter, error) {
 		return &nodePorts{}, nil
 	case "NodeResourcesFit":
 		return newNodeResources(args.Fit), nil
+	case "VolumeRestrictions":
+		return &volumeRestrictions{}, nil
+	case "NodeVolumeLimits":
+		return &nodeVolumeLimits{}, nil
+	case "VolumeBinding":
+		return &volumeBinding{}, nil
+	case "VolumeZone":
+		return &volumeZone{}, nil
 	case "PodTopologySpread":
 		return newTopologySpread(args.Spread), nil
 	case "InterPodAffinity":

@@ -69,6 +69,7 @@ type Cluster struct {
 	topologies map[string]*Topology
 	counts     countSet
 	terms      termSet
+	storage    storage
 	namespaces map[string]map[string]string
 	services   map[types.NamespacedName]*corev1.Service
 	budgets    map[types.NamespacedName]*Budget
@@ -86,6 +87,7 @@ func New() *Cluster {
 		nodes: map[string]*Node{}, pods: map[types.UID]*Node{}, nominated: map[types.UID]*Node{}, topologies: map[string]*Topology{},
 		namespaces: map[string]map[string]string{}, services: map[types.NamespacedName]*corev1.Service{},
 		budgets: map[types.NamespacedName]*Budget{}, images: map[string]int{},
+		storage: newStorage(),
 	}
 	c.counts.init()
 	c.terms.init()
@@ -213,6 +215,7 @@ func (c *Cluster) RemovePod(uid types.UID) bool {
 func (c *Cluster) Suppose(p *Pod, n *Node, sign int) {
 	n.put(p, int64(sign))
 	c.count(p, n, int32(sign))
+	c.countClaims(p, sign)
 }
 
 // NodeOf gives the name of the node a pod counts on; empty where it is on none.

@@ -18,6 +18,7 @@ type Pod struct {
 	// Requests is what it asks for; Assumed raises containers that state nothing to a small minimum, for scores.
 	Requests, Assumed Resources
 	HostPorts         []HostPort
+	Claims            []ClaimUse
 	// Owner is the UID of the controlling ReplicaSet, ReplicationController or StatefulSet; empty without one.
 	Owner types.UID
 	// Affinity and AntiAffinity are the required terms; Preferred the others, those against with a negative weight.
@@ -48,7 +49,7 @@ func (p HostPort) Conflicts(other HostPort) bool {
 
 // NewPod computes a Pod. The API object is kept and must not change.
 func NewPod(pod *corev1.Pod) *Pod {
-	p := &Pod{Pod: pod, Priority: schedulinghelper.PodPriority(pod), HostPorts: hostPorts(pod)}
+	p := &Pod{Pod: pod, Priority: schedulinghelper.PodPriority(pod), HostPorts: hostPorts(pod), Claims: claimsOf(pod)}
 	p.Requests, p.Assumed = requestsOf(pod)
 	if owner := metav1.GetControllerOfNoCopy(pod); owner != nil {
 		switch owner.Kind {
