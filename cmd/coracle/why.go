@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/scheduler/decide"
+	"github.com/coracle-dev/coracle/scheduler/plugin"
+	"github.com/coracle-dev/coracle/scheduler/profile"
 	"github.com/coracle-dev/coracle/scheduler/why"
 )
 
@@ -29,6 +32,7 @@ const whyDeadline = 30 * time.Second
 
 func newWhy() *cobra.Command {
 	var kubeconfig, namespace, output string
+	o := &options{}
 	cmd := &cobra.Command{
 		Use:   "why POD",
 		Short: "Tell why a pod waits, how it came to its node, or how it ended",
@@ -40,17 +44,25 @@ func newWhy() *cobra.Command {
 			name := strings.TrimPrefix(strings.TrimPrefix(args[0], "pods/"), "pod/")
 			ctx, cancel := context.WithTimeout(cmd.Context(), whyDeadline)
 			defer cancel()
-			return tellWhy(ctx, whyTarget{kubeconfig, namespace, name}, output, cmd.OutOrStdout())
+			profiles, err := o.schedulerProfiles()
+			if err != nil {
+				return err
+			}
+			return tellWhy(ctx, whyTarget{kubeconfig, namespace, name, profiles.Profiles}, output, cmd.OutOrStdout())
 		},
 	}
+	schedulerFlags(o, cmd.Flags())
 	cmd.Flags().StringVar(&kubeconfig, "kubeconfig", "", "kubeconfig that leads to the API server (default: as kubectl, then the admin's)")
 	cmd.Flags().StringVarP(&namespace, "namespace", "n", "", "the pod's namespace (default: the kubeconfig's)")
 	cmd.Flags().StringVarP(&output, "output", "o", "", "json for the whole report, every node by name")
 	return cmd
 }
 
-// whyTarget is a pod and the way to it.
-type whyTarget struct{ kubeconfig, namespace, name string }
+// whyTarget is a pod and the way to it, and what the scheduler's configuration says.
+type whyTarget struct {
+	kubeconfig, namespace, name string
+	profiles                    []profile.Profile
+}
 
 func tellWhy(ctx context.Context, target whyTarget, output string, out io.Writer) error {
 	kube, err := target.connect()
@@ -61,6 +73,7 @@ func tellWhy(ctx context.Context, target whyTarget, output string, out io.Writer
 	if err != nil {
 		return err
 	}
+	target.useProfile(ctx, facts)
 	report, err := why.Explain(facts)
 	if err != nil {
 		return err
@@ -96,6 +109,52 @@ func (t *whyTarget) connect() (kubernetes.Interface, error) {
 		}
 	}
 	return client.Config{RestConfig: rest, Component: "why"}.Clientset()
+}
+
+// useProfile makes the pod's profile that by which it is explained, plug-ins included.
+func (t *whyTarget) useProfile(ctx context.Context, f *why.Facts) {
+	if f.Pod == nil {
+		return
+	}
+	i := slices.IndexFunc(t.profiles, func(p profile.Profile) bool { return p.Name == f.Pod.Spec.SchedulerName })
+	if i < 0 {
+		f.NoProfile = len(t.profiles) > 1 || t.profiles[0].Name != profile.DefaultName
+		return
+	}
+	p := t.profiles[i]
+	f.Settings = p.Settings
+	if len(p.Plugins) == 0 {
+		return
+	}
+	f.PlugIns = func(nodes []*corev1.Node) []why.PlugIn {
+		var all []why.PlugIn
+		for _, c := range p.Plugins {
+			all = append(all, askPlugIn(ctx, c, f.Pod, nodes))
+		}
+		return all
+	}
+}
+
+// askPlugIn asks as the scheduler does, but a first time, and so with patience.
+func askPlugIn(ctx context.Context, c plugin.Config, pod *corev1.Pod, nodes []*corev1.Node) why.PlugIn {
+	result := why.PlugIn{Name: c.Name, Weight: c.Weight, Ignored: c.WhenDown == plugin.Ignore}
+	c.WhenDown = plugin.Reject
+	asked, err := plugin.New(c)
+	if err != nil {
+		result.Down = err.Error()
+		return result
+	}
+	defer asked.Close()
+	patience, cancel := context.WithTimeout(ctx, 10*c.Deadline)
+	defer cancel()
+	_ = asked.Sync(patience, nodes) // what fails here fails again below, in words
+	answer, err := asked.Evaluate(ctx, pod, nodes)
+	if err != nil {
+		result.Down = err.Error()
+		return result
+	}
+	result.PodRejected, result.Rejected, result.Scores = answer.PodRejected, answer.Rejected, answer.Scores
+	return result
 }
 
 // factReader reads lists, and notes those that it may not read.

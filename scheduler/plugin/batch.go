@@ -254,11 +254,12 @@ func (c *Client) report(b *batch, err error) {
 			c.breaker.release(b.isProbe)
 			return
 		}
-		switch c.breaker.report(b.isProbe, err) {
+		did := c.breaker.report(b.isProbe, err)
+		if (did == opened || did == reopened) && !c.connecting() { // that, too, may take longer than a pod may wait
+			c.hangUp()
+		}
+		switch did {
 		case opened:
-			if !c.connecting() { // that, too, may take longer than a pod may wait
-				c.hangUp()
-			}
 			c.log.Warn("the plug-in is not available", "error", err, "when_down", c.cfg.WhenDown)
 		case closed:
 			c.log.Info("the plug-in is available again")

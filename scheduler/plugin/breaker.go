@@ -33,6 +33,7 @@ type change int
 const (
 	unchanged change = iota
 	opened
+	reopened // by a failed probe
 	closed
 )
 
@@ -82,16 +83,17 @@ func (b *breaker) report(probe bool, err error) change {
 	}
 	b.failures++
 	b.cause = err
+	did := opened
 	switch {
 	case open:
-		b.wait = min(2*b.wait, longestWait)
+		b.wait, did = min(2*b.wait, longestWait), reopened
 	case b.failures >= tolerated:
 		b.wait = firstWait
 	default:
 		return unchanged
 	}
 	b.until = b.now().Add(b.wait)
-	return opened
+	return did
 }
 
 // retryAfter is when the next try may help.

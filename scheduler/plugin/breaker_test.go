@@ -44,7 +44,7 @@ func TestBreaker(t *testing.T) {
 		}
 		admit(false) // one at a time
 		b.release(probe)
-		report(admit(true), failure, opened)
+		report(admit(true), failure, reopened)
 	}
 	now = now.Add(longestWait)
 	report(admit(true), nil, closed)

@@ -64,13 +64,16 @@ func explainPlacement(f *Facts, r *Report) error {
 	cluster, pod := f.model()
 	e := d.Explain(cluster, pod)
 	r.Filters = f.filters(cluster, pod, &e)
+	if f.PlugIns != nil && r.Filters.Passing > 0 {
+		askPlugIns(f, r, cluster, &e)
+	}
 	if f.Pod.Spec.NodeName != "" {
 		r.Scores = scores(f.Pod.Spec.NodeName, &e)
 		return nil
 	}
 	if r.Filters.Passing > 0 {
 		r.Scores = scores("", &e)
-	} else if len(f.Nodes) > 0 && len(f.Pod.Spec.SchedulingGates) == 0 && f.Pod.Status.NominatedNodeName == "" {
+	} else if f.PlugIns == nil && len(f.Nodes) > 0 && len(f.Pod.Spec.SchedulingGates) == 0 && f.Pod.Status.NominatedNodeName == "" {
 		r.Preemption = preemption(d.Schedule(cluster, pod))
 	}
 	return nil
@@ -148,10 +151,14 @@ func (f *Facts) filters(cluster *model.Cluster, pod *model.Pod, e *decide.Explan
 		g.Detail = detail(cluster, pod, g)
 		result.Groups = append(result.Groups, *g)
 	}
-	slices.SortFunc(result.Groups, func(a, b Group) int {
+	sortGroups(result.Groups)
+	return result
+}
+
+func sortGroups(groups []Group) {
+	slices.SortFunc(groups, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(len(b.Nodes), len(a.Nodes)), cmp.Compare(a.Filter, b.Filter), cmp.Compare(a.Reason, b.Reason))
 	})
-	return result
 }
 
 // detail says of a group what the reason does not.

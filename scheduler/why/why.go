@@ -38,10 +38,12 @@ type Facts struct {
 	Services   []corev1.Service
 	Budgets    []policyv1.PodDisruptionBudget
 
-	// Settings are the profile's; PlugIns are the names of its plug-ins out of process, which are not asked.
-	Settings decide.Settings
-	PlugIns  []string
-	Unread   []Unread
+	// Settings are those of the profile of the pod's schedulerName; NoProfile says that the configuration given has none.
+	Settings  decide.Settings
+	NoProfile bool
+	// PlugIns, where not nil, asks the profile's plug-ins out of process about nodes.
+	PlugIns func([]*corev1.Node) []PlugIn
+	Unread  []Unread
 }
 
 // Unread is a list that could not be read.
@@ -142,11 +144,10 @@ func explainPending(f *Facts, r *Report) error {
 		r.detail("gates: %s; whoever set them removes them", strings.Join(gates, ", "))
 	}
 	silent := condition(p, corev1.PodScheduled) == nil && len(gates) == 0
-	if silent && p.Spec.SchedulerName != corev1.DefaultSchedulerName && p.Spec.SchedulerName != "" {
+	if f.NoProfile {
+		r.detail("the scheduler's configuration has no profile %q", p.Spec.SchedulerName)
+	} else if silent && p.Spec.SchedulerName != corev1.DefaultSchedulerName && p.Spec.SchedulerName != "" {
 		r.detail("its schedulerName is %q, and no scheduler of that name has said anything of it", p.Spec.SchedulerName)
-	}
-	if len(f.PlugIns) > 0 {
-		r.detail("plug-ins are asked besides: %s", strings.Join(f.PlugIns, ", "))
 	}
 	if nominated := p.Status.NominatedNodeName; nominated != "" {
 		r.detail("the scheduler is freeing %s for it%s", nominated, f.leaving(nominated))

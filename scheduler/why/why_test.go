@@ -169,8 +169,25 @@ func TestReports(t *testing.T) {
 		"pending-gated": newFacts(func(f *Facts) {
 			f.Pod.Spec.SchedulingGates = []corev1.PodSchedulingGate{{Name: "example.com/quota"}, {Name: "example.com/paid"}}
 		}),
-		"pending-other-scheduler": newFacts(func(f *Facts) { f.Pod.Spec.SchedulerName = "mine"; f.PlugIns = []string{"price"} }),
-		"pending-no-nodes":        newFacts(func(f *Facts) { f.Nodes = nil; rejected(f, "no nodes available to schedule pods") }),
+		"pending-other-scheduler": newFacts(func(f *Facts) { f.Pod.Spec.SchedulerName = "mine" }),
+		"pending-no-profile":      newFacts(func(f *Facts) { f.Pod.Spec.SchedulerName = "mine"; f.NoProfile = true }),
+		"pending-plug-in": newFacts(func(f *Facts) {
+			f.PlugIns = func(nodes []*corev1.Node) []PlugIn {
+				return []PlugIn{{Name: "price", Weight: 1, Rejected: map[string]string{"node-1": "node(s) dearer than the pod's max-price"}, Scores: map[string]int64{"node-2": 5}},
+					{Name: "licence", PodRejected: fmt.Sprintf("no licence for any of %d nodes", len(nodes))}}
+			}
+		}),
+		"pending-plug-in-down": newFacts(func(f *Facts) {
+			f.PlugIns = func([]*corev1.Node) []PlugIn {
+				return []PlugIn{{Name: "price", Down: `plug-in "price" is not available: no answer in time: 200ms`, Ignored: true}, {Name: "licence", Down: `plug-in "licence" is not available: no answer in time: 200ms`}}
+			}
+		}),
+		"running-plug-in": newFacts(runs, func(f *Facts) {
+			f.PlugIns = func([]*corev1.Node) []PlugIn {
+				return []PlugIn{{Name: "price", Weight: 3, Scores: map[string]int64{"node-1": 100, "node-2": 0}}}
+			}
+		}),
+		"pending-no-nodes": newFacts(func(f *Facts) { f.Nodes = nil; rejected(f, "no nodes available to schedule pods") }),
 		"pending-claims": newFacts(func(f *Facts) {
 			for _, name := range []string{"missing", "waiting", "classless", "nowhere"} {
 				f.Pod.Spec.Volumes = append(f.Pod.Spec.Volumes, corev1.Volume{Name: name, VolumeSource: corev1.VolumeSource{
