@@ -31,8 +31,10 @@ import (
 const (
 	// settle is longer than a server takes to store what it has charged.
 	settle = 250 * time.Millisecond
-	// pace is how far apart the counts of one quota are while objects come and go.
-	pace = 200 * time.Millisecond
+	// pace is how far apart the counts of one quota are while objects come and go: at least this, and costs times as long as a count takes, so that
+	// counting never takes more than a tenth of a processor.
+	pace  = 200 * time.Millisecond
+	costs = 10
 	// verify is when a count is repeated that was made while others charged.
 	verify = time.Second
 	// unknownWait is when a resource that the API does not serve is looked for again.
@@ -52,6 +54,7 @@ type Controller struct {
 
 	mu    sync.Mutex
 	bases map[string]base
+	took  map[string]time.Duration // the last count of each quota
 }
 
 // base is what a quota was charged at a time: the objects of all that have been stored settle later.
@@ -64,11 +67,11 @@ type base struct {
 func New(e env.Env, d discovery.DiscoveryInterface, m metadata.Interface) *Controller {
 	core := e.Informers.Core().V1()
 	c := &Controller{
-		client: e.Client, quotas: core.ResourceQuotas().Lister(), clock: e.Clock, bases: map[string]base{},
+		client: e.Client, quotas: core.ResourceQuotas().Lister(), clock: e.Clock, bases: map[string]base{}, took: map[string]time.Duration{},
 		counter: &counter{client: e.Client, metadata: m, discovery: d, clock: e.Clock, found: map[schema.GroupResource]schema.GroupVersionResource{}, missed: map[schema.GroupResource]time.Time{}},
 	}
 	c.watches = newWatches(m, c.wake, e.Log)
-	c.loop = e.Loop(loop.Config{Name: "resourcequota", Sync: c.sync, Pace: pace})
+	c.loop = e.Loop(loop.Config{Name: "resourcequota", Sync: c.sync})
 	loop.On(c.loop, core.ResourceQuotas().Informer(), c.quotaChanged)
 	loop.On(c.loop, core.Pods().Informer(), func(old, cur *corev1.Pod) {
 		if old != nil && (cur == nil || cur.Generation != old.Generation || c.alive(old) && !c.alive(cur)) {
@@ -103,7 +106,8 @@ func (c *Controller) wake(gr schema.GroupResource, namespace string) {
 	}
 	for _, q := range all {
 		if len(quota.Measured(gr, q.Spec.Hard)) > 0 {
-			c.loop.AddPaced(q.Namespace + "/" + q.Name)
+			key := q.Namespace + "/" + q.Name
+			c.loop.AddSpaced(key, c.pace(key))
 		}
 	}
 }
@@ -126,15 +130,18 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	q, err := c.client.CoreV1().ResourceQuotas(namespace).Get(ctx, name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) || err == nil && q.DeletionTimestamp != nil {
 		c.setBase(key, nil)
+		c.setCost(key, 0)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
+	begun := c.clock.Now()
 	count, unknown, err := c.counter.count(ctx, q)
 	if err != nil {
 		return err
 	}
+	c.setCost(key, c.clock.Now().Sub(begun))
 	c.loop.AddAfter(key, resync)
 	if unknown {
 		c.loop.AddAfter(key, unknownWait)
@@ -206,6 +213,23 @@ func (c *Controller) base(key string) (base, bool) {
 	defer c.mu.Unlock()
 	b, ok := c.bases[key]
 	return b, ok
+}
+
+func (c *Controller) pace(key string) time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(pace, costs*c.took[key])
+}
+
+// setCost remembers how long a count took; zero forgets the quota.
+func (c *Controller) setCost(key string, took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if took == 0 {
+		delete(c.took, key)
+		return
+	}
+	c.took[key] = took
 }
 
 // setBase replaces what is remembered of a quota; nil forgets it.
