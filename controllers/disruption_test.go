@@ -3,6 +3,7 @@ package controllers_test
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,10 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/client-go/dynamic"
+	"k8s.io/client-go/rest"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/controllers"
 )
 
 // budget makes one for the pods of "web"; either number may be empty.
@@ -224,6 +228,36 @@ func TestPodOfSeveralBudgets(t *testing.T) {
 		}
 		return fmt.Errorf("%d events", len(list.Items))
 	})
+}
+
+// TestBudgetsAtRestAreSilent waits until nothing is asked any more, and then for a while.
+func TestBudgetsAtRestAreSilent(t *testing.T) {
+	requests := &counter{}
+	c := start(t, func(cfg *controllers.Config) {
+		cfg.RestConfig = rest.CopyConfig(cfg.RestConfig)
+		cfg.RestConfig.Wrap(func(rt http.RoundTripper) http.RoundTripper { requests.next = rt; return requests })
+	})
+	c.node("n1")
+	c.budget("", "50%")
+	c.deploy(deployment(20))
+	c.counted(20, 10, 20, 10)
+	writes := 0
+	for quiet := 0; quiet < 5; quiet++ {
+		time.Sleep(100 * time.Millisecond)
+		for _, r := range requests.take() {
+			quiet = 0
+			if strings.HasPrefix(r, "PUT ") && strings.Contains(r, "/poddisruptionbudgets/budget/status") {
+				writes++
+			}
+		}
+	}
+	if writes == 0 || writes > 30 { // one or two in 50 ms of the rollout
+		t.Errorf("the status was written %d times", writes)
+	}
+	time.Sleep(time.Second)
+	if seen := requests.take(); len(seen) > 0 {
+		t.Errorf("a budget at rest asks: %q", seen)
+	}
 }
 
 // define makes a kind of example.com/v1.

@@ -22,10 +22,11 @@ import (
 // testStories looks closer at what the examples are about than their transcripts do.
 func testStories(t *testing.T, c *cluster.Cluster) {
 	for name, test := range map[string]func(*kube){
-		"a-canary-gets-its-share":       canaryShare,
-		"a-switch-loses-nothing":        blueGreenSwitch,
-		"force-helps-the-overloaded":    bruteForce,
-		"one-leads-and-another-follows": leaders,
+		"a-canary-gets-its-share":         canaryShare,
+		"a-switch-loses-nothing":          blueGreenSwitch,
+		"force-helps-the-overloaded":      bruteForce,
+		"one-leads-and-another-follows":   leaders,
+		"an-autoscaler-says-what-it-does": autoscalerTells,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -131,6 +132,24 @@ func bruteForce(k *kube) {
 	if three < 1.7*one {
 		k.t.Errorf("three pods answer %.1f requests a second, one %.1f", three, one)
 	}
+}
+
+// autoscalerTells lets kubectl autoscale a Deployment that keeps a processor busy, and describe what came of it.
+func autoscalerTells(k *kube) {
+	manifest := strings.Replace(deployment("burner", 1), "image: coracle/demo:v1", `image: coracle/demo:v1
+        command: [stress, -c, "1"]
+        resources: {requests: {cpu: 20m}, limits: {cpu: 40m}}`, 1)
+	k.apply(manifest)
+	k.rolledOut("burner")
+	k.run("autoscale", "deployment", "burner", "--cpu=100%", "--min=1", "--max=2")
+	k.run("wait", "--for=jsonpath={.spec.replicas}=2", "deployment/burner", "--timeout=100s")
+	k.rolledOut("burner")
+	k.run("wait", "--for=condition=ScalingLimited", "hpa/burner", "--timeout=60s")
+	k.contains("kubectl describe hpa", strings.Join(strings.Fields(k.run("describe", "hpa", "burner")), " "),
+		"resource cpu on pods (as a percentage of request):", "Min replicas: 1 Max replicas: 2", "Deployment pods: 2 current / 2 desired",
+		"AbleToScale True", "ScalingActive True ValidMetricFound the HPA was able to successfully calculate a replica count from cpu resource utilization (percentage of request)",
+		"ScalingLimited True TooManyReplicas the desired replica count is more than the maximum replica count",
+		"SuccessfulRescale", "horizontal-pod-autoscaler", "New size: 2; reason: cpu resource utilization (percentage of request) above target")
 }
 
 // leaders has three programs of client-go's elect one, each with the token of the example's service account. The leader stops without a word: another

@@ -17,6 +17,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
@@ -90,6 +91,16 @@ type memory struct {
 	uid      types.UID
 	history  recommend.History
 	selector labels.Selector
+	// unsure is a change of which it is not known whether it took effect: no answer came.
+	unsure *rescaled
+	// scaled is when replicas were last changed: the status that says so may have been refused.
+	scaled *metav1.Time
+}
+
+// rescaled is a change of a target's replicas.
+type rescaled struct {
+	from, to int32
+	at       time.Time
 }
 
 // target is one look at an autoscaler.

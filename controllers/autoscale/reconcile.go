@@ -27,6 +27,10 @@ func (c *Controller) reconcile(ctx context.Context, t *target) error {
 		return errors.Join(err, c.write(ctx, t))
 	}
 	current := t.scale.Spec.Replicas
+	if u := t.memory.unsure; u != nil && u.to == current {
+		t.memory.history.Scaled(t.bounds(c), u.from, u.to, u.at)
+	}
+	t.memory.unsure = nil
 	t.memory.history.Begin(current, t.now)
 	w, err := c.wish(ctx, t)
 	if err != nil {
@@ -57,6 +61,7 @@ func (c *Controller) rescale(ctx context.Context, t *target, w wish) error {
 		if apierrors.IsConflict(err) {
 			return err
 		}
+		t.memory.unsure = &rescaled{current, w.replicas, t.now}
 		c.events.Eventf(t.hpa, corev1.EventTypeWarning, "FailedRescale", "New size: %d; reason: %s; error: %v", w.replicas, w.reason, err)
 		t.condition(autoscalingv2.AbleToScale, false, "FailedUpdateScale", fmt.Sprintf("the HPA controller was unable to update the target scale: %v", err))
 		return err
@@ -64,7 +69,7 @@ func (c *Controller) rescale(ctx context.Context, t *target, w wish) error {
 	t.condition(autoscalingv2.AbleToScale, true, "SucceededRescale", fmt.Sprintf("the HPA controller was able to update the target scale to %d", w.replicas))
 	c.events.Eventf(t.hpa, corev1.EventTypeNormal, "SuccessfulRescale", "New size: %d; reason: %s", w.replicas, w.reason)
 	t.memory.history.Scaled(t.bounds(c), current, w.replicas, t.now)
-	t.hpa.Status.LastScaleTime = &metav1.Time{Time: t.now}
+	t.memory.scaled = &metav1.Time{Time: t.now}
 	t.noteZero(current, w.replicas)
 	return nil
 }

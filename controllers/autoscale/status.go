@@ -61,6 +61,9 @@ func (t *target) has(kind autoscalingv2.HorizontalPodAutoscalerConditionType, st
 func (t *target) numbers(current, desired int32, metrics []autoscalingv2.MetricStatus) {
 	s := &t.hpa.Status
 	s.CurrentReplicas, s.DesiredReplicas, s.CurrentMetrics, s.ObservedGeneration = current, desired, metrics, t.generation()
+	if t.memory.scaled != nil {
+		s.LastScaleTime = t.memory.scaled
+	}
 }
 
 // write stores the status over the version that it was made from, if it says anything new.

@@ -10,6 +10,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"reflect"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -26,6 +27,7 @@ import (
 	"k8s.io/client-go/tools/record"
 
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/pods"
 	"github.com/coracle-dev/coracle/controllers/scales"
 	"github.com/coracle-dev/coracle/internal/clock"
 	"github.com/coracle-dev/coracle/internal/loop"
@@ -73,7 +75,7 @@ func New(e env.Env, s *scales.Client) *Controller {
 func (c *Controller) Run(ctx context.Context) error { return run.All(ctx, c.loop.Run, c.marks.Run) }
 
 func (c *Controller) podChanged(old, cur *corev1.Pod) {
-	if old != nil {
+	if old != nil && (cur == nil || counts(old, cur)) {
 		c.wake(old.Namespace, old.Labels)
 	}
 	if cur == nil {
@@ -88,6 +90,12 @@ func (c *Controller) podChanged(old, cur *corev1.Pod) {
 	if wait, ok := untilStale(cur, c.clock.Now()); ok {
 		c.marks.AddAfter(cur.Namespace+"/"+cur.Name, wait)
 	}
+}
+
+// counts tells whether a pod's change is one that a budget may count.
+func counts(old, cur *corev1.Pod) bool {
+	return pods.Ready(old) != pods.Ready(cur) || (old.DeletionTimestamp == nil) != (cur.DeletionTimestamp == nil) ||
+		old.UID != cur.UID || !labels.Equals(old.Labels, cur.Labels) || !reflect.DeepEqual(metav1.GetControllerOfNoCopy(old), metav1.GetControllerOfNoCopy(cur))
 }
 
 // wake has the budgets counted that select pods with the labels, and gives them.
