@@ -404,3 +404,28 @@ func (w *world) advance(t *rapid.T) {
 		w.sets[i] = set
 	}
 }
+
+func TestFailuresShow(t *testing.T) {
+	w := newWorld(4, "1", "0")
+	w.settle(t)
+	w.image("v2")
+	w.step()
+	fail := func(image, reason string) {
+		for i, set := range w.sets {
+			if set.Spec.Template.Spec.Containers[0].Image == image {
+				set = set.DeepCopy()
+				set.Status.Conditions = []appsv1.ReplicaSetCondition{{Type: appsv1.ReplicaSetReplicaFailure, Status: corev1.ConditionTrue, Reason: reason}}
+				w.sets[i] = set
+			}
+		}
+		w.step()
+	}
+	fail("v1", "OfTheOld")
+	if r := w.reason(appsv1.DeploymentReplicaFailure); r != "OfTheOld" {
+		t.Errorf("while the newest set has no failure %q shows", r)
+	}
+	fail("v2", "OfTheNew")
+	if r := w.reason(appsv1.DeploymentReplicaFailure); r != "OfTheNew" {
+		t.Errorf("%q shows", r)
+	}
+}
