@@ -2,6 +2,7 @@ package disruption
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -212,4 +213,21 @@ func TestNeverBelowTheBudget(t *testing.T) {
 			}
 		}
 	})
+}
+
+// BenchmarkDecide counts a budget of 5,000 pods, 20 of which are being evicted.
+func BenchmarkDecide(b *testing.B) {
+	list := podsOf(strings.Repeat("r", 5000))
+	pdb := budget("", "10%")
+	pdb.Status.DisruptedPods = map[string]metav1.Time{}
+	for i := range 20 {
+		pdb.Status.DisruptedPods[list[i*100].Name] = metav1.NewTime(now)
+	}
+	s := snapshot{budget: pdb, pods: list, scales: map[types.UID]int32{"u": 5000}, now: now}
+	b.ReportAllocs()
+	for b.Loop() {
+		if p, err := decide(s); err != nil || p.status.DisruptionsAllowed != 480 {
+			b.Fatal(p.status.DisruptionsAllowed, err)
+		}
+	}
 }

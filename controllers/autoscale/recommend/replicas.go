@@ -8,6 +8,7 @@ package recommend
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"time"
 
@@ -64,7 +65,7 @@ var (
 
 // Utilization proposes replicas so that the pods use target percent of what they request.
 func Utilization(l Load, samples Samples, target int32) (Proposal, error) {
-	requests := map[string]int64{}
+	requests := make(map[string]int64, len(l.Pods))
 	g, err := l.group(samples)
 	if err != nil {
 		return Proposal{}, err
@@ -193,10 +194,7 @@ func (l Load) group(samples Samples) (groups, error) {
 	if len(l.Pods) == 0 {
 		return groups{}, errNoPods
 	}
-	g := groups{samples: Samples{}}
-	for name, s := range samples {
-		g.samples[name] = s
-	}
+	g := groups{samples: maps.Clone(samples)}
 	for _, pod := range l.Pods {
 		sample, measured := samples[pod.Name]
 		switch {
@@ -237,22 +235,25 @@ func request(pod *corev1.Pod, container string, name corev1.ResourceName) (int64
 		}
 	}
 	var sum int64
-	for _, c := range longRunning(pod) {
-		if container != "" && container != c.Name {
-			continue
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, sidecars(pod)} {
+		for i := range list {
+			c := &list[i]
+			if container != "" && container != c.Name {
+				continue
+			}
+			q, ok := c.Resources.Requests[name]
+			if !ok {
+				return 0, fmt.Errorf("missing request for %s in container %s of Pod %s", name, c.Name, pod.Name)
+			}
+			sum += q.MilliValue()
 		}
-		q, ok := c.Resources.Requests[name]
-		if !ok {
-			return 0, fmt.Errorf("missing request for %s in container %s of Pod %s", name, c.Name, pod.Name)
-		}
-		sum += q.MilliValue()
 	}
 	return sum, nil
 }
 
-// longRunning are the containers that run as long as the pod does: sidecars among them.
-func longRunning(pod *corev1.Pod) []corev1.Container {
-	list := append([]corev1.Container{}, pod.Spec.Containers...)
+// sidecars are the init containers that run as long as the pod does.
+func sidecars(pod *corev1.Pod) []corev1.Container {
+	var list []corev1.Container
 	for _, c := range pod.Spec.InitContainers {
 		if c.RestartPolicy != nil && *c.RestartPolicy == corev1.ContainerRestartPolicyAlways {
 			list = append(list, c)

@@ -257,3 +257,18 @@ func known(list []*corev1.Pod, s Samples) []*corev1.Pod {
 	}
 	return kept
 }
+
+// BenchmarkUtilization judges the load of 5,000 pods.
+func BenchmarkUtilization(b *testing.B) {
+	l := load(strings.Repeat("r", 5000))
+	s := Samples{}
+	for _, pod := range l.Pods {
+		s[pod.Name] = Sample{Value: 750, At: now}
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if p, err := Utilization(l, s, 50); err != nil || p.Replicas != 7500 {
+			b.Fatal(p, err)
+		}
+	}
+}
