@@ -50,6 +50,7 @@ func areas() map[string]map[string]func(*env) {
 		"custom": customTests, "validation": validationTests,
 		"operations": operationTests, "webhooks": webhookTests, "policies": policyTests,
 		"published": publishTests, "conversion": conversionTests,
+		"tokens":         tokenTests,
 		"quota of kinds": quotaKindTests, "certificates": certificateTests, "aggregation": aggregationTests,
 	}
 }
