@@ -421,11 +421,11 @@ func TestFailuresShow(t *testing.T) {
 		w.step()
 	}
 	fail("v1", "OfTheOld")
-	if r := w.reason(appsv1.DeploymentReplicaFailure); r != "OfTheOld" {
+	if r := w.reason(appsv1.DeploymentReplicaFailure); r != "True/OfTheOld" {
 		t.Errorf("while the newest set has no failure %q shows", r)
 	}
 	fail("v2", "OfTheNew")
-	if r := w.reason(appsv1.DeploymentReplicaFailure); r != "OfTheNew" {
+	if r := w.reason(appsv1.DeploymentReplicaFailure); r != "True/OfTheNew" {
 		t.Errorf("%q shows", r)
 	}
 }
