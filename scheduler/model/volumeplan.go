@@ -86,18 +86,18 @@ func (c *Cluster) NewVolumeFit(bound, open []*corev1.PersistentVolumeClaim) *Vol
 
 func (c *Cluster) newOpenClaim(claim *corev1.PersistentVolumeClaim) openClaim {
 	o := openClaim{claim: claim, class: c.StorageClass(claim), selected: claim.Annotations[volumes.SelectedNode]}
-	if o.selected != "" {
-		return o // its provisioner has been asked
-	}
 	matcher := volumes.NewMatcher(claim)
 	key := types.NamespacedName{Namespace: claim.Namespace, Name: claim.Name}
-	for _, v := range c.storage.reserved[key] {
-		if matcher.Reserved(v.PersistentVolume) {
+	for name, a := range c.storage.assumedVolumes {
+		if v := c.storage.volumes[name]; a.claim == key && v.Spec.ClaimRef == nil && matcher.Reserved(a.volume) {
 			o.reserved = append(o.reserved, v)
 		}
 	}
-	for name, a := range c.storage.assumedVolumes {
-		if v := c.storage.volumes[name]; a.claim == key && v.Spec.ClaimRef == nil && matcher.Reserved(a.volume) {
+	if len(o.reserved) > 0 || o.selected != "" {
+		return o // it will be bound to that, or its provisioner has been asked
+	}
+	for _, v := range c.storage.reserved[key] {
+		if matcher.Reserved(v.PersistentVolume) {
 			o.reserved = append(o.reserved, v)
 		}
 	}
@@ -136,6 +136,9 @@ func (f *VolumeFit) On(node *corev1.Node) (VolumePlan, Misfit) {
 		if v := o.best(node, plan.Bind); v != nil {
 			plan.Bind = append(plan.Bind, VolumeBinding{o.claim, v.PersistentVolume})
 			continue
+		}
+		if len(o.reserved) > 0 {
+			return plan, NoVolume // the claim will be bound to what is reserved for it
 		}
 		if misfit := f.cluster.provides(o, node); misfit != Fits {
 			return plan, misfit
