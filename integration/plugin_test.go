@@ -116,7 +116,7 @@ func (k *plugged) filters(t *testing.T) {
 	k.run("label", "node", "node", "example.com/price=4", "--overwrite")
 	k.eventually("pod/dear", nodeName, "node")
 	r = k.why("dear", "--scheduler-config", k.config)
-	k.contains("why", r.all(), "Running on node", "price", " 60\n") // 3 * 100/(1+4)
+	k.contains("why", r.all(), " on node", "price", " 60\n") // 3 * 100/(1+4)
 }
 
 func (k *plugged) hangs(t *testing.T, price *exec.Cmd) {
