@@ -3,9 +3,11 @@ package controllers_test
 import (
 	"encoding/json"
 	"fmt"
+	"net/http"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -14,9 +16,13 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/rest"
 	cmdutil "k8s.io/kubectl/pkg/cmd/util"
 	"k8s.io/kubectl/pkg/polymorphichelpers"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/controllers"
 )
 
 // nodeFor plays the scheduler: a pod that is bound to one node by its affinity goes there.
@@ -345,4 +351,97 @@ func TestDaemonSetAdoption(t *testing.T) {
 		return nil
 	})
 	c.daemonsOn("n1")
+}
+
+// TestDaemonSetNeverTwo rolls out, loses pods and restarts the controllers, and watches that no node ever has two pods of the set.
+func TestDaemonSetNeverTwo(t *testing.T) {
+	c := start(t, nil)
+	for i := range 20 {
+		c.node(fmt.Sprintf("n%d", i+1))
+	}
+	w, err := c.client.CoreV1().Pods("default").Watch(c.ctx, metav1.ListOptions{})
+	c.must(err)
+	defer w.Stop()
+	failed := make(chan string, 100)
+	go func() {
+		on := map[string]string{}
+		for event := range w.ResultChan() {
+			pod, ok := event.Object.(*corev1.Pod)
+			if !ok {
+				continue
+			}
+			node := nodeFor(pod)
+			switch {
+			case event.Type == watch.Deleted && on[node] == pod.Name:
+				delete(on, node)
+			case event.Type == watch.Added && on[node] != "":
+				failed <- fmt.Sprintf("%s comes to %s beside %s", pod.Name, node, on[node])
+			case event.Type == watch.Added:
+				on[node] = pod.Name
+			}
+		}
+	}()
+	set := daemonSet()
+	set.Spec.UpdateStrategy = appsv1.DaemonSetUpdateStrategy{Type: appsv1.RollingUpdateDaemonSetStrategyType, RollingUpdate: &appsv1.RollingUpdateDaemonSet{MaxUnavailable: ptr.To(intstr.FromString("25%"))}}
+	c.createDaemons(set)
+	for i := range 4 {
+		time.Sleep(15 * time.Millisecond)
+		c.restart()
+		c.changeDaemons(func(d *appsv1.DaemonSet) { d.Spec.Template.Spec.Containers[0].Image = fmt.Sprint("v", i) })
+		for _, pod := range c.pods("") {
+			if strings.HasSuffix(pod.Spec.NodeName, "7") {
+				_ = c.client.CoreV1().Pods("default").Delete(c.ctx, pod.Name, metav1.DeleteOptions{})
+			}
+		}
+	}
+	c.eventually("the end of the rollout", func() error {
+		if s := c.daemons().Status; s.UpdatedNumberScheduled != 20 || s.NumberAvailable != 20 {
+			return fmt.Errorf("%+v", s)
+		}
+		return nil
+	})
+	select {
+	case said := <-failed:
+		t.Fatal(said)
+	default:
+	}
+}
+
+// TestSetsAtRest: sets that are as they should be cost no request, and getting there few writes of their statuses.
+func TestSetsAtRest(t *testing.T) {
+	requests := &counter{}
+	c := start(t, func(cfg *controllers.Config) {
+		cfg.RestConfig = rest.CopyConfig(cfg.RestConfig)
+		cfg.RestConfig.Wrap(func(rt http.RoundTripper) http.RoundTripper { requests.next = rt; return requests })
+	})
+	c.node("n1")
+	c.node("n2")
+	daemons, set := daemonSet(), withClaim(statefulSet(5))
+	daemons.Spec.Selector.MatchLabels, daemons.Spec.Template.Labels = map[string]string{"app": "ds"}, map[string]string{"app": "ds"}
+	set.Spec.PodManagementPolicy, set.Spec.MinReadySeconds = appsv1.ParallelPodManagement, 1
+	c.createDaemons(daemons)
+	c.createSet(set)
+	c.settled()
+	writes := map[string]int{}
+	for quiet := 0; quiet < 5; quiet++ { // until nothing has been asked for half a second
+		time.Sleep(100 * time.Millisecond)
+		for _, r := range requests.take() {
+			quiet = 0
+			if !strings.HasPrefix(r, "GET ") && !strings.HasSuffix(r, "/events") {
+				writes[r]++
+			}
+		}
+	}
+	for r, n := range writes {
+		if n > 12 {
+			t.Errorf("%d times %s", n, r)
+		}
+	}
+	if n := writes["POST /apis/apps/v1/namespaces/default/controllerrevisions"]; n != 2 {
+		t.Errorf("%d revisions made: %v", n, writes)
+	}
+	time.Sleep(1500 * time.Millisecond)
+	if seen := requests.take(); len(seen) > 0 {
+		t.Fatalf("idle controllers ask: %q", seen)
+	}
 }

@@ -34,8 +34,9 @@ import (
 
 var kind = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
 
-// pace is how far apart a set is looked at during a burst of changes of pods and nodes, so that the burst makes few status writes.
-const pace = 10 * time.Millisecond
+// pace is how far apart a set is looked at during a burst of changes of pods and nodes, so that the burst makes few status writes. Each look
+// goes over all nodes.
+const pace = 50 * time.Millisecond
 
 // Controller serves DaemonSets.
 type Controller struct {

@@ -212,18 +212,19 @@ func (w *work) status() appsv1.DaemonSetStatus {
 			continue
 		}
 		s.CurrentNumberScheduled++
-		if wait, ready := pods.AvailableIn(p.pods[0], w.set.Spec.MinReadySeconds, w.now); ready {
+		if w.updated(p.pods[0]) {
+			s.UpdatedNumberScheduled++
+		}
+		for i, pod := range p.pods {
+			wait, ready := pods.AvailableIn(pod, w.set.Spec.MinReadySeconds, w.now)
+			w.wake(wait)
+			if i > 0 || !ready {
+				continue
+			}
 			s.NumberReady++
 			if wait == 0 {
 				s.NumberAvailable++
 			}
-		}
-		if w.updated(p.pods[0]) {
-			s.UpdatedNumberScheduled++
-		}
-		for _, pod := range p.pods {
-			wait, _ := pods.AvailableIn(pod, w.set.Spec.MinReadySeconds, w.now)
-			w.wake(wait)
 		}
 	}
 	s.NumberUnavailable = s.DesiredNumberScheduled - s.NumberAvailable

@@ -320,3 +320,17 @@ func TestNewPod(t *testing.T) {
 		}
 	}
 }
+
+func BenchmarkDecide(b *testing.B) {
+	s := snap(build("1", "0"), "")
+	for i := range 5000 {
+		name := fmt.Sprint("n", i)
+		s.nodes = append(s.nodes, nodes(name)...)
+		s.pods = append(s.pods, pod(name+" 1 new ready"))
+	}
+	for b.Loop() {
+		if p := decide(s); say(p) != "" {
+			b.Fatal(say(p))
+		}
+	}
+}

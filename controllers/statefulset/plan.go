@@ -14,6 +14,9 @@ import (
 	"github.com/coracle-dev/coracle/controllers/pods"
 )
 
+// shortest is how long a pod lasts at least: one that ends as soon as it is made costs one attempt a second.
+const shortest = time.Second
+
 // revision is a template and its name.
 type revision struct {
 	name     string
@@ -93,7 +96,7 @@ type work struct {
 func decide(s snapshot) plan {
 	w := &work{snapshot: s, ordered: s.set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement, wanted: make([]*corev1.Pod, replicas(s.set))}
 	w.sort()
-	w.plan.status, w.plan.again = w.status()
+	w.plan.status = w.status()
 	if s.set.DeletionTimestamp != nil {
 		return w.plan
 	}
@@ -148,9 +151,7 @@ func (w *work) keep() bool {
 			w.create(ordinal)
 			done = false
 		case pods.Terminal(pod):
-			if pod.DeletionTimestamp == nil {
-				w.plan.delete = append(w.plan.delete, pod) // a new one comes once this is gone
-			}
+			w.replace(pod)
 			done = false
 		default:
 			done = w.keepOne(pod)
@@ -160,6 +161,25 @@ func (w *work) keep() bool {
 		}
 	}
 	return true
+}
+
+// replace removes a pod that has ended. A new one comes once it is gone.
+func (w *work) replace(pod *corev1.Pod) {
+	if pod.DeletionTimestamp != nil {
+		return
+	}
+	if wait := min(shortest, pod.CreationTimestamp.Add(shortest).Sub(w.now)); wait > 0 {
+		w.wake(wait)
+		return
+	}
+	w.plan.delete = append(w.plan.delete, pod)
+}
+
+// wake makes the set be looked at again.
+func (w *work) wake(after time.Duration) {
+	if after > 0 && (w.plan.again == 0 || after < w.plan.again) {
+		w.plan.again = after
+	}
 }
 
 // keepOne sees to claims and identity of a pod that has not ended. False means that it is not available.
@@ -306,13 +326,12 @@ func maxUnavailable(set *appsv1.StatefulSet) int {
 	return max(1, n)
 }
 
-// status counts the pods, and tells when the next one becomes available.
-func (w *work) status() (appsv1.StatefulSetStatus, time.Duration) {
+// status counts the pods.
+func (w *work) status() appsv1.StatefulSetStatus {
 	status := appsv1.StatefulSetStatus{
 		ObservedGeneration: w.set.Generation, CurrentRevision: w.current.name, UpdateRevision: w.update.name,
 		CollisionCount: ptr.To(ptr.Deref(w.collisions, 0)), Conditions: w.set.Status.Conditions,
 	}
-	var again time.Duration
 	for _, pod := range w.pods {
 		status.Replicas++
 		if pod.Status.Phase == corev1.PodRunning {
@@ -323,9 +342,7 @@ func (w *work) status() (appsv1.StatefulSetStatus, time.Duration) {
 			if ready && wait == 0 {
 				status.AvailableReplicas++
 			}
-			if wait > 0 && (again == 0 || wait < again) {
-				again = wait
-			}
+			w.wake(wait)
 		}
 		if pod.DeletionTimestamp != nil {
 			continue
@@ -341,5 +358,5 @@ func (w *work) status() (appsv1.StatefulSetStatus, time.Duration) {
 	if w.set.Spec.UpdateStrategy.Type == appsv1.RollingUpdateStatefulSetStrategyType && status.Replicas == want && status.UpdatedReplicas == want && status.ReadyReplicas == want {
 		status.CurrentReplicas, status.CurrentRevision = status.UpdatedReplicas, status.UpdateRevision // the update is complete
 	}
-	return status, again
+	return status
 }

@@ -277,6 +277,38 @@ func TestNewPod(t *testing.T) {
 	}
 }
 
+func TestNoHotLoop(t *testing.T) {
+	s := snap(build(1), nil, "0 new failed")
+	s.pods[0].CreationTimestamp = metav1.NewTime(now.Add(-300 * time.Millisecond))
+	if p := decide(s); say(p) != "" || p.again != 700*time.Millisecond {
+		t.Errorf("a pod that fails at once: %q again in %v", say(p), p.again)
+	}
+	s.pods[0].CreationTimestamp = metav1.NewTime(now.Add(time.Hour)) // by a clock that is ahead
+	if p := decide(s); p.again != time.Second {
+		t.Errorf("again in %v", p.again)
+	}
+	s.pods[0].CreationTimestamp = metav1.NewTime(now.Add(-time.Second))
+	if p := decide(s); say(p) != "-0" || p.again != 0 {
+		t.Errorf("a second later: %q again in %v", say(p), p.again)
+	}
+}
+
+func BenchmarkDecide(b *testing.B) {
+	set := build(1000, claims)
+	have := map[string]*corev1.PersistentVolumeClaim{}
+	s := snap(set, have)
+	for i := range 1000 {
+		s.pods = append(s.pods, pod(fmt.Sprint(i, " new ready")))
+		s.pods[i].Spec.Volumes = withClaims(set, i, nil)
+		have[claimName(set, &set.Spec.VolumeClaimTemplates[0], i)] = claim(fmt.Sprint(i))
+	}
+	for b.Loop() {
+		if p := decide(s); say(p) != "" {
+			b.Fatal(say(p))
+		}
+	}
+}
+
 func TestNamesOfPods(t *testing.T) {
 	for name, want := range map[string]string{"web-0": "web 0", "a-b-12": "a-b 12", "web-01": "", "web": "", "-1": "", "web-": "", "web-x": "", "web-+1": "", "web-4294967296": ""} {
 		parent, ordinal, ok := parentAndOrdinal(name)
