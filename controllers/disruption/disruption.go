@@ -58,7 +58,7 @@ func New(e env.Env, s *scales.Client) *Controller {
 		events: e.Recorder("controllermanager"), clock: e.Clock, lag: loop.NewLag(e.Clock),
 	}
 	c.loop = e.Loop(loop.Config{Name: "disruption", Sync: c.sync, Pace: pace})
-	c.marks = e.Loop(loop.Config{Name: "disruption-marks", Sync: c.unmark, Workers: 1})
+	c.marks = e.Loop(loop.Config{Name: "stale_pod_disruption", Sync: c.unmark, Workers: 1})
 	loop.On(c.loop, budgetInformer.Informer(), func(old, cur *policyv1.PodDisruptionBudget) {
 		if cur == nil {
 			cur = old
@@ -169,7 +169,7 @@ func (c *Controller) count(ctx context.Context, b *policyv1.PodDisruptionBudget)
 // lasting drops an error that only a change of the cluster can mend, and that change wakes the budget.
 func lasting(err error) error {
 	var none *noController
-	var noScale *scales.ErrNoScale
+	var noScale *scales.NoScaleError
 	if errors.As(err, &none) || errors.As(err, &noScale) || meta.IsNoMatchError(err) {
 		return nil
 	}
@@ -219,7 +219,7 @@ func (c *Controller) unmark(ctx context.Context, key string) error {
 	}
 	pod, err := c.pods.Pods(namespace).Get(name)
 	if err != nil {
-		return found(err)
+		return ignoreNotFound(err)
 	}
 	wait, ok := untilStale(pod, c.clock.Now())
 	if !ok {
@@ -234,11 +234,11 @@ func (c *Controller) unmark(ctx context.Context, key string) error {
 		return err
 	}
 	_, err = c.client.CoreV1().Pods(namespace).Patch(ctx, name, types.StrategicMergePatchType, patch, metav1.PatchOptions{}, "status")
-	return found(err)
+	return ignoreNotFound(err)
 }
 
-// found passes over the absence of an object.
-func found(err error) error {
+// ignoreNotFound passes over the absence of an object.
+func ignoreNotFound(err error) error {
 	if apierrors.IsNotFound(err) {
 		return nil
 	}

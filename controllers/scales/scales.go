@@ -132,10 +132,10 @@ func (c *Client) Owner(ctx context.Context, namespace string, ref *metav1.OwnerR
 	return s, nil
 }
 
-// ErrNoScale says that a kind has no scale subresource.
-type ErrNoScale struct{ Resource schema.GroupResource }
+// NoScaleError says that a kind has no scale subresource.
+type NoScaleError struct{ Resource schema.GroupResource }
 
-func (e *ErrNoScale) Error() string {
+func (e *NoScaleError) Error() string {
 	return e.Resource.String() + " does not implement the scale subresource"
 }
 
@@ -150,7 +150,7 @@ func (c *Client) implemented(gvr schema.GroupVersionResource) error {
 			return nil
 		}
 	}
-	return &ErrNoScale{Resource: gvr.GroupResource()}
+	return &NoScaleError{Resource: gvr.GroupResource()}
 }
 
 // Update writes a scale that was read by Get, unless the object has changed since.
