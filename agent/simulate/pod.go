@@ -5,7 +5,6 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/equality"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
@@ -33,10 +32,17 @@ func (r *runner) syncPod(ctx context.Context, key string) error {
 		rec = adopt(&r.cfg, n, pod)
 		r.keep(key, rec)
 	}
+	if rec.settled(pod, time.Now()) {
+		return nil
+	}
+	return r.proceed(ctx, key, rec, pod)
+}
+
+// proceed writes until the API server has what the pod has come to.
+func (r *runner) proceed(ctx context.Context, key string, rec *record, pod *v1.Pod) error {
 	for {
-		now := time.Now()
-		step := rec.advance(pod, now)
-		if !rec.refused(pod, &step.status) {
+		step := rec.advance(pod, time.Now())
+		if !rec.written(pod, &step.status) {
 			next, err := r.write(ctx, key, rec, pod, &step.status)
 			if next == nil || err != nil {
 				return err
@@ -47,6 +53,7 @@ func (r *runner) syncPod(ctx context.Context, key string) error {
 		if step.remove {
 			return r.remove(ctx, key, rec, pod)
 		}
+		rec.rested, rec.wake = pod.ResourceVersion, step.wake
 		if !step.wake.IsZero() {
 			r.podLoop.AddAfter(key, time.Until(step.wake))
 		}
@@ -95,10 +102,7 @@ func (r *runner) write(ctx context.Context, key string, rec *record, pod *v1.Pod
 		return nil, err
 	}
 	r.lag.Wrote(key, got.ResourceVersion)
-	rec.sent, rec.sentVersion = nil, ""
-	if !equality.Semantic.DeepEqual(got.Status, *status) {
-		rec.sent, rec.sentVersion = status, got.ResourceVersion
-	}
+	rec.sent, rec.sentVersion = status, got.ResourceVersion
 	obj, err := r.trim(got)
 	if err != nil {
 		return nil, err

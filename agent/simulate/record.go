@@ -30,6 +30,9 @@ type record struct {
 	inFlight                   map[string]slow
 	reclaimed, purged, deleted bool
 
+	// rested is the version of the pod at which nothing was left to do until wake, which is never when zero.
+	rested string
+	wake   time.Time
 	// sent is a status of which the server keeps something else, and sentVersion the version that gave: writing it again would not help.
 	sent        *v1.PodStatus
 	sentVersion string
@@ -142,7 +145,8 @@ func (rec *record) advance(pod *v1.Pod, now time.Time) progress {
 	wake := rec.pass(pod, now)
 	for {
 		s := rec.state(pod, now)
-		s.Last, s.Reported = last, rec.refused(pod, &last)
+		s.Last = last
+		s.Reported = rec.stage == lifecycle.Finished && rec.written(pod, &last) // asked before the object goes
 		plan := lifecycle.Step(s)
 		rec.stage, rec.since, rec.rejection = plan.Stage, plan.Since, plan.Rejection
 		last = plan.Status
@@ -171,10 +175,18 @@ func withoutAllocated(s *v1.PodStatus) {
 	}
 }
 
-// refused tells that there is nothing to write: the server has the status, or makes something else of it.
-func (rec *record) refused(pod *v1.Pod, status *v1.PodStatus) bool {
-	return equality.Semantic.DeepEqual(pod.Status, *status) ||
-		rec.sent != nil && rec.sentVersion == pod.ResourceVersion && equality.Semantic.DeepEqual(*rec.sent, *status)
+// written tells that there is nothing to write: the server has the status, or makes something else of it.
+func (rec *record) written(pod *v1.Pod, status *v1.PodStatus) bool {
+	if equality.Semantic.DeepEqual(pod.Status, *status) {
+		rec.sent = nil
+		return true
+	}
+	return rec.sent != nil && rec.sentVersion == pod.ResourceVersion && equality.Semantic.DeepEqual(*rec.sent, *status)
+}
+
+// settled tells that the pod is as it was when nothing was left to do, and that no time has come since.
+func (rec *record) settled(pod *v1.Pod, now time.Time) bool {
+	return rec.rested == pod.ResourceVersion && (rec.wake.IsZero() || now.Before(rec.wake))
 }
 
 // state is the record as package lifecycle wants it.
