@@ -2,6 +2,7 @@ package conformance
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"testing"
 	"time"
@@ -33,6 +34,37 @@ spec:
   containers:
   - {name: c, image: "coracle/demo:v1", command: [sleep, "3600"]}
 `
+
+// TestPartsMetrics asks controllers that run alone what they do: on the loopback, once they lead.
+func TestPartsMetrics(t *testing.T) {
+	t.Parallel()
+	c := cluster.New(t)
+	c.StartServer()
+	const address = "127.0.0.1:10257"
+	if out, err := c.Coracle("controllers", "--config", "/dev/null", "--metrics", "0.0.0.0:10257"); err == nil || !strings.Contains(out, "loopback") {
+		t.Errorf("metrics for everybody: %v %s", err, out)
+	}
+	c.Start(append([]string{"controllers", "--config", "/dev/null", "--metrics", address}, c.Flags()...)...)
+	get := func(path string) (string, error) {
+		resp, err := c.HTTP(5*time.Second, false).Get("http://" + address + path)
+		if err != nil {
+			return "", err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		return string(body), err
+	}
+	cluster.Eventually(t, 30*time.Second, func() error {
+		body, err := get("/metrics")
+		if err == nil && (!strings.Contains(body, `leader_election_master_status{name="coracle-controllers"} 1`) || !strings.Contains(body, `workqueue_adds_total{name="namespace"}`)) {
+			err = fmt.Errorf("%s", body)
+		}
+		return err
+	})
+	if body, err := get("/healthz"); err != nil || body != "ok" {
+		t.Errorf("healthz: %s %v", body, err)
+	}
+}
 
 // TestMetrics asks a cluster with a real node what its pods use, as kubectl top does.
 func TestMetrics(t *testing.T) {
