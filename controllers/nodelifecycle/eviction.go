@@ -33,7 +33,7 @@ type Eviction struct {
 	loop   *loop.Loop
 
 	mu sync.Mutex
-	// seen is when each NoExecute taint of a node was first seen, for those that carry no time.
+	// seen is since when each NoExecute taint of a node counts: this process saw it come, or it was there before and says when it came.
 	seen map[string]map[string]time.Time
 	// due are the pods that a timer runs for.
 	due map[string]bool
@@ -84,7 +84,7 @@ func (c *Eviction) nodeChanged(old, cur *corev1.Node) {
 	}) {
 		return
 	}
-	c.note(name, after)
+	c.note(name, after, old != nil)
 	if cur == nil {
 		return
 	}
@@ -93,8 +93,17 @@ func (c *Eviction) nodeChanged(old, cur *corev1.Node) {
 	}
 }
 
-// note remembers when each of the node's taints was first seen.
-func (c *Eviction) note(node string, list []corev1.Taint) {
+// taintID tells a taint from one that took its place.
+func taintID(t *corev1.Taint) string {
+	if t.TimeAdded == nil {
+		return t.ToString()
+	}
+	return t.ToString() + t.TimeAdded.UTC().Format(time.RFC3339)
+}
+
+// note remembers since when each of the node's taints counts. Of those that came while the node was watched that is now, whatever clock
+// they were dated by; of others it is their date, so that a restart gives no pod more time.
+func (c *Eviction) note(node string, list []corev1.Taint, watched bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	before := c.seen[node]
@@ -103,10 +112,13 @@ func (c *Eviction) note(node string, list []corev1.Taint) {
 		if c.seen[node] == nil {
 			c.seen[node] = map[string]time.Time{}
 		}
-		id := list[i].ToString()
+		id := taintID(&list[i])
 		at, known := before[id]
 		if !known {
 			at = c.clock.Now()
+			if added := list[i].TimeAdded; !watched && added != nil && added.Time.Before(at) {
+				at = added.Time
+			}
 		}
 		c.seen[node][id] = at
 	}
@@ -181,7 +193,7 @@ func (c *Eviction) sync(ctx context.Context, key string) error {
 }
 
 // untilEviction is how long the pod still tolerates the taints; evicted is false when it does for ever. The shortest of its times counts, from
-// when the taint was added or the pod bound, whichever is later. It is pure.
+// when the taint was seen or the pod bound, whichever is later. It is pure.
 func untilEviction(pod *corev1.Pod, list []corev1.Taint, seen map[string]time.Time, now time.Time) (wait time.Duration, evicted bool) {
 	var bound time.Time
 	if c := pods.Condition(pod, corev1.PodScheduled); c != nil {
@@ -195,9 +207,9 @@ func untilEviction(pod *corev1.Pod, list []corev1.Taint, seen map[string]time.Ti
 		if forever {
 			continue
 		}
-		start := seen[list[i].ToString()]
-		if list[i].TimeAdded != nil {
-			start = list[i].TimeAdded.Time
+		start, known := seen[taintID(&list[i])]
+		if !known { // the node's event is still on its way, and will bring the pod back
+			start = now
 		}
 		if bound.After(start) {
 			start = bound

@@ -9,6 +9,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/internal/clock"
 )
 
 var now = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -127,11 +129,35 @@ func TestInterval(t *testing.T) {
 	}
 }
 
+func TestSince(t *testing.T) {
+	c := &Eviction{clock: clock.NewManual(now), seen: map[string]map[string]time.Time{}}
+	taint := func(ago time.Duration) []corev1.Taint {
+		added := metav1.NewTime(now.Add(-ago))
+		return []corev1.Taint{{Key: "k", Effect: corev1.TaintEffectNoExecute, TimeAdded: &added}}
+	}
+	since := func(ago time.Duration) time.Duration { return now.Sub(c.firstSeen("n")[taintID(&taint(ago)[0])]) }
+	if c.note("n", taint(time.Hour), true); since(time.Hour) != 0 {
+		t.Errorf("one that came now, dated an hour ago, counts since %v", since(time.Hour))
+	}
+	if c.note("n", taint(2*time.Hour), false); since(2*time.Hour) != 2*time.Hour {
+		t.Errorf("one that was there at the start counts since %v", since(2*time.Hour))
+	}
+	if c.note("n", taint(2*time.Hour), true); since(2*time.Hour) != 2*time.Hour {
+		t.Error("one that stays counts anew")
+	}
+	if c.note("n", taint(-time.Hour), false); since(-time.Hour) != 0 {
+		t.Errorf("one of the future counts since %v", since(-time.Hour))
+	}
+	if c.note("n", nil, true); len(c.seen) != 0 {
+		t.Error("remembers what is gone")
+	}
+}
+
 func TestUntilEviction(t *testing.T) {
 	at := metav1.NewTime(now.Add(-100 * time.Second))
 	lost := corev1.Taint{Key: corev1.TaintNodeUnreachable, Effect: corev1.TaintEffectNoExecute, TimeAdded: &at}
 	other := corev1.Taint{Key: "maintenance", Effect: corev1.TaintEffectNoExecute}
-	seen := map[string]time.Time{other.ToString(): now.Add(-10 * time.Second)}
+	seen := map[string]time.Time{taintID(&other): now.Add(-10 * time.Second), taintID(&lost): now.Add(-100 * time.Second)}
 	tolerate := func(key string, seconds *int64) corev1.Toleration {
 		return corev1.Toleration{Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: seconds}
 	}
@@ -150,6 +176,7 @@ func TestUntilEviction(t *testing.T) {
 		{"bound later", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](30))}, 10 * time.Second, "20s true"},
 		{"one of two", []corev1.Taint{lost, other}, []corev1.Toleration{tolerate(lost.Key, nil)}, time.Hour, "0s true"},
 		{"the first that fits counts", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, nil), tolerate(lost.Key, ptr.To[int64](1))}, time.Hour, "0s false"},
+		{"a taint whose event is on its way", []corev1.Taint{{Key: "new", Effect: corev1.TaintEffectNoExecute}}, []corev1.Toleration{tolerate("new", ptr.To[int64](7))}, time.Hour, "7s true"},
 		{"negative seconds", []corev1.Taint{lost}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](-5))}, time.Hour, "0s true"},
 		{"the shorter of two", []corev1.Taint{lost, other}, []corev1.Toleration{tolerate(lost.Key, ptr.To[int64](300)), tolerate(other.Key, ptr.To[int64](60))}, time.Hour, "50s true"},
 	}
