@@ -13,6 +13,8 @@ import (
 
 	"github.com/spf13/cobra"
 	corev1 "k8s.io/api/core/v1"
+	policyv1 "k8s.io/api/policy/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
@@ -185,71 +187,62 @@ func readFacts(ctx context.Context, kube kubernetes.Interface, namespace, name s
 	return f, r.err
 }
 
-// read runs one list. What is forbidden is noted; any other failure ends the reading.
-func (r *factReader) read(what string, list func() error) {
+// read takes one list in. What is forbidden is noted; any other failure ends the reading.
+func read[L any](r *factReader, what string, list func(context.Context, metav1.ListOptions) (L, error), options metav1.ListOptions, take func(L)) {
 	if r.err != nil {
 		return
 	}
-	err := list()
+	got, err := list(r.ctx, options)
 	switch {
 	case err == nil:
+		take(got)
 	case apierrors.IsForbidden(err), apierrors.IsNotFound(err): // or a server that has no such kind
 		r.facts.Unread = append(r.facts.Unread, why.Unread{What: what, Why: err.Error()})
+	case errors.Is(err, context.DeadlineExceeded):
+		r.err = fmt.Errorf("read %s: the API server took more than %v: %w", what, whyDeadline, err)
 	default:
 		r.err = fmt.Errorf("read %s: %w", what, err)
 	}
 }
 
+// all is read without options.
+func all[L any](r *factReader, what string, list func(context.Context, metav1.ListOptions) (L, error), take func(L)) {
+	read(r, what, list, metav1.ListOptions{}, take)
+}
+
 // gone reads what may tell of a pod that is not there.
 func (r *factReader) gone() {
 	f, core := r.facts, r.kube.CoreV1()
-	r.read("events", func() error {
-		list, err := core.Events(f.Namespace).List(r.ctx, metav1.ListOptions{})
-		if err == nil {
-			f.Events = list.Items
-		}
-		return err
-	})
-	r.read("pods", func() error {
-		list, err := core.Pods(f.Namespace).List(r.ctx, metav1.ListOptions{})
-		if err == nil {
-			f.Pods = list.Items
-		}
-		return err
-	})
+	all(r, "events", core.Events(f.Namespace).List, func(l *corev1.EventList) { f.Events = l.Items })
+	all(r, "pods", core.Pods(f.Namespace).List, func(l *corev1.PodList) { f.Pods = l.Items })
 }
 
 // ofPod reads what belongs to the pod itself.
 func (r *factReader) ofPod() {
-	f, core := r.facts, r.kube.CoreV1()
-	r.events(f.Name)
-	claims := claimNames(f.Pod)
+	r.events(r.facts.Name)
+	claims := claimNames(r.facts.Pod)
 	if len(claims) > 0 {
-		r.read("persistentvolumeclaims", func() error {
-			list, err := core.PersistentVolumeClaims(f.Namespace).List(r.ctx, metav1.ListOptions{})
-			if err == nil {
-				f.Claims = list.Items
-			}
-			return err
-		})
-		r.read("storageclasses", func() error {
-			list, err := r.kube.StorageV1().StorageClasses().List(r.ctx, metav1.ListOptions{})
-			if err == nil {
-				f.Classes = list.Items
-			}
-			return err
-		})
-		r.read("persistentvolumes", func() error {
-			list, err := core.PersistentVolumes().List(r.ctx, metav1.ListOptions{})
-			if err == nil {
-				f.Volumes = list.Items
-			}
-			return err
-		})
+		r.storage()
 	}
 	for _, name := range claims {
 		r.events(name)
 	}
+}
+
+// storage reads what decides where volumes can be.
+func (r *factReader) storage() {
+	f, core, storage := r.facts, r.kube.CoreV1(), r.kube.StorageV1()
+	takeClaims := func(l *corev1.PersistentVolumeClaimList) { f.Claims = l.Items }
+	before := len(f.Unread)
+	all(r, "persistentvolumeclaims"+why.Elsewhere, core.PersistentVolumeClaims(metav1.NamespaceAll).List, takeClaims)
+	if len(f.Unread) > before {
+		all(r, "persistentvolumeclaims", core.PersistentVolumeClaims(f.Namespace).List, takeClaims)
+	}
+	all(r, "persistentvolumes", core.PersistentVolumes().List, func(l *corev1.PersistentVolumeList) { f.Volumes = l.Items })
+	all(r, "storageclasses", storage.StorageClasses().List, func(l *storagev1.StorageClassList) { f.Classes = l.Items })
+	all(r, "csidrivers", storage.CSIDrivers().List, func(l *storagev1.CSIDriverList) { f.Drivers = l.Items })
+	all(r, "csinodes", storage.CSINodes().List, func(l *storagev1.CSINodeList) { f.CSINodes = l.Items })
+	all(r, "csistoragecapacities", storage.CSIStorageCapacities(metav1.NamespaceAll).List, func(l *storagev1.CSIStorageCapacityList) { f.Capacities = l.Items })
 }
 
 func (r *factReader) events(of string) {
@@ -257,20 +250,14 @@ func (r *factReader) events(of string) {
 	if len(f.Unread) > 0 && f.Unread[0].What == "events" {
 		return
 	}
-	r.read("events", func() error {
-		list, err := r.kube.CoreV1().Events(f.Namespace).List(r.ctx, metav1.ListOptions{
-			FieldSelector: fields.OneTermEqualSelector("involvedObject.name", of).String(),
-		})
-		if err != nil {
-			return err
-		}
-		for i := range list.Items {
-			about := &list.Items[i].InvolvedObject
+	about := metav1.ListOptions{FieldSelector: fields.OneTermEqualSelector("involvedObject.name", of).String()}
+	read(r, "events", r.kube.CoreV1().Events(f.Namespace).List, about, func(l *corev1.EventList) {
+		for i := range l.Items {
+			about := &l.Items[i].InvolvedObject
 			if about.Kind != "Pod" || about.UID == f.Pod.UID { // not those of a pod of the same name before
-				f.Events = append(f.Events, list.Items[i])
+				f.Events = append(f.Events, l.Items[i])
 			}
 		}
-		return nil
 	})
 }
 
@@ -287,47 +274,20 @@ func claimNames(pod *corev1.Pod) []string {
 // ofCluster reads what decides where the pod could run.
 func (r *factReader) ofCluster() {
 	f, core := r.facts, r.kube.CoreV1()
-	r.read("nodes", func() error {
-		list, err := core.Nodes().List(r.ctx, metav1.ListOptions{})
-		if err == nil {
-			f.Nodes = list.Items
-		}
-		return err
-	})
+	all(r, "nodes", core.Nodes().List, func(l *corev1.NodeList) { f.Nodes = l.Items })
 	for i := range f.Nodes {
 		if f.Nodes[i].Name == f.Pod.Spec.NodeName {
 			f.Node = &f.Nodes[i]
 		}
 	}
-	r.read("pods", func() error {
-		list, err := core.Pods(metav1.NamespaceAll).List(r.ctx, metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"})
-		if err == nil {
-			f.Pods = list.Items
-		}
-		return err
-	})
-	r.read("namespaces", func() error {
-		list, err := core.Namespaces().List(r.ctx, metav1.ListOptions{})
-		if err == nil {
-			f.Namespaces = list.Items
-		}
-		return err
-	})
-	r.read("services", func() error {
-		list, err := core.Services(f.Namespace).List(r.ctx, metav1.ListOptions{})
-		if err == nil {
-			f.Services = list.Items
-		}
-		return err
-	})
-	r.read("poddisruptionbudgets", func() error {
-		list, err := r.kube.PolicyV1().PodDisruptionBudgets(metav1.NamespaceAll).List(r.ctx, metav1.ListOptions{})
-		if err == nil {
-			f.Budgets = list.Items
-		}
-		return err
-	})
-	if errors.Is(r.err, context.DeadlineExceeded) {
-		r.err = fmt.Errorf("the API server took more than %v: %w", whyDeadline, r.err)
+	running := metav1.ListOptions{FieldSelector: "status.phase!=Succeeded,status.phase!=Failed"}
+	takePods := func(l *corev1.PodList) { f.Pods = l.Items }
+	before := len(f.Unread)
+	read(r, "pods"+why.Elsewhere, core.Pods(metav1.NamespaceAll).List, running, takePods)
+	if len(f.Unread) > before {
+		read(r, "pods", core.Pods(f.Namespace).List, running, takePods)
 	}
+	all(r, "namespaces", core.Namespaces().List, func(l *corev1.NamespaceList) { f.Namespaces = l.Items })
+	all(r, "services", core.Services(f.Namespace).List, func(l *corev1.ServiceList) { f.Services = l.Items })
+	all(r, "poddisruptionbudgets", r.kube.PolicyV1().PodDisruptionBudgets(metav1.NamespaceAll).List, func(l *policyv1.PodDisruptionBudgetList) { f.Budgets = l.Items })
 }

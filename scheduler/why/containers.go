@@ -201,7 +201,7 @@ func ClaimOf(p *corev1.Pod, v *corev1.Volume) string {
 
 func (f *Facts) claim(name string) *corev1.PersistentVolumeClaim {
 	for i := range f.Claims {
-		if f.Claims[i].Name == name {
+		if f.Claims[i].Name == name && f.Claims[i].Namespace == f.Namespace {
 			return &f.Claims[i]
 		}
 	}

@@ -57,6 +57,9 @@ func explainPlacement(f *Facts, r *Report) error {
 	}
 	settings := f.Settings
 	settings.Percentage, settings.CandidatePercentage = 100, 100
+	if f.unreadStorage() != nil {
+		settings.Filters = slices.DeleteFunc(slices.Clone(settings.Filters), func(name string) bool { return strings.HasPrefix(name, "Volume") || name == "NodeVolumeLimits" })
+	}
 	d, err := decide.New(settings)
 	if err != nil {
 		return err
@@ -98,6 +101,7 @@ func (f *Facts) model() (*model.Cluster, *model.Pod) {
 	for i := range f.Budgets {
 		cluster.SetBudget(&f.Budgets[i])
 	}
+	f.setStorage(cluster)
 	for i := range f.Pods {
 		p := &f.Pods[i]
 		switch {
@@ -113,13 +117,46 @@ func (f *Facts) model() (*model.Cluster, *model.Pod) {
 	return cluster, model.NewPod(alone)
 }
 
+func (f *Facts) setStorage(cluster *model.Cluster) {
+	for i := range f.Classes {
+		cluster.SetStorageClass(&f.Classes[i])
+	}
+	for i := range f.Volumes {
+		cluster.SetVolume(&f.Volumes[i])
+	}
+	for i := range f.Claims {
+		cluster.SetClaim(&f.Claims[i])
+	}
+	for i := range f.Drivers {
+		cluster.SetCSIDriver(&f.Drivers[i])
+	}
+	for i := range f.CSINodes {
+		cluster.SetCSINode(&f.CSINodes[i])
+	}
+	for i := range f.Capacities {
+		cluster.SetStorageCapacity(&f.Capacities[i])
+	}
+}
+
+// unreadStorage are the kinds without which the filters of volumes would be wrong.
+func (f *Facts) unreadStorage() []string {
+	var kinds []string
+	for _, kind := range []string{"persistentvolumeclaims", "persistentvolumes", "storageclasses", "csidrivers", "csinodes", "csistoragecapacities"} {
+		if f.unread(kind) {
+			kinds = append(kinds, kind)
+		}
+	}
+	return kinds
+}
+
 func (f *Facts) filters(cluster *model.Cluster, pod *model.Pod, e *decide.Explanation) *Filters {
 	result := &Filters{Total: len(f.Nodes), Whole: e.Whole}
-	for _, what := range []string{"pods", "namespaces"} {
+	for _, what := range []string{"pods" + Elsewhere, "pods", "namespaces"} {
 		if f.unread(what) {
 			result.Inexact = append(result.Inexact, what)
 		}
 	}
+	result.Inexact = append(result.Inexact, f.unreadStorage()...)
 	if e.Whole != nil {
 		return result
 	}

@@ -27,9 +27,13 @@ type Facts struct {
 	// Events are those of the pod and of its claims; without a pod, all of the namespace.
 	Events []corev1.Event
 
-	Claims  []corev1.PersistentVolumeClaim
-	Classes []storagev1.StorageClass
-	Volumes []corev1.PersistentVolume
+	// Of storage, all is read for a pod with claims, and nothing for others.
+	Claims     []corev1.PersistentVolumeClaim
+	Classes    []storagev1.StorageClass
+	Volumes    []corev1.PersistentVolume
+	Drivers    []storagev1.CSIDriver
+	CSINodes   []storagev1.CSINode
+	Capacities []storagev1.CSIStorageCapacity
 
 	Nodes []corev1.Node
 	// Pods are those of all namespaces that have not ended.
@@ -51,6 +55,9 @@ type Unread struct {
 	What string `json:"what"`
 	Why  string `json:"why"`
 }
+
+// Elsewhere follows a kind that was read in the pod's namespace only.
+const Elsewhere = " of other namespaces"
 
 func (f *Facts) unread(what string) bool {
 	return slices.ContainsFunc(f.Unread, func(u Unread) bool { return u.What == what })

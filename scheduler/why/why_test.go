@@ -195,17 +195,37 @@ func TestReports(t *testing.T) {
 				}})
 			}
 			claim := func(name string, class *string) corev1.PersistentVolumeClaim {
-				return corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: class}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}}
+				return corev1.PersistentVolumeClaim{ObjectMeta: metav1.ObjectMeta{Name: name, Namespace: "default"}, Spec: corev1.PersistentVolumeClaimSpec{StorageClassName: class}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimPending}}
 			}
 			local, nowhere := "local", "nowhere"
 			f.Claims = []corev1.PersistentVolumeClaim{claim("waiting", &local), claim("classless", nil), claim("nowhere", &nowhere)}
 			f.Classes = []storagev1.StorageClass{{ObjectMeta: metav1.ObjectMeta{Name: "local"}}}
 			f.Events = append(f.Events, event("PersistentVolumeClaim", "waiting", "WaitForFirstConsumer", "waiting for first consumer to be created before binding", 5))
 		}),
+		"pending-claim-elsewhere": newFacts(func(f *Facts) {
+			f.Pod.Spec.Volumes = []corev1.Volume{{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "data"}}}}
+			f.Claims = []corev1.PersistentVolumeClaim{{
+				ObjectMeta: metav1.ObjectMeta{Name: "data", Namespace: "default", UID: "uid-data", Annotations: map[string]string{"pv.kubernetes.io/bind-completed": "yes"}},
+				Spec:       corev1.PersistentVolumeClaimSpec{VolumeName: "pv-1"}, Status: corev1.PersistentVolumeClaimStatus{Phase: corev1.ClaimBound},
+			}}
+			f.Volumes = []corev1.PersistentVolume{{
+				ObjectMeta: metav1.ObjectMeta{Name: "pv-1"},
+				Spec: corev1.PersistentVolumeSpec{
+					ClaimRef: &corev1.ObjectReference{Namespace: "default", Name: "data", UID: "uid-data"},
+					NodeAffinity: &corev1.VolumeNodeAffinity{Required: &corev1.NodeSelector{NodeSelectorTerms: []corev1.NodeSelectorTerm{{
+						MatchExpressions: []corev1.NodeSelectorRequirement{{Key: corev1.LabelHostname, Operator: corev1.NodeSelectorOpIn, Values: []string{"node-3"}}},
+					}}}},
+				},
+			}}
+		}),
 		"pending-forbidden": newFacts(func(f *Facts) {
 			f.Nodes = nil
 			f.Unread = []Unread{{What: "nodes", Why: `nodes is forbidden: User "jane" cannot list resource "nodes" in API group "" at the cluster scope`}}
 			rejected(f, "0/3 nodes are available: 3 Insufficient cpu.")
+		}),
+		"pending-inexact": newFacts(func(f *Facts) {
+			asks(f.Pod, "2", "1Gi")
+			f.Unread = []Unread{{What: "pods" + Elsewhere, Why: "pods is forbidden"}, {What: "persistentvolumes", Why: "persistentvolumes is forbidden"}}
 		}),
 		"pending-nominated": newFacts(func(f *Facts) {
 			asks(f.Pod, "3", "1Gi")
