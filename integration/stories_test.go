@@ -141,12 +141,12 @@ func autoscalerTells(k *kube) {
         resources: {requests: {cpu: 20m}, limits: {cpu: 40m}}`, 1)
 	k.apply(manifest)
 	k.rolledOut("burner")
-	k.run("autoscale", "deployment", "burner", "--cpu=100%", "--min=1", "--max=2")
+	k.run("autoscale", "deployment", "burner", "--cpu=20%", "--min=1", "--max=2")
 	k.run("wait", "--for=jsonpath={.spec.replicas}=2", "deployment/burner", "--timeout=100s")
 	k.rolledOut("burner")
 	k.run("wait", "--for=condition=ScalingLimited", "hpa/burner", "--timeout=60s")
 	k.contains("kubectl describe hpa", strings.Join(strings.Fields(k.run("describe", "hpa", "burner")), " "),
-		"resource cpu on pods (as a percentage of request):", "Min replicas: 1 Max replicas: 2", "Deployment pods: 2 current / 2 desired",
+		"resource cpu on pods (as a percentage of request):", "Min replicas: 1 Max replicas: 2", "2 desired",
 		"AbleToScale True", "ScalingActive True ValidMetricFound the HPA was able to successfully calculate a replica count from cpu resource utilization (percentage of request)",
 		"ScalingLimited True TooManyReplicas the desired replica count is more than the maximum replica count",
 		"SuccessfulRescale", "horizontal-pod-autoscaler", "New size: 2; reason: cpu resource utilization (percentage of request) above target")
