@@ -8,6 +8,7 @@ import (
 	"reflect"
 
 	"k8s.io/apimachinery/pkg/api/meta"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -67,11 +68,19 @@ func (c Config) Clientset() (kubernetes.Interface, error) {
 	return kubernetes.NewForConfig(cfg)
 }
 
-// Informers is a factory whose objects carry no managedFields and which never resyncs: state decides, and
-// a periodic replay only costs. Options may narrow or replace that.
+// Informers is a factory whose objects carry no managedFields, which starts from the newest state, and which never resyncs: state
+// decides, and a periodic replay only costs. Options may narrow or replace that.
 func Informers(client kubernetes.Interface, opts ...informers.SharedInformerOption) informers.SharedInformerFactory {
-	opts = append([]informers.SharedInformerOption{informers.WithTransform(DropManagedFields)}, opts...)
+	opts = append([]informers.SharedInformerOption{informers.WithTransform(DropManagedFields), informers.WithTweakListOptions(Newest)}, opts...)
 	return informers.NewSharedInformerFactoryWithOptions(client, 0, opts...)
+}
+
+// Newest makes a list that any version would do for a list of what there is now. An informer's first list asks for any: who counts on
+// it knows less than the process that did its work before, and would do that work again.
+func Newest(o *metav1.ListOptions) {
+	if o.ResourceVersion == "0" {
+		o.ResourceVersion = ""
+	}
 }
 
 // DropManagedFields is an informer transform. It never changes what it is given, which inside the server's process may be
