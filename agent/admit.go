@@ -48,11 +48,11 @@ func (a *Agent) taken() []*v1.Pod {
 	return out
 }
 
-// active is the worker's pod unless it has ended or was refused.
+// active is the worker's pod unless it has ended, was refused, or is gone from the API: the scheduler has given its room to others then.
 func (w *worker) active() *v1.Pod {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.state.Stage >= lifecycle.Terminated || w.state.Rejection != nil {
+	if w.state.Stage >= lifecycle.Terminated || w.state.Rejection != nil || w.state.Gone {
 		return nil
 	}
 	return w.state.Pod

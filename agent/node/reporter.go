@@ -226,9 +226,6 @@ func (r *Reporter) report(ctx context.Context, written *time.Time) error {
 	if len(in.NotReady) > 0 && time.Since(r.started) < r.settle && isReady(&r.current.Load().Status) {
 		return nil // poked again as soon as that changes
 	}
-	if live, err := r.cfg.Client.CoreV1().Nodes().Get(ctx, r.cfg.Name, metav1.GetOptions{}); err == nil {
-		r.current.Store(live) // others may have advertised resources or set conditions
-	}
 	n := r.current.Load()
 	st := Status(in, &n.Status)
 	if in.Images == nil {
