@@ -8,6 +8,7 @@ import (
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/util/resourceversion"
 	"k8s.io/apimachinery/pkg/util/uuid"
 
 	"github.com/coracle-dev/coracle/proto/scheduling"
@@ -52,16 +53,22 @@ func (s *nodeSet) want(nodes []*corev1.Node) {
 		case e == nil:
 			s.entries[node.Name] = &nodeEntry{node: node, sent: s.removed[node.Name]}
 			delete(s.removed, node.Name)
-		case e.node == node:
-			continue
-		case e.node.ResourceVersion == node.ResourceVersion && node.ResourceVersion != "" && e.node.UID == node.UID:
-			e.node = node
+		case e.node == node || older(node, e.node):
 			continue
 		default:
-			e.node = node
+			same := node.UID == e.node.UID && node.ResourceVersion != "" && node.ResourceVersion == e.node.ResourceVersion
+			if e.node = node; same {
+				continue
+			}
 		}
 		s.dirty[node.Name] = true
 	}
+}
+
+// older tells whether a is an earlier state of b, as a pod brings that has waited.
+func older(a, b *corev1.Node) bool {
+	order, err := resourceversion.CompareResourceVersion(a.ResourceVersion, b.ResourceVersion)
+	return err == nil && order < 0 && a.UID == b.UID
 }
 
 func (s *nodeSet) forget(name string) {

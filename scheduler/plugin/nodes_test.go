@@ -16,7 +16,7 @@ func TestNodeSet(t *testing.T) {
 		set, plugin, want := newNodeSet(), map[string]*corev1.Node{}, map[string]*corev1.Node{}
 		var request *scheduling.SyncNodesRequest
 		var sent []*corev1.Node
-		revision := 0
+		revision := 100
 		begin := func() {
 			if request == nil {
 				request, sent, _, _ = set.changes(scheduling.ObjectFormat_PROTOBUF)
@@ -46,6 +46,14 @@ func TestNodeSet(t *testing.T) {
 				node.ResourceVersion = fmt.Sprint(revision)
 				set.want([]*corev1.Node{node})
 				want[node.Name] = node
+			},
+			"want what was": func(t *rapid.T) {
+				if node := want[names.Draw(t, "name")]; node != nil {
+					before := node.DeepCopy()
+					before.ResourceVersion = "9"
+					before.Annotations = map[string]string{"a": "former"}
+					set.want([]*corev1.Node{before})
+				}
 			},
 			"forget": func(t *rapid.T) {
 				name := names.Draw(t, "name")
