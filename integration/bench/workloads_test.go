@@ -3,6 +3,7 @@ package bench
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/kubernetes"
@@ -46,7 +48,7 @@ func BenchmarkWorkloads(b *testing.B) {
 	w.barePods()
 	w.step("100 Deployments of 50 created until Ready", "<= 10", func() {
 		w.eachDeployment(func(client *http.Client, name string) error {
-			_, err := w.do(client, "POST", deploymentsPath, asProtobuf, asJSON, deploymentBody(name))
+			_, err := w.do(client, "POST", deploymentsPath, asProtobuf, asJSON, deploymentBody(name, replicasOfEach))
 			return err
 		}, settled)
 	})
@@ -197,7 +199,7 @@ func (w *workloads) watchPods() (bound, running <-chan time.Time) {
 func (w *workloads) countAdded(selector string, want int) <-chan time.Time {
 	w.b.Helper()
 	ctx, cancel := context.WithCancel(w.b.Context())
-	req, err := http.NewRequestWithContext(ctx, "GET", w.host+podsPath+"?watch=true&fieldSelector="+selector, nil)
+	req, err := http.NewRequestWithContext(ctx, "GET", w.host+"/api/v1/pods?watch=true&fieldSelector="+selector, nil)
 	if err != nil {
 		w.b.Fatal(err)
 	}
@@ -279,10 +281,10 @@ func settled(e watch.Event) bool {
 	return s.ObservedGeneration >= d.Generation && s.UpdatedReplicas == replicasOfEach && s.AvailableReplicas == replicasOfEach && s.Replicas == replicasOfEach
 }
 
-func deploymentBody(name string) string {
+func deploymentBody(name string, replicas int) string {
 	return fmt.Sprintf(`{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":%[1]q},"spec":{"replicas":%[2]d,"selector":{"matchLabels":{"app":%[1]q}},
 		"template":{"metadata":{"labels":{"app":%[1]q}},"spec":{"containers":[{"name":"c","image":"registry.example/app:1",
-		"resources":{"requests":{"cpu":"100m","memory":"64Mi"}}}]}}}}`, name, replicasOfEach)
+		"resources":{"requests":{"cpu":"100m","memory":"64Mi"}}}]}}}}`, name, replicas)
 }
 
 // rest measures what 5,000 pods and 1,000 nodes take when nothing happens but the nodes' Leases.
@@ -320,6 +322,57 @@ func (w *workloads) atRest(what, goal string) {
 	}
 	stop := w.profile(what)
 	stop()
+}
+
+// BenchmarkBigSet measures one Deployment of 5,000 replicas, whose every part of the work falls to one key of each controller, and the end of a namespace that
+// is as full.
+func BenchmarkBigSet(b *testing.B) {
+	c := begin(b)
+	startServer(b, c)
+	w := &workloads{api: newAPI(b, c), kube: c.Client()}
+	awaitAccount(b, w.kube)
+	simulateNodes(b, c, 50)
+	_, err := w.kube.CoreV1().Namespaces().Create(b.Context(), &corev1.Namespace{ObjectMeta: metav1.ObjectMeta{Name: "big"}}, metav1.CreateOptions{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cluster.Eventually(b, time.Minute, func() error {
+		_, err := w.kube.CoreV1().ServiceAccounts("big").Get(b.Context(), "default", metav1.GetOptions{})
+		return err
+	})
+	const path = "/apis/apps/v1/namespaces/big/deployments"
+	full := func() {
+		running := w.countAdded("status.phase=Running", scheduledPods)
+		if _, err := w.do(w.client(), "POST", path, asProtobuf, asJSON, deploymentBody("web", scheduledPods)); err != nil {
+			b.Fatal(err)
+		}
+		w.await(running)
+	}
+	empty := func(path, options string) {
+		if _, err := w.do(w.client(), "DELETE", path, asProtobuf, asJSON, options); err != nil {
+			b.Fatal(err)
+		}
+		cluster.Eventually(b, workloadLimit, func() error {
+			_, err := w.do(w.client(), "GET", path, asProtobuf, "", "")
+			if err == nil {
+				err = errors.New("it is there still")
+			} else if strings.Contains(err.Error(), "404") {
+				err = nil
+			}
+			return err
+		})
+	}
+	w.step("one Deployment of 5000 running", "", full)
+	w.step("it is deleted in the foreground", "", func() {
+		empty(path+"/web", `{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Foreground"}`)
+	})
+	full()
+	w.step("its namespace is deleted", "", func() {
+		empty("/api/v1/namespaces/big", `{"kind":"DeleteOptions","apiVersion":"v1"}`)
+	})
+	if left := w.count(); left != 0 {
+		b.Errorf("%d pods are left behind", left)
+	}
 }
 
 // BenchmarkIdlePods measures a control plane whose pods all run and where nothing happens: memory as it grows with their number, and CPU time, of
