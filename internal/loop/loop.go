@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -27,8 +28,13 @@ const (
 	maxBackoff = time.Minute
 )
 
-// longestSync is how long a sync may take unless its loop says otherwise.
-const longestSync = 10 * time.Minute
+// longestSync is how long a sync may take unless its loop says otherwise; after a hangShare of that it counts as hanging. At most
+// mostSpares workers stand in for those that hang.
+const (
+	longestSync = 10 * time.Minute
+	hangShare   = 20
+	mostSpares  = 64
+)
 
 // quietFailures is how many times in a row a key may fail before it is worth a warning: conflicts with other
 // writers are the daily bread of a level-triggered loop.
@@ -40,7 +46,8 @@ type Config struct {
 	Name string
 	// Sync brings the world closer to what the object of key asks for. An error means: try again later.
 	Sync func(ctx context.Context, key string) error
-	// Workers is how many keys are synced at the same time; 4 when zero.
+	// Workers is how many keys are synced at the same time; 4 when zero. Where it is more than one, syncs that hang get others in their
+	// place until they end.
 	Workers int
 	// Pace is how far apart two syncs of one key that AddPaced asks for are: the first of a burst comes at once, the rest
 	// together.
@@ -58,6 +65,7 @@ type Loop struct {
 	queue  workqueue.TypedRateLimitingInterface[string]
 	synced []cache.DoneChecker
 	err    error
+	spares atomic.Int32
 
 	mu sync.Mutex
 	// busy is since when the keys that are being synced have been.
@@ -188,19 +196,39 @@ func (l *Loop) Run(ctx context.Context) error {
 	defer l.cfg.Metrics.watch(l, false)
 	var g errgroup.Group
 	for range l.cfg.Workers {
-		g.Go(func() error {
-			for l.next(ctx) {
-			}
-			return nil
-		})
+		l.work(ctx, &g, func() bool { return false })
 	}
 	<-ctx.Done()
 	l.queue.ShutDown()
 	return g.Wait()
 }
 
+// work starts a worker, which ends with the queue, or once it is needed no more.
+func (l *Loop) work(ctx context.Context, g *errgroup.Group, superfluous func() bool) {
+	g.Go(func() error {
+		for !superfluous() && l.next(ctx, g) {
+		}
+		return nil
+	})
+}
+
+// standIn starts a worker in the place of one whose sync hangs, until that has ended.
+func (l *Loop) standIn(ctx context.Context, g *errgroup.Group, ended func() bool) {
+	if l.spares.Add(1) > mostSpares || ctx.Err() != nil {
+		l.spares.Add(-1)
+		return
+	}
+	l.work(ctx, g, func() bool {
+		over := ended()
+		if over {
+			l.spares.Add(-1)
+		}
+		return over
+	})
+}
+
 // next syncs one key; false once the queue is shut down.
-func (l *Loop) next(ctx context.Context) bool {
+func (l *Loop) next(ctx context.Context, g *errgroup.Group) bool {
 	key, shutdown := l.queue.Get()
 	if shutdown {
 		return false
@@ -209,7 +237,7 @@ func (l *Loop) next(ctx context.Context) bool {
 	if ctx.Err() != nil {
 		return true // drain without work
 	}
-	err := l.sync(ctx, key)
+	err := l.guarded(ctx, key, g)
 	if err == nil {
 		l.queue.Forget(key)
 		return true
@@ -220,6 +248,28 @@ func (l *Loop) next(ctx context.Context) bool {
 	l.report(key, err)
 	l.queue.AddRateLimited(key)
 	return true
+}
+
+// guarded syncs a key, and has another worker stand in if that hangs.
+func (l *Loop) guarded(ctx context.Context, key string, g *errgroup.Group) error {
+	if l.cfg.Workers == 1 {
+		return l.sync(ctx, key)
+	}
+	var mu sync.Mutex // held while the other starts: this worker has not ended then, and Run still waits
+	var ended atomic.Bool
+	hangs := time.AfterFunc(l.cfg.Limit/hangShare, func() {
+		mu.Lock()
+		defer mu.Unlock()
+		if !ended.Load() {
+			l.standIn(ctx, g, ended.Load)
+		}
+	})
+	err := l.sync(ctx, key)
+	hangs.Stop()
+	mu.Lock()
+	defer mu.Unlock()
+	ended.Store(true)
+	return err
 }
 
 // sync calls Sync and turns a panic into an error, so that one bad object cannot stop a controller.
