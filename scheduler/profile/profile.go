@@ -162,5 +162,10 @@ func (r *reader) profile(path *field.Path, c *configv1.KubeSchedulerProfile, sha
 	p.Settings.Percentage = r.percentage(path.Child("percentageOfNodesToScore"), c.PercentageOfNodesToScore, share)
 	external := r.arguments(path.Child("pluginConfig"), c.PluginConfig, &p)
 	r.plugins(path.Child("plugins"), c.Plugins, &p, external)
+	if len(r.errs) == 0 {
+		if _, err := decide.New(p.Settings); err != nil {
+			r.wrong(field.Invalid(path.Child("pluginConfig"), p.Name, err.Error()))
+		}
+	}
 	return p
 }
