@@ -403,7 +403,7 @@ func validateCompletionsUpdate(s, old *batchv1.JobSpec, path *field.Path) field.
 	return nil
 }
 
-// validateJobTemplateUpdate lets scheduling directives change while the job is suspended and has not started.
+// validateJobTemplateUpdate lets scheduling directives and resources change while the job is suspended and has not started, or no longer runs.
 func validateJobTemplateUpdate(j, old *batchv1.Job, path *field.Path) field.ErrorList {
 	was := old.Spec.Template.DeepCopy()
 	if *orZero(old.Spec.Suspend) && old.Status.StartTime == nil {
@@ -413,8 +413,16 @@ func validateJobTemplateUpdate(j, old *batchv1.Job, path *field.Path) field.Erro
 		if now.Spec.Affinity != nil || was.Spec.Affinity != nil {
 			was.Spec.Affinity = now.Spec.Affinity
 		}
+		copyResources(was.Spec.InitContainers, now.Spec.InitContainers)
+		copyResources(was.Spec.Containers, now.Spec.Containers)
 	}
 	return immutable(&j.Spec.Template, was, path.Child("template"))
+}
+
+func copyResources(to, from []corev1.Container) {
+	for i := range min(len(to), len(from)) {
+		to[i].Resources = from[i].Resources
+	}
 }
 
 func validateJobStatusUpdate(j, old *batchv1.Job) field.ErrorList {
@@ -489,7 +497,9 @@ func validateCronJobSpec(s, old *batchv1.CronJobSpec) field.ErrorList {
 
 func validateSchedule(s, old *batchv1.CronJobSpec, path *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	if _, err := cron.ParseStandard(s.Schedule); err != nil {
+	if strings.Contains(s.Schedule, "TZ=") && !strings.Contains(s.Schedule, " ") { // the parser would panic
+		errs = append(errs, field.Invalid(path, s.Schedule, "expected a schedule after the time zone"))
+	} else if _, err := cron.ParseStandard(s.Schedule); err != nil {
 		errs = append(errs, field.Invalid(path, s.Schedule, err.Error()))
 	}
 	inSchedule := strings.Contains(s.Schedule, "TZ")
