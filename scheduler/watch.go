@@ -193,8 +193,7 @@ func (s *Scheduler) setPod(_, pod *corev1.Pod) {
 	now := s.cfg.Now()
 	switch {
 	case pod.Spec.NodeName != "":
-		s.queue.Delete(pod.UID, now)
-		delete(s.inFlight, pod.UID)
+		s.leave(pod.UID)
 		s.setPlaced(pod)
 	case s.inFlight[pod.UID] != nil:
 		// What we hold of it stays until the API server shows it bound, or binding fails.
@@ -209,6 +208,16 @@ func (s *Scheduler) setPod(_, pod *corev1.Pod) {
 		}
 	}
 	s.signal()
+}
+
+// leave ends the waiting of a pod that has a node or is gone, wherever it waits; if it was woken for others, too, the next is.
+func (s *Scheduler) leave(uid types.UID) {
+	now := s.cfg.Now()
+	s.queue.Delete(uid, now)
+	if item := s.inFlight[uid]; item != nil {
+		delete(s.inFlight, uid)
+		s.queue.Placed(item, now)
+	}
 }
 
 // renominate keeps the node that a pod waits for: what was decided here last, else what the API server shows, as after a restart.
