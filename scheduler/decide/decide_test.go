@@ -103,6 +103,9 @@ func TestSchedule(t *testing.T) {
 			pod:    pod("p", "", "", affine), node: "b"},
 		{name: "affinity to nothing", nodes: []*corev1.Node{node("a", "4", "8Gi")}, pod: pod("p", "", "", affine),
 			why: "0/1 nodes are available: 1 node(s) didn't match pod affinity rules. preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling."},
+		{name: "devices", nodes: []*corev1.Node{node("a", "4", "8Gi")}, pod: pod("p", "", "", func(p *corev1.Pod) {
+			p.Spec.ResourceClaims = []corev1.PodResourceClaim{{Name: "card"}}
+		}), why: "0/1 nodes are available: cannot allocate all claims: no part of this cluster allocates devices."},
 		{name: "spread", nodes: []*corev1.Node{node("a", "4", "8Gi"), node("b", "400m", "8Gi")}, placed: map[*corev1.Pod]string{pod("q", "", ""): "a", pod("r", "350m", "", func(p *corev1.Pod) { p.Labels = nil }): "b"},
 			pod: pod("p", "100m", "", spread),
 			why: "0/2 nodes are available: 1 Insufficient cpu, 1 node(s) didn't match pod topology spread constraints. preemption: 0/2 nodes are available: 2 No preemption victims found for incoming pod."},

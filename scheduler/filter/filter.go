@@ -86,7 +86,7 @@ type Args struct {
 var Local = []string{"NodeUnschedulable", "NodeName", "TaintToleration", "NodeAffinity", "NodePorts", "NodeResourcesFit"}
 
 // Wide are the filters that look at the whole cluster, in the order they are asked, after the local ones.
-var Wide = []string{"VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding", "VolumeZone", "PodTopologySpread", "InterPodAffinity"}
+var Wide = []string{"VolumeRestrictions", "NodeVolumeLimits", "VolumeBinding", "VolumeZone", "PodTopologySpread", "InterPodAffinity", "DynamicResources"}
 
 // New makes the filter of a name.
 func New(name string, args Args) (Filter, error) {
@@ -115,6 +115,8 @@ func New(name string, args Args) (Filter, error) {
 		return newTopologySpread(args.Spread), nil
 	case "InterPodAffinity":
 		return &interPodAffinity{}, nil
+	case "DynamicResources":
+		return &devices{}, nil
 	}
 	return nil, fmt.Errorf("no filter is called %q", name)
 }
