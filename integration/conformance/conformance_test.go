@@ -49,7 +49,7 @@ func areas() map[string]map[string]func(*env) {
 		"namespaces": namespaceTests, "quota": quotaTests, "events": eventTests, "access": accessTests,
 		"custom": customTests, "validation": validationTests,
 		"operations": operationTests, "webhooks": webhookTests, "policies": policyTests,
-		"published": publishTests, "conversion": conversionTests,
+		"published": publishTests, "conversion": conversionTests, "storage": storageTests,
 		"tokens":         tokenTests,
 		"quota of kinds": quotaKindTests, "certificates": certificateTests, "aggregation": aggregationTests,
 	}
