@@ -3,15 +3,10 @@ package why
 import (
 	"cmp"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 
-	corev1 "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/api/resource"
-
 	"github.com/coracle-dev/coracle/scheduler/decide"
-	"github.com/coracle-dev/coracle/scheduler/filter"
 	"github.com/coracle-dev/coracle/scheduler/model"
 )
 
@@ -185,7 +180,7 @@ func (f *Facts) filters(cluster *model.Cluster, pod *model.Pod, e *decide.Explan
 	}
 	for _, g := range groups {
 		slices.Sort(g.Nodes)
-		g.Detail = detail(cluster, pod, g)
+		g.Detail = f.detail(cluster, pod, g)
 		result.Groups = append(result.Groups, *g)
 	}
 	sortGroups(result.Groups)
@@ -196,102 +191,6 @@ func sortGroups(groups []Group) {
 	slices.SortFunc(groups, func(a, b Group) int {
 		return cmp.Or(cmp.Compare(len(b.Nodes), len(a.Nodes)), cmp.Compare(a.Filter, b.Filter), cmp.Compare(a.Reason, b.Reason))
 	})
-}
-
-// detail says of a group what the reason does not.
-func detail(cluster *model.Cluster, pod *model.Pod, g *Group) string {
-	switch g.Filter {
-	case "NodeResourcesFit":
-		return resources(cluster, pod, g)
-	case "TaintToleration":
-		return taints(cluster, pod, g)
-	case "NodeAffinity":
-		return affinity(pod.Pod)
-	case "NodePorts":
-		var ports []string
-		for _, p := range pod.HostPorts {
-			ports = append(ports, fmt.Sprintf("%d/%s", p.Port, p.Protocol))
-		}
-		return "it asks for host ports " + strings.Join(ports, ", ")
-	}
-	return ""
-}
-
-// resources compares what a pod asks for with the most that is free on a node of the group.
-func resources(cluster *model.Cluster, pod *model.Pod, g *Group) string {
-	name, found := strings.CutPrefix(g.Reason, "Insufficient ")
-	if !found {
-		return ""
-	}
-	resourceName := corev1.ResourceName(name)
-	want := pod.Requests.Get(resourceName)
-	most, where, whole := int64(-1), "", int64(0)
-	for _, nodeName := range g.Nodes {
-		node := cluster.Node(nodeName)
-		if free := max(0, node.Allocatable.Get(resourceName)-node.Requested.Get(resourceName)); free > most {
-			most, where = free, nodeName
-		}
-		whole = max(whole, node.Allocatable.Get(resourceName))
-	}
-	text := fmt.Sprintf("it asks for %s; most free: %s of %s", amount(resourceName, want), amount(resourceName, most), where)
-	if want > whole {
-		text += fmt.Sprintf("; none of these nodes has more than %s in all", amount(resourceName, whole))
-	}
-	return text
-}
-
-func amount(name corev1.ResourceName, n int64) string {
-	switch name {
-	case corev1.ResourceCPU:
-		return resource.NewMilliQuantity(n, resource.DecimalSI).String()
-	case corev1.ResourceMemory, corev1.ResourceEphemeralStorage:
-		for _, unit := range []struct {
-			shift int
-			name  string
-		}{{30, "Gi"}, {20, "Mi"}, {10, "Ki"}} {
-			if n >= 1<<unit.shift {
-				return strings.TrimSuffix(fmt.Sprintf("%.1f", float64(n)/float64(int64(1)<<unit.shift)), ".0") + unit.name
-			}
-		}
-	}
-	return fmt.Sprint(n)
-}
-
-// taints are those of the group's nodes that the pod does not tolerate, the most frequent first.
-func taints(cluster *model.Cluster, pod *model.Pod, g *Group) string {
-	counts := map[string]int{}
-	for _, name := range g.Nodes {
-		node := cluster.Node(name)
-		for i := range node.Node.Spec.Taints {
-			taint := &node.Node.Spec.Taints[i]
-			if taint.Effect != corev1.TaintEffectPreferNoSchedule && !filter.Tolerates(pod.Pod.Spec.Tolerations, taint) {
-				counts[taint.ToString()]++
-			}
-		}
-	}
-	names := slices.SortedFunc(maps.Keys(counts), func(a, b string) int { return cmp.Or(cmp.Compare(counts[b], counts[a]), cmp.Compare(a, b)) })
-	return few(names, 3)
-}
-
-// affinity is what a pod asks of nodes' labels.
-func affinity(pod *corev1.Pod) string {
-	var parts []string
-	for _, key := range slices.Sorted(maps.Keys(pod.Spec.NodeSelector)) {
-		parts = append(parts, key+"="+pod.Spec.NodeSelector[key])
-	}
-	a := pod.Spec.Affinity
-	if a == nil || a.NodeAffinity == nil || a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution == nil {
-		return "it asks for " + strings.Join(parts, ", ")
-	}
-	var terms []string
-	for _, term := range a.NodeAffinity.RequiredDuringSchedulingIgnoredDuringExecution.NodeSelectorTerms {
-		var all []string
-		for _, e := range append(slices.Clone(term.MatchExpressions), term.MatchFields...) {
-			all = append(all, strings.TrimSpace(fmt.Sprintf("%s %s %s", e.Key, e.Operator, strings.Join(e.Values, ","))))
-		}
-		terms = append(terms, strings.Join(all, " and "))
-	}
-	return "it asks for " + strings.Join(append(parts, strings.Join(terms, ", or ")), ", and ")
 }
 
 // preemption says whether the scheduler could make room.

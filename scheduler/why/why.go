@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/duration"
 
 	"github.com/coracle-dev/coracle/scheduler/decide"
+	"github.com/coracle-dev/coracle/scheduler/filter"
 )
 
 // Facts is what was read of the cluster. What could not be read is empty and named in Unread.
@@ -203,6 +204,9 @@ func explainRunning(f *Facts, r *Report) {
 	case nodeTrouble(f.Node) != "":
 		r.detail("node %s %s", node, nodeTrouble(f.Node))
 	}
+	if at, evicted := eviction(p, f.Node); evicted {
+		r.detail("taints of %s drive it off: %s", node, in(at.Sub(f.Now)))
+	}
 	if waiting := firstTrouble(r.Containers); waiting != "" {
 		r.State = waiting
 	}
@@ -239,6 +243,43 @@ func nodeTrouble(node *corev1.Node) string {
 		}
 	}
 	return ""
+}
+
+// eviction is when the node's taints end the pod, by upstream's rule: the shortest of the tolerations in use counts.
+func eviction(p *corev1.Pod, node *corev1.Node) (at time.Time, evicted bool) {
+	if node == nil {
+		return at, false
+	}
+	for i := range node.Spec.Taints {
+		taint := &node.Spec.Taints[i]
+		if taint.Effect != corev1.TaintEffectNoExecute {
+			continue
+		}
+		var added time.Time
+		if taint.TimeAdded != nil {
+			added = taint.TimeAdded.Time
+		}
+		if !filter.Tolerates(p.Spec.Tolerations, taint) {
+			return added, true
+		}
+		for j := range p.Spec.Tolerations {
+			t := &p.Spec.Tolerations[j]
+			if t.TolerationSeconds == nil || !filter.Tolerates(p.Spec.Tolerations[j:j+1], taint) {
+				continue
+			}
+			if end := added.Add(time.Duration(*t.TolerationSeconds) * time.Second); !evicted || end.Before(at) {
+				at, evicted = end, true
+			}
+		}
+	}
+	return at, evicted
+}
+
+func in(left time.Duration) string {
+	if left <= 0 {
+		return "now"
+	}
+	return "in " + duration.HumanDuration(left)
 }
 
 // explainDeletion says what a pod that is being deleted waits for.
