@@ -205,7 +205,7 @@ func explainRunning(f *Facts, r *Report) {
 		r.detail("node %s %s", node, nodeTrouble(f.Node))
 	}
 	if at, evicted := eviction(p, f.Node); evicted {
-		r.detail("taints of %s drive it off: %s", node, in(at.Sub(f.Now)))
+		r.detail("taints of %s drive it off %s", node, in(at.Sub(f.Now)))
 	}
 	if waiting := firstTrouble(r.Containers); waiting != "" {
 		r.State = waiting
