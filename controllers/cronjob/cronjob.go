@@ -9,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
+	"time"
 	_ "time/tzdata" // time zones are known on machines that have none, too
 
 	batchv1 "k8s.io/api/batch/v1"
@@ -41,6 +43,10 @@ type Controller struct {
 	// lag is about jobs, cronLag about the CronJobs themselves.
 	lag, cronLag *loop.Lag
 	loop         *loop.Loop
+
+	mu sync.Mutex
+	// edits are when schedules were changed, by key: what is past then starts nothing.
+	edits map[string]time.Time
 }
 
 // New makes the controller.
@@ -50,22 +56,44 @@ func New(e env.Env) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{client: e.Client, crons: crons.Lister(), jobs: jobs.GetIndexer(), events: e.Recorder("cronjob-controller"), clock: e.Clock,
-		lag: loop.NewLag(e.Clock), cronLag: loop.NewLag(e.Clock)}
+		lag: loop.NewLag(e.Clock), cronLag: loop.NewLag(e.Clock), edits: map[string]time.Time{}}
 	c.loop = e.Loop(loop.Config{Name: "cronjob", Sync: c.sync})
-	loop.On(c.loop, crons.Informer(), func(old, cur *batchv1.CronJob) {
-		if cur == nil {
-			c.loop.AddObject(old)
-			return
-		}
-		c.cronLag.Saw(cur.ResourceVersion)
-		c.loop.AddObject(cur)
-	})
+	loop.On(c.loop, crons.Informer(), c.cronChanged)
 	loop.On(c.loop, jobs, c.jobChanged)
 	return c, nil
 }
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+func (c *Controller) cronChanged(old, cur *batchv1.CronJob) {
+	if cur == nil {
+		c.loop.AddObject(old)
+		return
+	}
+	if old != nil && (old.Spec.Schedule != cur.Spec.Schedule || !ptr.Equal(old.Spec.TimeZone, cur.Spec.TimeZone)) {
+		c.mu.Lock()
+		c.edits[cur.Namespace+"/"+cur.Name] = c.clock.Now()
+		c.mu.Unlock()
+	}
+	c.cronLag.Saw(cur.ResourceVersion)
+	c.loop.AddObject(cur)
+}
+
+// edited is when the schedule was changed last, zero when that is not known.
+func (c *Controller) edited(key string) time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.edits[key]
+}
+
+func (c *Controller) forget(key string) {
+	c.lag.Forget(key)
+	c.cronLag.Forget(key)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.edits, key)
+}
 
 // jobChanged wakes the job's CronJob when it comes, ends or goes.
 func (c *Controller) jobChanged(old, cur *batchv1.Job) {
@@ -96,8 +124,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	cron, err := c.crons.CronJobs(namespace).Get(name)
 	if apierrors.IsNotFound(err) {
-		c.lag.Forget(key)
-		c.cronLag.Forget(key)
+		c.forget(key)
 		return nil
 	}
 	if err != nil {
@@ -109,7 +136,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 			return nil
 		}
 	}
-	s := snapshot{cron: cron, jobs: owner.Owned[*batchv1.Job](c.jobs, cron.UID), now: c.clock.Now()}
+	s := snapshot{cron: cron, jobs: owner.Owned[*batchv1.Job](c.jobs, cron.UID), edited: c.edited(key), now: c.clock.Now()}
 	if s.gone, err = c.gone(ctx, s); err != nil {
 		return err
 	}

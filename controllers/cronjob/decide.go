@@ -21,7 +21,9 @@ type snapshot struct {
 	jobs []*batchv1.Job
 	// gone are jobs that status shows as active and that do not exist any more.
 	gone map[types.UID]bool
-	now  time.Time
+	// edited is when the schedule was changed, zero when that is not known.
+	edited time.Time
+	now    time.Time
 }
 
 // plan is what to do: jobs of the past are deleted, then those that are replaced, then one is created for its time; status is without it.
@@ -159,11 +161,14 @@ func (s snapshot) schedule(p *plan) {
 	s.begin(p, *times.due)
 }
 
-// earliest is the time after which starts count: the last start, or when the CronJob was made.
+// earliest is the time after which starts count: the last start, when the CronJob was made, or when its schedule was changed.
 func (s snapshot) earliest() time.Time {
 	earliest := s.cron.CreationTimestamp.Time
 	if last := s.cron.Status.LastScheduleTime; last != nil {
 		earliest = last.Time
+	}
+	if s.edited.After(earliest) {
+		return s.edited
 	}
 	return earliest
 }

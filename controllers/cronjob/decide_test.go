@@ -121,6 +121,20 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// TestEditedSchedule changes a schedule to one whose last time is past.
+func TestEditedSchedule(t *testing.T) {
+	c := everyMinute(func(c *batchv1.CronJob) {
+		c.Status.LastScheduleTime = ptr.To(metav1.NewTime(at("2026-01-02T02:00:00Z")))
+	})
+	p := decide(snapshot{cron: c, edited: now, now: now.Add(time.Second)})
+	if p.start != nil || p.wait != 54*time.Second {
+		t.Fatalf("start %v, wait %v", p.start, p.wait)
+	}
+	if p = decide(snapshot{cron: c, edited: now, now: now.Add(time.Minute)}); p.start == nil || p.start.UTC().Format("15:04") != "03:05" {
+		t.Fatalf("start %v", p.start)
+	}
+}
+
 func TestStatusFollowsJobs(t *testing.T) {
 	c := everyMinute(active("done", "failed", "running", "lost", "late"))
 	p := decide(snapshot{cron: c, now: now, gone: map[types.UID]bool{"lost": true}, jobs: []*batchv1.Job{
