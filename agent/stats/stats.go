@@ -10,6 +10,7 @@ import (
 	"cmp"
 	"net/http"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -134,7 +135,7 @@ func newestPods(list []podUsage) []podUsage {
 func (s *Stats) machine() runtime.Usage {
 	u := runtime.CgroupUsage("/")
 	if u.Memory == 0 {
-		mem := keyed(s.cfg.Root + "/proc/meminfo")
+		mem := keyed(filepath.Join(s.cfg.Root, "proc/meminfo"))
 		u.Memory = 1024 * (mem["MemTotal"] - mem["MemFree"])
 		u.RSS = 1024 * mem["AnonPages"]
 		u.WorkingSet = u.Memory - min(u.Memory, 1024*mem["Inactive(file)"])

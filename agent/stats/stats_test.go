@@ -2,6 +2,7 @@ package stats
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http/httptest"
 	"os"
@@ -144,6 +145,27 @@ func TestSummary(t *testing.T) {
 	f.now = f.now.Add(time.Hour)
 	if rate := ask("/stats/summary").Pods[0].CPU.NanoCores; rate != nil {
 		t.Errorf("a rate over an hour: %v", *rate)
+	}
+}
+
+// measured is a runtime whose containers and pods are all the machine's root cgroup.
+type measured struct{ fake }
+
+func (measured) Usage(string) runtime.Usage { return runtime.CgroupUsage("/") }
+
+func (measured) PodUsage(string) runtime.Usage { return runtime.CgroupUsage("/") }
+
+// BenchmarkResource answers for 110 pods of one container.
+func BenchmarkResource(b *testing.B) {
+	m := &measured{}
+	for i := range 110 {
+		name := fmt.Sprint("pod-", i)
+		m.running = append(m.running, runtime.Container{ID: name, Pod: runtime.PodRef{UID: name, Namespace: "ns", Name: name}, Name: "c", StartedAt: begin})
+	}
+	s := New(Config{NodeName: "n1", Runtime: m, Data: "/"})
+	b.ReportAllocs()
+	for b.Loop() {
+		s.ServeResource(httptest.NewRecorder(), httptest.NewRequest("GET", "/metrics/resource", nil))
 	}
 }
 

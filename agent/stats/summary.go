@@ -117,7 +117,7 @@ func (s *Stats) summary(whole bool) summary {
 	now, node := metav1.Now(), s.cfg.Node()
 	measured := map[string]runtime.Usage{"": node}
 	out := summary{Pods: []podStats{}, Node: nodeStats{
-		NodeName: s.cfg.NodeName, StartTime: s.bootTime(), CPU: s.cpu("", node), Memory: memory(node, 1024*keyed(s.cfg.Root + "/proc/meminfo")["MemTotal"]),
+		NodeName: s.cfg.NodeName, StartTime: s.bootTime(), CPU: s.cpu("", node), Memory: memory(node, 1024*keyed(filepath.Join(s.cfg.Root, "proc/meminfo"))["MemTotal"]),
 	}}
 	if whole {
 		out.Node.Network, out.Node.FS, out.Node.Rlimit = s.network(now, "self"), fileSystem(now, s.cfg.Data), s.rlimit(now)
