@@ -97,6 +97,9 @@ func pace(d *appsv1.Deployment) time.Duration {
 	return min(10*time.Millisecond+time.Duration(wanted(d))*time.Millisecond, 100*time.Millisecond)
 }
 
+// soon is when it is looked again whether the informers have shown what was written.
+const soon = 10 * time.Millisecond
+
 func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
 	if d := c.owner(namespace, ref); d != nil {
 		c.loop.AddSpaced(namespace+"/"+d.Name, pace(d))
@@ -152,6 +155,7 @@ func selectorOf(d *appsv1.Deployment) (labels.Selector, bool) {
 }
 
 func (c *Controller) sync(ctx context.Context, key string) error {
+	wait := max(c.lag.Behind(key), c.setLag.Behind(key)) // before anything is read, so that what is read is as new
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil // a key that is none cannot become one
@@ -165,8 +169,8 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if wait := max(c.lag.Behind(key), c.setLag.Behind(key)); wait > 0 {
-		c.loop.AddAfter(key, wait) // the informer's next event comes long before
+	if wait > 0 {
+		c.loop.AddAfter(key, min(wait, soon))
 		return nil
 	}
 	selector, ok := selectorOf(d)

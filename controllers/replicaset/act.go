@@ -35,20 +35,20 @@ func (c *Controller) newPod(set *appsv1.ReplicaSet) *corev1.Pod {
 }
 
 // create makes n pods in batches of 1, 2, 4, ... and stops after the first batch in which one failed: a template that
-// the API server refuses costs one request, not hundreds.
-func (c *Controller) create(ctx context.Context, key string, set *appsv1.ReplicaSet, n int) error {
+// the API server refuses costs one request, not hundreds. All tells whether n were made.
+func (c *Controller) create(ctx context.Context, key string, set *appsv1.ReplicaSet, n int) (all bool, err error) {
 	for batch := 1; n > 0; batch *= 2 {
 		size := min(batch, n)
 		err := each(size, func(int) error { return c.createOne(ctx, key, set) })
 		if err != nil {
 			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-				return nil // nothing can be created there any more, and the set is about to go
+				return false, nil // nothing can be created there any more, and the set is about to go
 			}
-			return err
+			return false, err
 		}
 		n -= size
 	}
-	return nil
+	return true, nil
 }
 
 func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.ReplicaSet) error {

@@ -110,6 +110,9 @@ func sameStatus(a, b appsv1.ReplicaSetStatus) bool { return apiequality.Semantic
 
 // nextAvailable is how long until another ready pod becomes available; zero when none is about to.
 func nextAvailable(s snapshot) time.Duration {
+	if s.set.Spec.MinReadySeconds == 0 {
+		return 0
+	}
 	var next time.Duration
 	for _, pod := range s.owned {
 		if !pods.Active(pod) {

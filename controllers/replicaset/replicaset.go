@@ -41,11 +41,15 @@ type Controller struct {
 	loop           *loop.Loop
 }
 
-// pace is how far apart a set is looked at during a burst of pod changes, so that the burst makes few status writes: the more pods the set has,
-// the more of their changes fit into one.
+// pace is how far apart a set is looked at during a burst of pod changes: a look costs as much as the set has pods, and the more there are, the more
+// of their changes fit into one status write.
 func pace(set *appsv1.ReplicaSet) time.Duration {
-	return min(10*time.Millisecond+time.Duration(ptr.Deref(set.Spec.Replicas, 1))*time.Millisecond, 100*time.Millisecond)
+	n := max(ptr.Deref(set.Spec.Replicas, 1), set.Status.Replicas+ptr.Deref(set.Status.TerminatingReplicas, 0))
+	return min(10*time.Millisecond+time.Duration(n)*time.Millisecond, 500*time.Millisecond)
 }
+
+// soon is when it is looked again whether the informer has shown what was written, and when a set goes on that a burst was not enough for.
+const soon = 10 * time.Millisecond
 
 // New makes the controller of ReplicaSets.
 func New(e env.Env) (*Controller, error) {
@@ -57,7 +61,13 @@ func New(e env.Env) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	loop.On(c.loop, informer.Informer(), func(old, cur *appsv1.ReplicaSet) { c.setChanged(either(cur, old)) })
+	loop.On(c.loop, informer.Informer(), func(old, cur *appsv1.ReplicaSet) {
+		if old != nil && cur != nil && statusOnly(old, cur) {
+			c.statusChanged(cur, pace(cur))
+			return
+		}
+		c.setChanged(either(cur, old))
+	})
 	return c, nil
 }
 
@@ -68,7 +78,13 @@ func NewForReplicationControllers(e env.Env) (*Controller, error) {
 	if err != nil {
 		return nil, err
 	}
-	loop.On(c.loop, informer.Informer(), func(old, cur *corev1.ReplicationController) { c.setChanged(either(cur, old)) })
+	loop.On(c.loop, informer.Informer(), func(old, cur *corev1.ReplicationController) {
+		if old != nil && cur != nil && statusOnly(old, cur) {
+			c.statusChanged(cur, pace(fromController(cur)))
+			return
+		}
+		c.setChanged(either(cur, old))
+	})
 	return c, nil
 }
 
@@ -99,6 +115,17 @@ func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 func (c *Controller) setChanged(set metav1.Object) {
 	c.statusLag.Saw(set.GetResourceVersion())
 	c.loop.AddObject(set)
+}
+
+// statusOnly tells a change of the status, nearly always this controller's own, from one of what is asked for.
+func statusOnly(old, cur metav1.Object) bool {
+	return old.GetUID() == cur.GetUID() && old.GetGeneration() == cur.GetGeneration() && (old.GetDeletionTimestamp() == nil) == (cur.GetDeletionTimestamp() == nil)
+}
+
+// statusChanged lets what somebody else wrote into the status be put right.
+func (c *Controller) statusChanged(set metav1.Object, pace time.Duration) {
+	c.statusLag.Saw(set.GetResourceVersion())
+	c.loop.AddSpaced(set.GetNamespace()+"/"+set.GetName(), pace)
 }
 
 // podChanged wakes the sets that a pod's change concerns: its controller's before and now, or those that may adopt it.
@@ -160,6 +187,7 @@ func (c *Controller) reference(set *appsv1.ReplicaSet) runtime.Object {
 }
 
 func (c *Controller) sync(ctx context.Context, key string) error {
+	wait := max(c.lag.Behind(key), c.statusLag.Behind(key)) // before anything is read, so that what is read is as new
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil // a key that is none cannot become one
@@ -172,6 +200,10 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	}
 	if err != nil {
 		return err
+	}
+	if wait > 0 {
+		c.loop.AddAfter(key, min(wait, soon))
+		return nil
 	}
 	selector, ok := selectorOf(set)
 	if !ok {
@@ -206,6 +238,9 @@ func (c *Controller) claim(ctx context.Context, set *appsv1.ReplicaSet, selector
 
 // markDoomed shows pods that this controller has deleted as terminating, though the informer does not know it yet.
 func (c *Controller) markDoomed(key string, owned []*corev1.Pod) []*corev1.Pod {
+	if !c.lag.Deleting(key) {
+		return owned
+	}
 	alive := map[types.UID]bool{}
 	for _, pod := range owned {
 		if pod.DeletionTimestamp == nil {
@@ -245,25 +280,24 @@ func (c *Controller) manage(ctx context.Context, key string, s snapshot) (reason
 	if s.set.DeletionTimestamp != nil {
 		return "", nil
 	}
-	if wait := c.lag.Behind(key); wait > 0 {
-		c.loop.AddAfter(key, wait) // the informer's next event comes long before
-		return "", nil
-	}
 	p := decide(s)
+	all := true
 	if p.create > 0 {
-		return "FailedCreate", c.create(ctx, key, s.set, p.create)
+		reason = "FailedCreate"
+		all, failure = c.create(ctx, key, s.set, p.create)
+	} else {
+		reason, failure = "FailedDelete", c.delete(ctx, key, s.set, p.delete)
 	}
-	return "FailedDelete", c.delete(ctx, key, s.set, p.delete)
+	if all && failure == nil && max(p.create, len(p.delete)) == burst {
+		c.loop.AddAfter(key, soon) // with the rest
+	}
+	return reason, failure
 }
 
-// finish writes the status if it has changed. While the informer trails behind the last write, the status is not known and waits for its event.
+// finish writes the status if it has changed.
 func (c *Controller) finish(ctx context.Context, key string, s snapshot, reason string, failure error) error {
 	if wait := nextAvailable(s); wait > 0 {
 		c.loop.AddAfter(key, wait)
-	}
-	if wait := c.statusLag.Behind(key); wait > 0 {
-		c.loop.AddAfter(key, wait)
-		return failure
 	}
 	status := decideStatus(s, reason, failure)
 	if c.source.kind().Kind == "ReplicationController" {

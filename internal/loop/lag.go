@@ -98,6 +98,14 @@ func (l *Lag) Behind(key string) time.Duration {
 	return max(0, lagLimit-l.clock.Now().Sub(p.since))
 }
 
+// Deleting tells whether deletions of the key are remembered, so that it is worth asking for the Doomed.
+func (l *Lag) Deleting(key string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.keys[key]
+	return p != nil && len(p.deleted) > 0
+}
+
 // Doomed gives those of the alive UIDs that this controller has deleted already, and forgets the ones no longer alive.
 func (l *Lag) Doomed(key string, alive map[types.UID]bool) map[types.UID]bool {
 	l.mu.Lock()
