@@ -286,6 +286,24 @@ func TestProvisionersAreAsked(t *testing.T) {
 	c.event("handmade", "ProvisioningFailed", "no volume plugin matched name: kubernetes.io/no-provisioner")
 }
 
+func TestClaimsGrowOutside(t *testing.T) {
+	c := start(t, nil)
+	c.storageClass("fast", func(s *storagev1.StorageClass) { s.AllowVolumeExpansion = ptr.To(true) })
+	c.hostVolume("v", func(v *corev1.PersistentVolume) { v.Spec.StorageClassName = "fast" })
+	c.newClaim("c", ofClass("fast"))
+	c.volumeClaimIs("c", corev1.ClaimBound, "v")
+	c.eventually("the claim asks for more", func() error {
+		claim := c.getClaim("c")
+		claim.Spec.Resources.Requests[corev1.ResourceStorage] = resource.MustParse("2Gi")
+		_, err := c.client.CoreV1().PersistentVolumeClaims("default").Update(c.ctx, claim, metav1.UpdateOptions{})
+		return err
+	})
+	c.event("c", "ExternalExpanding", "waiting for an external controller to expand this PVC")
+	if claim := c.getClaim("c"); claim.Status.Capacity.Storage().String() != "1Gi" || len(claim.Status.Conditions) != 0 {
+		t.Fatalf("%+v", claim.Status)
+	}
+}
+
 func TestDelayedBinding(t *testing.T) {
 	c := start(t, nil)
 	c.storageClass("later", func(s *storagev1.StorageClass) {

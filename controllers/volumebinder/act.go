@@ -8,6 +8,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/record"
 
 	"github.com/coracle-dev/coracle/internal/volumes"
 )
@@ -97,6 +98,11 @@ type saying struct {
 
 // say tells an event of a state, which lasts: the same one again only after a while. It reports how long until then.
 func (c *Controller) say(key string, uid types.UID, obj runtime.Object, e *event) time.Duration {
+	return c.sayAs(c.events, key, uid, obj, e)
+}
+
+// sayAs is say in the name of another component.
+func (c *Controller) sayAs(events record.EventRecorder, key string, uid types.UID, obj runtime.Object, e *event) time.Duration {
 	now := c.clock.Now()
 	c.mu.Lock()
 	last, ok := c.said[key]
@@ -107,7 +113,7 @@ func (c *Controller) say(key string, uid types.UID, obj runtime.Object, e *event
 	}
 	c.mu.Unlock()
 	if fresh {
-		c.events.Event(obj, e.kind, e.reason, e.message)
+		events.Event(obj, e.kind, e.reason, e.message)
 	}
 	return last.when.Add(sayAgain).Sub(now)
 }

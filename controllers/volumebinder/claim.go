@@ -113,9 +113,18 @@ func decideBound(s claimView) claimPlan {
 	case s.volume == nil:
 		return lost("ClaimLost", "Bound claim has lost its PersistentVolume. Data on the volume is lost!")
 	case s.volume.Spec.ClaimRef == nil || volumes.Refers(s.volume, s.claim):
-		return claimPlan{bind: true}
+		return claimPlan{bind: true, event: grows(s.claim)}
 	}
 	return lost("ClaimMisbound", "Two claims are bound to the same volume, this one is bound incorrectly")
+}
+
+// grows is what is told of a bound claim that asks for more than it has: a resizer outside sees to it, and keeps its conditions.
+func grows(claim *corev1.PersistentVolumeClaim) *event {
+	want, have := claim.Spec.Resources.Requests[corev1.ResourceStorage], claim.Status.Capacity[corev1.ResourceStorage]
+	if claim.Status.Phase != corev1.ClaimBound || want.Cmp(have) <= 0 {
+		return nil
+	}
+	return normal("ExternalExpanding", "waiting for an external controller to expand this PVC")
 }
 
 // builtin starts the names of provisioners that were once part of the controllers.

@@ -80,6 +80,10 @@ func selected(c *corev1.PersistentVolumeClaim) {
 	metav1.SetMetaDataAnnotation(&c.ObjectMeta, volumes.SelectedNode, "n")
 }
 
+func growing(c *corev1.PersistentVolumeClaim) {
+	c.Status.Phase, c.Status.Capacity, c.Spec.Resources.Requests = corev1.ClaimBound, quantity("1Gi"), quantity("2Gi")
+}
+
 func inClass(name string) func(*corev1.PersistentVolumeClaim) {
 	return func(c *corev1.PersistentVolumeClaim) { c.Spec.StorageClassName = &name }
 }
@@ -112,6 +116,7 @@ func TestDecideClaim(t *testing.T) {
 		{"names another's volume", claimView{claim: newClaim("a", names("v")), volume: newVolume("v", refersTo("b", "u-b"))}, claimPlan{phase: corev1.ClaimPending}, "FailedBinding"},
 		{"names the volume of its predecessor", claimView{claim: newClaim("a", names("v")), volume: newVolume("v", refersTo("a", "old"))}, claimPlan{phase: corev1.ClaimPending}, "FailedBinding"},
 		{"bound", claimView{claim: newClaim("a", completed, names("v")), volume: newVolume("v", refersTo("a", "u-a"))}, claimPlan{bind: true}, ""},
+		{"bound and to grow", claimView{claim: newClaim("a", completed, names("v"), growing), volume: newVolume("v", refersTo("a", "u-a"))}, claimPlan{bind: true}, "ExternalExpanding"},
 		{"bound, the volume was set free", claimView{claim: newClaim("a", completed, names("v")), volume: newVolume("v")}, claimPlan{bind: true}, ""},
 		{"bound, the volume is gone", claimView{claim: newClaim("a", completed, names("v"))}, claimPlan{phase: corev1.ClaimLost}, "ClaimLost"},
 		{"bound, the name is gone", claimView{claim: newClaim("a", completed)}, claimPlan{phase: corev1.ClaimLost}, "ClaimLost"},

@@ -28,10 +28,12 @@ import (
 
 // Controller binds, asks for and reclaims volumes; claims and volumes have a loop each.
 type Controller struct {
-	client  kubernetes.Interface
-	events  record.EventRecorder
-	clock   clock.Clock
-	classes storagelisters.StorageClassLister
+	client kubernetes.Interface
+	events record.EventRecorder
+	// expanding tells of claims that are to grow, in the name of the controller that upstream has for that.
+	expanding record.EventRecorder
+	clock     clock.Clock
+	classes   storagelisters.StorageClassLister
 
 	claims      *recent[*corev1.PersistentVolumeClaim]
 	volumes     *recent[*corev1.PersistentVolume]
@@ -55,7 +57,7 @@ func New(e env.Env) (*Controller, error) {
 		return nil, err
 	}
 	c := &Controller{
-		client: e.Client, events: e.Recorder("persistentvolume-controller"), clock: e.Clock, classes: storage.StorageClasses().Lister(),
+		client: e.Client, events: e.Recorder("persistentvolume-controller"), expanding: e.Recorder("volume_expand"), clock: e.Clock, classes: storage.StorageClasses().Lister(),
 		claims: newRecent(shown[*corev1.PersistentVolumeClaim](claims)), volumes: newRecent(shown[*corev1.PersistentVolume](vols)),
 		claimIndex: claims.GetIndexer(), volumeIndex: vols.GetIndexer(), pods: podInformer.GetIndexer(),
 		said: map[string]saying{}, chosen: map[string]bool{},
@@ -90,9 +92,15 @@ func (c *Controller) syncClaim(ctx context.Context, key string) error {
 	defer done()
 	p := decideClaim(view)
 	switch {
-	case p.bind:
+	case p.bind && p.event == nil:
 		c.silent(key)
 		return c.bind(ctx, view.volume, claim)
+	case p.bind: // a bound claim that is to grow
+		if err := c.bind(ctx, view.volume, claim); err != nil {
+			return err
+		}
+		c.sayAs(c.expanding, key, claim.UID, claim, p.event)
+		return nil
 	case p.class != "":
 		claim = claim.DeepCopy()
 		claim.Spec.StorageClassName = &p.class
