@@ -64,7 +64,7 @@ func (a *answers) check(call *call) (Answer, error) {
 			return Answer{}, fmt.Errorf("%w: two verdicts on node %q", ErrInvalid, v.Node)
 		}
 		candidates[v.Node] = true
-		if err := a.take(&answer, v); err != nil {
+		if err := a.take(&answer, v, len(call.nodes)); err != nil {
 			return Answer{}, err
 		}
 	}
@@ -76,7 +76,8 @@ func (a *answers) check(call *call) (Answer, error) {
 	return answer, nil
 }
 
-func (a *answers) take(answer *Answer, v *scheduling.NodeVerdict) error {
+// take adds a verdict on one of so many nodes.
+func (a *answers) take(answer *Answer, v *scheduling.NodeVerdict, nodes int) error {
 	switch verdict := v.Verdict.(type) {
 	case *scheduling.NodeVerdict_Reject:
 		if err := a.checkReason(verdict.Reject); err != nil {
@@ -96,7 +97,7 @@ func (a *answers) take(answer *Answer, v *scheduling.NodeVerdict) error {
 			return nil
 		}
 		if answer.Scores == nil {
-			answer.Scores = map[string]int64{}
+			answer.Scores = make(map[string]int64, nodes)
 		}
 		answer.Scores[v.Node] = int64(math.Round(verdict.Score))
 	}

@@ -228,13 +228,19 @@ func (c *Client) putBack(call *call) {
 func (c *Client) question(b *batch, state *scheduling.NodeState) *scheduling.EvaluateRequest {
 	nodes := b.nodes()
 	q := &scheduling.EvaluateRequest{State: state, Nodes: make([]string, len(nodes)), Filter: c.cfg.Filter, Score: c.cfg.Score}
-	index := make(map[string]uint32, len(nodes))
 	for i, node := range nodes {
-		q.Nodes[i], index[node.Name] = node.Name, uint32(i)
+		q.Nodes[i] = node.Name
 	}
+	var index map[string]uint32
 	for _, call := range b.calls {
 		pod := &scheduling.PodQuestion{Uid: string(call.pod.UID), Object: call.encoded}
 		if len(call.nodes) < len(nodes) {
+			if index == nil {
+				index = make(map[string]uint32, len(nodes))
+				for i, name := range q.Nodes {
+					index[name] = uint32(i)
+				}
+			}
 			for _, node := range call.nodes {
 				pod.Candidates = append(pod.Candidates, index[node.Name])
 			}

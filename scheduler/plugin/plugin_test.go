@@ -9,6 +9,7 @@ import (
 	"runtime"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -486,9 +487,32 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// BenchmarkEvaluate is the round trip for one pod with 5,000 candidates that the plug-in knows.
+// BenchmarkEvaluate is the round trip for one pod with so many candidates, which the plug-in knows.
 func BenchmarkEvaluate(b *testing.B) {
 	for _, count := range []int{10, 1000, 5000} {
-		b.Run(fmt.Sprint(count), func(b *testing.B) { benchmark(b, count) })
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			evaluate, list := benchmark(b, count)
+			p := pod("p")
+			for b.Loop() {
+				evaluate(p, list)
+			}
+		})
+	}
+}
+
+// BenchmarkTogether is for one of 64 pods at a time, as many as the scheduler asks about at once.
+func BenchmarkTogether(b *testing.B) {
+	for _, count := range []int{10, 1000} {
+		b.Run(fmt.Sprint(count), func(b *testing.B) {
+			evaluate, list := benchmark(b, count)
+			b.SetParallelism(64 / runtime.GOMAXPROCS(0))
+			var number atomic.Int64
+			b.RunParallel(func(pb *testing.PB) {
+				p := pod(fmt.Sprint(number.Add(1)))
+				for pb.Next() {
+					evaluate(p, list)
+				}
+			})
+		})
 	}
 }

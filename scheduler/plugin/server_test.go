@@ -197,27 +197,25 @@ func serveAs(t testing.TB, s scheduling.SchedulerPluginServer, path string) (sto
 	return func() { g.Stop(); <-done }
 }
 
-func benchmark(b *testing.B, count int) {
+func benchmark(b *testing.B, count int) (evaluate func(*corev1.Pod, []*corev1.Node), list []*corev1.Node) {
 	s := &server{about: both(), judge: each(func(*server, string) *scheduling.NodeVerdict { return points(7) })}
 	s.about.Nodes, s.about.Objects = true, scheduling.ObjectFormat_PROTOBUF
 	path := filepath.Join(b.TempDir(), "s")
-	defer serveAs(b, s, path)()
+	b.Cleanup(serveAs(b, s, path))
 	c, err := New(Config{Name: "test", Address: "unix://" + path, Deadline: time.Minute})
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer c.Close()
-	var list []*corev1.Node
+	b.Cleanup(c.Close)
 	for i := range count {
 		list = append(list, nodes(fmt.Sprintf("node-%d", i))...)
 	}
-	p := pod("p")
-	for b.Loop() {
-		if _, err := c.Evaluate(context.Background(), p, list); err != nil {
-			b.Fatal(err)
+	return func(p *corev1.Pod, nodes []*corev1.Node) {
+		if _, err := c.Evaluate(context.Background(), p, nodes); err != nil {
+			b.Error(err)
 		}
 		s.mu.Lock()
 		s.requests = nil
 		s.mu.Unlock()
-	}
+	}, list
 }
