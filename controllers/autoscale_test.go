@@ -400,3 +400,51 @@ func TestBehaviorOfAnAutoscaler(t *testing.T) {
 	c.conditions("web", "ScalingLimited=True ScaleDownLimit: the desired replica count is decreasing faster than the maximum scale rate")
 	c.scaledTo(2)
 }
+
+// TestEveryWorkload scales each kind of workload, and counts the pods of all of them in one budget.
+func TestEveryWorkload(t *testing.T) {
+	c, l := autoscaled(t, nil)
+	l.set(func(l *load) { l.custom["pods/*/requests"] = "10" })
+	of := func(name string) (map[string]string, corev1.PodTemplateSpec) {
+		all := map[string]string{"app": "web", "part": name}
+		return all, template(all, "v1")
+	}
+	set, pods := of("set")
+	_, err := c.client.AppsV1().ReplicaSets("default").Create(c.ctx, &appsv1.ReplicaSet{ObjectMeta: metav1.ObjectMeta{Name: "set"},
+		Spec: appsv1.ReplicaSetSpec{Replicas: ptr.To[int32](2), Selector: &metav1.LabelSelector{MatchLabels: set}, Template: pods}}, metav1.CreateOptions{})
+	c.must(err)
+	stateful, pods := of("stateful")
+	_, err = c.client.AppsV1().StatefulSets("default").Create(c.ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "stateful"},
+		Spec: appsv1.StatefulSetSpec{Replicas: ptr.To[int32](2), Selector: &metav1.LabelSelector{MatchLabels: stateful}, Template: pods}}, metav1.CreateOptions{})
+	c.must(err)
+	controller, pods := of("controller")
+	_, err = c.client.CoreV1().ReplicationControllers("default").Create(c.ctx, &corev1.ReplicationController{ObjectMeta: metav1.ObjectMeta{Name: "controller"},
+		Spec: corev1.ReplicationControllerSpec{Replicas: ptr.To[int32](2), Selector: controller, Template: &pods}}, metav1.CreateOptions{})
+	c.must(err)
+	c.deploy(func() *appsv1.Deployment {
+		d := deployment(2)
+		labels, pods := of("web")
+		d.Spec.Selector, d.Spec.Template = &metav1.LabelSelector{MatchLabels: labels}, pods
+		return d
+	}())
+	c.budget("", "25%")
+	c.counted(8, 6, 8, 2)
+	for _, target := range []autoscalingv2.CrossVersionObjectReference{
+		{APIVersion: "apps/v1", Kind: "ReplicaSet", Name: "set"}, {APIVersion: "apps/v1", Kind: "StatefulSet", Name: "stateful"},
+		{APIVersion: "v1", Kind: "ReplicationController", Name: "controller"}, webTarget,
+	} {
+		c.autoscaler(target.Name, target, podsMetric("requests", "10"))
+		c.conditions(target.Name, "ScalingActive=True ValidMetricFound: the HPA was able to successfully calculate a replica count from pods metric requests")
+	}
+	l.set(func(l *load) { l.custom["pods/*/requests"] = "15" })
+	for _, name := range []string{"set", "stateful", "controller", "web"} {
+		c.event(name, "SuccessfulRescale", "New size: 3; reason: pods metric requests above target")
+	}
+	l.set(func(l *load) { l.custom["pods/*/requests"] = "10" })
+	c.eventually("pods", func() error {
+		if n := len(c.pods("app=web")); n < 12 {
+			return fmt.Errorf("%d pods", n)
+		}
+		return nil
+	})
+}
