@@ -210,11 +210,11 @@ func (f *facts) collect(p *plan, over *batchv1.JobCondition) {
 		p.release = append(p.release, pod)
 		counted := !f.indexed || f.index(pod) != noIndex
 		switch {
-		case pod.Status.Phase == corev1.PodSucceeded && !slices.Contains(uncounted.Failed, pod.UID):
-			if !f.indexed && !slices.Contains(uncounted.Succeeded, pod.UID) { // of an index the index is enough
+		case pod.Status.Phase == corev1.PodSucceeded && !f.uncountedFailed[pod.UID]:
+			if !f.indexed && !f.uncountedSucceeded[pod.UID] { // of an index the index is enough
 				uncounted.Succeeded = append(uncounted.Succeeded, pod.UID)
 			}
-		case counted && (f.hasFailed(pod) || allFail) && !slices.Contains(uncounted.Failed, pod.UID) && f.counts(pod):
+		case counted && (f.hasFailed(pod) || allFail) && !f.uncountedFailed[pod.UID] && f.counts(pod):
 			uncounted.Failed = append(uncounted.Failed, pod.UID)
 		}
 		if len(uncounted.Succeeded)+len(uncounted.Failed) >= maxUncounted {

@@ -35,6 +35,8 @@ type facts struct {
 	// completions of an Indexed job, parallelism of any.
 	completions, parallelism int
 	active, terminating      []*corev1.Pod
+	// uncountedSucceeded and uncountedFailed are in status, to be counted once their finalizer is off.
+	uncountedSucceeded, uncountedFailed map[types.UID]bool
 	// newSucceeded and newFailed have ended and are in no count yet.
 	newSucceeded, newFailed []*corev1.Pod
 	// succeeded and failed count all pods, those among them that are in no count yet.
@@ -61,6 +63,7 @@ func examine(s snapshot) *facts {
 		}
 	}
 	uncounted := ptr.Deref(s.job.Status.UncountedTerminatedPods, batchv1.UncountedTerminatedPods{})
+	f.uncountedSucceeded, f.uncountedFailed = uids(uncounted.Succeeded), uids(uncounted.Failed)
 	for _, pod := range s.pods {
 		if !f.tracked(pod) || f.indexed && f.index(pod) == noIndex {
 			continue
@@ -68,22 +71,30 @@ func examine(s snapshot) *facts {
 		switch {
 		case pod.Status.Phase == corev1.PodSucceeded:
 			// One that was deleted may count as failed and succeed after all. Its index is done then; without one, it stays failed.
-			if !slices.Contains(uncounted.Succeeded, pod.UID) && (f.indexed || !slices.Contains(uncounted.Failed, pod.UID)) {
+			if !f.uncountedSucceeded[pod.UID] && (f.indexed || !f.uncountedFailed[pod.UID]) {
 				f.newSucceeded = append(f.newSucceeded, pod)
 			}
-		case f.hasFailed(pod) && !slices.Contains(uncounted.Failed, pod.UID):
+		case f.hasFailed(pod) && !f.uncountedFailed[pod.UID]:
 			f.newFailed = append(f.newFailed, pod)
 		}
 	}
-	f.count(uncounted)
+	f.count()
 	return f
 }
 
+func uids(list []types.UID) map[types.UID]bool {
+	set := make(map[types.UID]bool, len(list))
+	for _, uid := range list {
+		set[uid] = true
+	}
+	return set
+}
+
 // count sums up what has ended.
-func (f *facts) count(uncounted batchv1.UncountedTerminatedPods) {
+func (f *facts) count() {
 	status := &f.job.Status
-	f.succeeded = int(status.Succeeded) + len(uncounted.Succeeded) + len(f.newSucceeded)
-	f.failed = int(status.Failed) + len(uncounted.Failed)
+	f.succeeded = int(status.Succeeded) + len(f.uncountedSucceeded) + len(f.newSucceeded)
+	f.failed = int(status.Failed) + len(f.uncountedFailed)
 	for _, pod := range f.newFailed {
 		if f.counts(pod) {
 			f.failed++
