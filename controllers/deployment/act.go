@@ -12,6 +12,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/controllers/owner"
 )
 
 // act carries a plan out. It stops at the first write that fails; what is left is decided anew.
@@ -50,7 +52,9 @@ func (c *Controller) act(ctx context.Context, key string, d *appsv1.Deployment, 
 // create makes the newest set. Not done means that the plan's rest no longer holds.
 func (c *Controller) create(ctx context.Context, d *appsv1.Deployment, p plan) (done bool, err error) {
 	sets := c.client.AppsV1().ReplicaSets(d.Namespace)
-	made, err := sets.Create(ctx, p.create, metav1.CreateOptions{})
+	made, err := owner.Create(ctx, p.create,
+		func() (*appsv1.ReplicaSet, error) { return sets.Create(ctx, p.create, metav1.CreateOptions{}) },
+		func() (*appsv1.ReplicaSet, error) { return sets.Get(ctx, p.create.Name, metav1.GetOptions{}) })
 	switch {
 	case err == nil:
 		c.setLag.Wrote(d.Namespace+"/"+d.Name, made.ResourceVersion)
@@ -108,11 +112,15 @@ func (c *Controller) update(ctx context.Context, d *appsv1.Deployment, u update)
 			c.eventScaled(d, u.is.Name, size(u.was), size(u.is))
 			return nil
 		}
-		if !apierrors.IsConflict(err) || try == 3 {
+		if owner.OutcomeOf(err) == owner.Refused && !apierrors.IsConflict(err) {
 			return err
 		}
-		live, getErr := sets.Get(ctx, u.is.Name, metav1.GetOptions{})
-		if getErr != nil || live.UID != u.was.UID || live.Generation != u.was.Generation || !apiequality.Semantic.DeepEqual(live.ObjectMeta.Annotations, u.was.Annotations) {
+		// It may have had its effect, and no decision may rest on the set without it.
+		live, getErr := owner.Live(ctx, func() (*appsv1.ReplicaSet, error) { return sets.Get(ctx, u.is.Name, metav1.GetOptions{}) })
+		if getErr == nil && live != nil {
+			c.setLag.Wrote(d.Namespace+"/"+d.Name, live.ResourceVersion)
+		}
+		if getErr != nil || live == nil || try == 3 || live.UID != u.was.UID || live.Generation != u.was.Generation || !apiequality.Semantic.DeepEqual(live.ObjectMeta.Annotations, u.was.Annotations) {
 			return err
 		}
 		next = u.is.DeepCopy()

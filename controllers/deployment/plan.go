@@ -141,12 +141,19 @@ func total(sets []*replicas) int32 {
 	return sum
 }
 
+// available counts the pods that are and will stay available: a set that has just shrunk still shows what is about to go.
 func available(sets []*replicas) int32 {
 	var sum int32
 	for _, r := range sets {
-		sum += r.is.Status.AvailableReplicas
+		sum += min(r.size(), r.is.Status.AvailableReplicas)
 	}
 	return sum
+}
+
+// trailing tells whether the status of a set is older than its size, so that it says nothing of what that size has: a template that
+// is gone back to at once finds its set with a status from before it had shrunk.
+func trailing(sets []*replicas) bool {
+	return slices.ContainsFunc(sets, func(r *replicas) bool { return r.is.Status.ObservedGeneration < r.is.Generation })
 }
 
 // resize gives a set its new size and notes on it what size the deployment has. It tells whether the size changed.

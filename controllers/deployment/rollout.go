@@ -86,10 +86,10 @@ func (w *work) growNewest() bool {
 }
 
 // shrinkOld takes pods from old sets: unhealthy ones first, as those serve nobody, then healthy ones down to what must
-// stay available.
+// stay available. While the status of a set trails, its next one wakes the deployment.
 func (w *work) shrinkOld() bool {
 	old := active(w.old)
-	if total(old) == 0 {
+	if total(old) == 0 || trailing(w.all()) {
 		return false
 	}
 	floor := w.want() - maxUnavailable(w.deploy)

@@ -58,7 +58,7 @@ func (w *work) activeOrLatest() *replicas {
 
 // saturated tells whether the newest set alone does all that is asked.
 func (w *work) saturated() bool {
-	if w.newest == nil {
+	if w.newest == nil || trailing([]*replicas{w.newest}) {
 		return false
 	}
 	noted, ok := numberAnnotation(w.newest.is, desiredAnnotation)
