@@ -202,6 +202,29 @@ func TestRollover(t *testing.T) {
 	}
 }
 
+// TestTrailingStatus goes back to a template whose set still shows the pods it had before it shrank: nothing shrinks on the word of that.
+func TestTrailingStatus(t *testing.T) {
+	w := newWorld(2, "0", "1")
+	w.settle(t)
+	w.image("v2")
+	w.settle(t)
+	w.image("v1")
+	w.step()
+	w.log = nil
+	back := slices.IndexFunc(w.sets, func(s *appsv1.ReplicaSet) bool { return image(s) == "v1" })
+	set := w.sets[back].DeepCopy()
+	set.Spec.Replicas, set.Status.AvailableReplicas = ptr.To[int32](1), 2
+	set.Generation, set.Status.ObservedGeneration = 4, 2
+	w.sets[back] = set
+	w.step()
+	w.expectLog(t)
+	set = set.DeepCopy()
+	set.Status.ObservedGeneration = 4 // and what is more than its size is about to go
+	w.sets[back] = set
+	w.step()
+	w.expectLog(t, "v2 1->0")
+}
+
 func TestProgressDeadline(t *testing.T) {
 	w := newWorld(2, "1", "0")
 	w.settle(t)
