@@ -34,9 +34,12 @@ import (
 
 var kind = appsv1.SchemeGroupVersion.WithKind("DaemonSet")
 
-// pace is how far apart a set is looked at during a burst of changes of pods and nodes, so that the burst makes few status writes. Each look
-// goes over all nodes.
-const pace = 50 * time.Millisecond
+// pace is how far apart a set is looked at during a burst of changes of pods and nodes: a look goes over all of them, and the more there are, the
+// more of their changes fit into one status write.
+func pace(set *appsv1.DaemonSet) time.Duration {
+	n := set.Status.DesiredNumberScheduled + set.Status.NumberMisscheduled
+	return min(10*time.Millisecond+time.Duration(n)*50*time.Microsecond, 500*time.Millisecond)
+}
 
 // Controller serves DaemonSets.
 type Controller struct {
@@ -63,14 +66,8 @@ func New(e env.Env) (*Controller, error) {
 		client: e.Client, sets: sets.Lister(), nodes: nodes.Lister(), pods: podInformer.GetIndexer(), events: e.Recorder("daemonset-controller"),
 		clock: e.Clock, backoff: newBackoff(), lag: loop.NewLag(e.Clock), setLag: loop.NewLag(e.Clock),
 	}
-	c.loop = e.Loop(loop.Config{Name: "daemonset", Sync: c.sync, Pace: pace})
-	loop.On(c.loop, sets.Informer(), func(old, cur *appsv1.DaemonSet) {
-		if cur == nil {
-			cur = old
-		}
-		c.setLag.Saw(cur.ResourceVersion)
-		c.loop.AddObject(cur)
-	})
+	c.loop = e.Loop(loop.Config{Name: "daemonset", Sync: c.sync})
+	loop.On(c.loop, sets.Informer(), c.setChanged)
 	loop.On(c.loop, podInformer, func(old, cur *corev1.Pod) {
 		if cur != nil {
 			c.lag.Saw(cur.ResourceVersion)
@@ -87,6 +84,24 @@ func New(e env.Env) (*Controller, error) {
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+// setChanged wakes the set at once, unless only its status has changed, nearly always by this controller.
+func (c *Controller) setChanged(old, cur *appsv1.DaemonSet) {
+	set := cur
+	if set == nil {
+		set = old
+	}
+	c.setLag.Saw(set.ResourceVersion)
+	if old != nil && cur != nil && old.UID == cur.UID && old.Generation == cur.Generation && (old.DeletionTimestamp == nil) == (cur.DeletionTimestamp == nil) {
+		c.wakeSpaced(cur)
+		return
+	}
+	c.loop.AddObject(set)
+}
+
+func (c *Controller) wakeSpaced(set *appsv1.DaemonSet) {
+	c.loop.AddSpaced(set.Namespace+"/"+set.Name, pace(set))
+}
 
 // childChanged wakes the sets that a pod's or a revision's change concerns: its controller's before and now, or those that may adopt it.
 func childChanged[T interface {
@@ -116,7 +131,7 @@ func (c *Controller) wakeOwner(namespace string, ref *metav1.OwnerReference) {
 		return
 	}
 	if set, err := c.sets.DaemonSets(namespace).Get(ref.Name); err == nil && set.UID == ref.UID {
-		c.loop.AddPaced(namespace + "/" + ref.Name)
+		c.wakeSpaced(set)
 	}
 }
 
@@ -151,7 +166,7 @@ func (c *Controller) nodeChanged(old, cur *corev1.Node) {
 			is[0], is[1] = p.on(cur)
 		}
 		if was != is {
-			c.loop.AddPaced(set.Namespace + "/" + set.Name)
+			c.wakeSpaced(set)
 		}
 	}
 }
@@ -162,6 +177,7 @@ func selectorOf(set *appsv1.DaemonSet) (labels.Selector, bool) {
 }
 
 func (c *Controller) sync(ctx context.Context, key string) error {
+	wait := max(c.lag.Behind(key), c.setLag.Behind(key), c.history.Behind(key)) // before anything is read, so that what is read is as new
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil // a key that is none cannot become one
@@ -176,7 +192,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if wait := max(c.lag.Behind(key), c.setLag.Behind(key), c.history.Behind(key)); wait > 0 {
+	if wait > 0 {
 		c.loop.AddAfter(key, wait) // the informer's next event comes long before
 		return nil
 	}

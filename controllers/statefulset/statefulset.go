@@ -37,8 +37,12 @@ var kind = appsv1.SchemeGroupVersion.WithKind("StatefulSet")
 // hashLabel is where a revision shows its hash.
 const hashLabel = "controller.kubernetes.io/hash"
 
-// pace is how far apart a set is looked at during a burst of pod changes, so that the burst makes few status writes.
-const pace = 10 * time.Millisecond
+// pace is how far apart a set is looked at during a burst of changes: a look costs as much as the set has pods, and the more there are, the more
+// of their changes fit into one status write.
+func pace(set *appsv1.StatefulSet) time.Duration {
+	n := max(replicas(set), int(set.Status.Replicas))
+	return min(10*time.Millisecond+time.Duration(n)*100*time.Microsecond, 500*time.Millisecond)
+}
 
 // Controller serves StatefulSets.
 type Controller struct {
@@ -65,12 +69,8 @@ func New(e env.Env) (*Controller, error) {
 		events: e.Recorder("statefulset-controller"), clock: e.Clock,
 		lag: loop.NewLag(e.Clock), claimLag: loop.NewLag(e.Clock), setLag: loop.NewLag(e.Clock),
 	}
-	c.loop = e.Loop(loop.Config{Name: "statefulset", Sync: c.sync, Pace: pace})
-	loop.On(c.loop, sets.Informer(), func(old, cur *appsv1.StatefulSet) {
-		set := either(cur, old)
-		c.setLag.Saw(set.ResourceVersion)
-		c.loop.AddObject(set)
-	})
+	c.loop = e.Loop(loop.Config{Name: "statefulset", Sync: c.sync})
+	loop.On(c.loop, sets.Informer(), c.setChanged)
 	loop.On(c.loop, podInformer, c.podChanged)
 	loop.On(c.loop, claims.Informer(), c.claimChanged)
 	var err error
@@ -88,6 +88,21 @@ func either[T comparable](first, second T) T {
 
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
+
+// setChanged wakes the set at once, unless only its status has changed, nearly always by this controller.
+func (c *Controller) setChanged(old, cur *appsv1.StatefulSet) {
+	set := either(cur, old)
+	c.setLag.Saw(set.ResourceVersion)
+	if old != nil && cur != nil && old.UID == cur.UID && old.Generation == cur.Generation && (old.DeletionTimestamp == nil) == (cur.DeletionTimestamp == nil) {
+		c.wakeSpaced(cur)
+		return
+	}
+	c.loop.AddObject(set)
+}
+
+func (c *Controller) wakeSpaced(set *appsv1.StatefulSet) {
+	c.loop.AddSpaced(set.Namespace+"/"+set.Name, pace(set))
+}
 
 // podChanged wakes the set that controls the pod, and the one that gives the pod's name: it may adopt the pod, or wait for the name.
 func (c *Controller) podChanged(old, cur *corev1.Pod) {
@@ -146,7 +161,7 @@ func (c *Controller) wakeOwners(namespace string, refs []*metav1.OwnerReference)
 			continue
 		}
 		if set, err := c.sets.StatefulSets(namespace).Get(ref.Name); err == nil && set.UID == ref.UID {
-			c.loop.AddPaced(namespace + "/" + ref.Name)
+			c.wakeSpaced(set)
 		}
 	}
 }
@@ -165,7 +180,7 @@ func (c *Controller) claimChanged(old, cur *corev1.PersistentVolumeClaim) {
 	for _, set := range sets {
 		for i := range set.Spec.VolumeClaimTemplates {
 			if strings.HasPrefix(claim.Name, set.Spec.VolumeClaimTemplates[i].Name+"-"+set.Name+"-") {
-				c.loop.AddPaced(set.Namespace + "/" + set.Name)
+				c.wakeSpaced(set)
 				break
 			}
 		}
@@ -178,6 +193,7 @@ func selectorOf(set *appsv1.StatefulSet) (labels.Selector, bool) {
 }
 
 func (c *Controller) sync(ctx context.Context, key string) error {
+	wait := max(c.lag.Behind(key), c.claimLag.Behind(key), c.setLag.Behind(key), c.history.Behind(key)) // before anything is read, so that what is read is as new
 	namespace, name, err := cache.SplitMetaNamespaceKey(key)
 	if err != nil {
 		return nil // a key that is none cannot become one
@@ -190,7 +206,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	if wait := max(c.lag.Behind(key), c.claimLag.Behind(key), c.setLag.Behind(key), c.history.Behind(key)); wait > 0 {
+	if wait > 0 {
 		c.loop.AddAfter(key, wait) // the informer's next event comes long before
 		return nil
 	}
