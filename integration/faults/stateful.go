@@ -73,20 +73,31 @@ func inOrder(s Step) []string {
 	return nil
 }
 
-// statefulRollout: a set takes a ready pod down only when no more than maxUnavailable are down then, or as its last one.
+// statefulRollout: a set takes a ready pod down to replace it only when no more than maxUnavailable are down then, and for good only
+// as its last one.
 func statefulRollout(s Step) []string {
 	pod, set := deleted[*appsv1.StatefulSet](s)
 	if pod == nil || !available(pod) {
 		return nil
 	}
-	end := least(recently(s.World, set), func(set *appsv1.StatefulSet) int { _, end := span(set); return end })
-	start := most(recently(s.World, set), func(set *appsv1.StatefulSet) int { first, _ := span(set); return first })
-	if n := ordinal(set, pod); n >= end || n < start {
-		return condemnedInOrder(s, set, pod)
+	var broken []string
+	for _, spec := range possible(s.World, set) { // each is one reason to take it down
+		found := condemnedInOrder(s, set, pod)
+		if first, end := span(spec); first <= ordinal(set, pod) && ordinal(set, pod) < end {
+			found = downTogether(s, set, pod, first, end)
+		}
+		if len(found) == 0 {
+			return nil
+		}
+		broken = found
 	}
+	return broken
+}
+
+func downTogether(s Step, set *appsv1.StatefulSet, pod *corev1.Pod, first, end int) []string {
 	down := 1
 	for _, other := range s.podsOf(set.UID, func(p *corev1.Pod) bool { return !available(p) }) {
-		if n := ordinal(set, other); other.UID != pod.UID && n >= start && n < end {
+		if n := ordinal(set, other); other.UID != pod.UID && first <= n && n < end {
 			down++
 		}
 	}

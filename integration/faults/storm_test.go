@@ -96,7 +96,7 @@ func newStorm(t *testing.T, seed uint64) *storm {
 	t.Cleanup(func() { cancel(); <-recorded })
 	_, err := s.client.CoreV1().Namespaces().Create(ctx, namespace(), metav1.CreateOptions{})
 	s.must(err)
-	for n, of := range []string{"controllers", "controllers", "scheduler", "simulate"} {
+	for n, of := range []string{"controllers", "controllers", "scheduler", "scheduler", "simulate"} {
 		name := fmt.Sprint(of, n)
 		args := []string{of, "--config", "/dev/null", "--log-level", "warn", "--kubeconfig", s.through(name, of, seed+uint64(n))}
 		if of == "simulate" {
@@ -360,9 +360,9 @@ func (s *storm) trouble(ctx context.Context, random *rand.Rand) {
 			p.proxy.Off(false)
 		}
 	}
-	names := []string{"controllers0", "controllers1", "scheduler2", "simulate3", "apiserver"}
+	names := []string{"controllers0", "controllers1", "scheduler2", "scheduler3", "simulate4", "apiserver"}
 	for sleep(ctx, time.Duration(500+random.IntN(4000))*time.Millisecond) {
-		p := s.parts[names[min(random.IntN(8), len(names)-1)%len(names)]]
+		p := s.parts[names[random.IntN(len(names))]]
 		switch dice := random.IntN(10); {
 		case p.proxy == nil && dice > 1: // the API server, seldom
 		case dice < 4:
