@@ -96,13 +96,14 @@ type saying struct {
 	when time.Time
 }
 
-// say tells an event of a state, which lasts: the same one again only after a while. It reports how long until then.
-func (c *Controller) say(key string, uid types.UID, obj runtime.Object, e *event) time.Duration {
+// say tells an event of a state, which lasts: the same one again only after a while. It reports how long until then, and whether
+// it was told.
+func (c *Controller) say(key string, uid types.UID, obj runtime.Object, e *event) (again time.Duration, told bool) {
 	return c.sayAs(c.events, key, uid, obj, e)
 }
 
 // sayAs is say in the name of another component.
-func (c *Controller) sayAs(events record.EventRecorder, key string, uid types.UID, obj runtime.Object, e *event) time.Duration {
+func (c *Controller) sayAs(events record.EventRecorder, key string, uid types.UID, obj runtime.Object, e *event) (again time.Duration, told bool) {
 	now := c.clock.Now()
 	c.mu.Lock()
 	last, ok := c.said[key]
@@ -115,7 +116,7 @@ func (c *Controller) sayAs(events record.EventRecorder, key string, uid types.UI
 	if fresh {
 		events.Event(obj, e.kind, e.reason, e.message)
 	}
-	return last.when.Add(sayAgain).Sub(now)
+	return last.when.Add(sayAgain).Sub(now), fresh
 }
 
 // silent forgets what was said of an object.

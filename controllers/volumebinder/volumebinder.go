@@ -7,7 +7,10 @@ package volumebinder
 
 import (
 	"context"
+	"slices"
+	"strings"
 	"sync"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -62,7 +65,7 @@ func New(e env.Env) (*Controller, error) {
 		claimIndex: claims.GetIndexer(), volumeIndex: vols.GetIndexer(), pods: podInformer.GetIndexer(),
 		said: map[string]saying{}, chosen: map[string]bool{},
 	}
-	c.claimLoop = e.Loop(loop.Config{Name: "persistentvolumeclaim-binder", Sync: c.syncClaim})
+	c.claimLoop = e.Loop(loop.Config{Name: "persistentvolumeclaim-binder", Sync: c.syncClaim, Pace: 50 * time.Millisecond})
 	c.volumeLoop = e.Loop(loop.Config{Name: "persistentvolume-binder", Sync: c.syncVolume})
 	loop.On(c.claimLoop, claims, c.claimChanged)
 	loop.On(c.volumeLoop, vols, c.volumeChanged)
@@ -80,6 +83,9 @@ func (c *Controller) Run(ctx context.Context) error {
 }
 
 func (c *Controller) syncClaim(ctx context.Context, key string) error {
+	if class, ok := strings.CutPrefix(key, classKey); ok {
+		return c.syncClass(class)
+	}
 	claim, ok := c.claims.get(key)
 	if !ok {
 		c.silent(key)
@@ -91,22 +97,30 @@ func (c *Controller) syncClaim(ctx context.Context, key string) error {
 	}
 	defer done()
 	p := decideClaim(view)
-	switch {
-	case p.bind && p.event == nil:
-		c.silent(key)
-		return c.bind(ctx, view.volume, claim)
-	case p.bind: // a bound claim that is to grow
+	if p.bind {
 		if err := c.bind(ctx, view.volume, claim); err != nil {
 			return err
 		}
-		c.sayAs(c.expanding, key, claim.UID, claim, p.event)
+		if p.event == nil {
+			c.silent(key)
+		} else {
+			c.sayAs(c.expanding, key, claim.UID, claim, p.event)
+		}
 		return nil
-	case p.class != "":
+	}
+	return c.carryOut(ctx, key, claim, p)
+}
+
+// carryOut does what is planned for a claim without a volume.
+func (c *Controller) carryOut(ctx context.Context, key string, claim *corev1.PersistentVolumeClaim, p claimPlan) (err error) {
+	was := claim.Status.Phase
+	if p.class != "" {
 		claim = claim.DeepCopy()
 		claim.Spec.StorageClassName = &p.class
 		_, err := c.updateClaim(ctx, claim)
 		return err
-	case p.provisioner != "":
+	}
+	if p.provisioner != "" {
 		if next, changed := asked(claim, p.provisioner, p.migrated); changed {
 			if claim, err = c.updateClaim(ctx, next); err != nil {
 				return err
@@ -118,8 +132,29 @@ func (c *Controller) syncClaim(ctx context.Context, key string) error {
 			return err
 		}
 	}
-	if p.event != nil && !(p.phase == corev1.ClaimLost && claim.Status.Phase == corev1.ClaimLost) {
-		c.claimLoop.AddAfter(key, c.say(key, claim.UID, claim, p.event))
+	if p.event != nil && (p.phase != corev1.ClaimLost || was != corev1.ClaimLost) {
+		again, _ := c.say(key, claim.UID, claim, p.event)
+		c.claimLoop.AddAfter(key, again)
+	}
+	return nil
+}
+
+// syncClass wakes as many of the claims of a class as there are free volumes that suit them. What they take wakes the class again.
+func (c *Controller) syncClass(name string) error {
+	var waiting []volumes.Matcher
+	var keys []string
+	for _, claim := range c.open(name) {
+		waiting, keys = append(waiting, volumes.NewMatcher(claim)), append(keys, claim.Namespace+"/"+claim.Name)
+	}
+	for _, v := range c.indexed(freeByClass, name) {
+		v = c.volumes.newest(v.Name, v)
+		for i, m := range waiting {
+			if m.Suits(v) {
+				c.claimLoop.Add(keys[i])
+				waiting, keys = slices.Delete(waiting, i, i+1), slices.Delete(keys, i, i+1)
+				break
+			}
+		}
 	}
 	return nil
 }
@@ -207,8 +242,9 @@ func (c *Controller) syncVolume(ctx context.Context, name string) error {
 	case p.unbind:
 		return c.unbind(ctx, v)
 	case p.mismatched[0] != nil:
-		c.say("volume/"+name, v.UID, v, p.mismatched[0])
-		c.say(v.Spec.ClaimRef.Namespace+"/"+v.Spec.ClaimRef.Name, holder.UID, holder, p.mismatched[1])
+		if _, told := c.say("volume/"+name, v.UID, v, p.mismatched[0]); told {
+			c.events.Event(holder, p.mismatched[1].kind, p.mismatched[1].reason, p.mismatched[1].message)
+		}
 	case p.phase != "" && p.phase != v.Status.Phase:
 		if v, err = c.setPhase(ctx, v, p.phase, p.message); err != nil {
 			return err

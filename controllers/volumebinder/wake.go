@@ -119,7 +119,7 @@ func (c *Controller) claimChanged(old, cur *corev1.PersistentVolumeClaim) {
 	}
 }
 
-// volumeChanged wakes the volume, the claims bound to it or waiting for it, and, when it has become free, those it suits.
+// volumeChanged wakes the volume, the claims bound to it or waiting for it, and those of its class that wait for any.
 func (c *Controller) volumeChanged(old, cur *corev1.PersistentVolume) {
 	for _, v := range []*corev1.PersistentVolume{old, cur} {
 		if v != nil && v.Spec.ClaimRef != nil {
@@ -135,18 +135,23 @@ func (c *Controller) volumeChanged(old, cur *corev1.PersistentVolume) {
 	for _, claim := range c.claimsIn(claimsByVolume, last.Name) {
 		c.claimLoop.Add(claim.Namespace + "/" + claim.Name)
 	}
-	if cur == nil {
-		return
+	if cur != nil {
+		c.claimLoop.AddPaced(classKey + volumes.ClassOf(cur))
 	}
-	waiting := c.claimsIn(openByClass, volumes.ClassOf(cur))
-	if volumes.ClassOf(cur) == "" {
-		waiting = append(waiting, c.claimsIn(openByClass, unclassed)...)
+}
+
+// classKey starts the keys of classes; no namespace is empty.
+const classKey = "/"
+
+// open lists the claims that a free volume of the class could serve at once: those of classes that wait for pods are the scheduler's.
+func (c *Controller) open(class string) []*corev1.PersistentVolumeClaim {
+	if class == "" {
+		return append(c.claimsIn(openByClass, ""), c.claimsIn(openByClass, unclassed)...)
 	}
-	for _, claim := range waiting {
-		if volumes.NewMatcher(claim).Suits(cur) {
-			c.claimLoop.Add(claim.Namespace + "/" + claim.Name)
-		}
+	if sc, err := c.classes.Get(class); err == nil && volumes.Delayed(sc) {
+		return nil
 	}
+	return c.claimsIn(openByClass, class)
 }
 
 // classChanged wakes the claims of the class that have no volume, and those of no class, which get a default one.
