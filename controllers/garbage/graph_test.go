@@ -51,6 +51,26 @@ func TestGraphWakes(t *testing.T) {
 	observe("[]", object("set", "deploy"))
 }
 
+// TestNamesake has an informer that missed an owner's end, and shows its successor by the same name as a change of it.
+func TestNamesake(t *testing.T) {
+	g := newGraph()
+	var woken []types.UID
+	f := &feed{monitors: &monitors{graph: g, wake: func(list []types.UID) { woken = append(woken, list...) }}, resource: things}
+	f.observe(object("first"))
+	f.observe(object("set", "first"))
+	second := object("second")
+	second.Name = "first"
+	f.changed(object("first"), second)
+	if set, _ := g.get("set"); show1(woken) != "[set]" || g.settled(set) {
+		t.Errorf("woken %v: an owner that is gone is taken to exist", woken)
+	}
+	woken = nil
+	f.changed(second, second)
+	if len(woken) > 0 {
+		t.Errorf("nothing changed, woken %v", woken)
+	}
+}
+
 func TestGraphCascade(t *testing.T) {
 	g := newGraph()
 	for _, o := range []*metav1.PartialObjectMetadata{object("deploy"), object("set", "deploy!"), object("pod1", "set!"), object("pod2", "set")} {

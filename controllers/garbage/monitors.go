@@ -191,7 +191,7 @@ func (m *monitors) startShared(r *resource, now time.Time) (*monitor, error) {
 	f := &feed{monitors: m, resource: r}
 	reg, err := generic.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc:    func(obj any) { f.observe(obj) },
-		UpdateFunc: func(_, obj any) { f.observe(obj) },
+		UpdateFunc: f.changed,
 		DeleteFunc: func(obj any) {
 			if gone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = gone.Obj
@@ -221,6 +221,17 @@ func (f *feed) observe(obj any) {
 			f.stray(s)
 		}
 	}
+}
+
+// changed takes in an informer's update, which after a relist may be of another object by the same name: of the end of the first it says
+// nothing else.
+func (f *feed) changed(old, cur any) {
+	before, ok1 := old.(metav1.Object)
+	now, ok2 := cur.(metav1.Object)
+	if ok1 && ok2 && before.GetUID() != now.GetUID() {
+		f.forget(old)
+	}
+	f.observe(cur)
 }
 
 func (f *feed) forget(obj any) {
