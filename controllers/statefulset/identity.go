@@ -20,7 +20,7 @@ func parentAndOrdinal(pod string) (parent string, ordinal int, ok bool) {
 	if dash <= 0 {
 		return "", 0, false
 	}
-	n, err := strconv.ParseInt(pod[dash+1:], 10, 32)
+	n, err := strconv.ParseInt(pod[dash+1:], 10, 64)
 	if err != nil || n < 0 || strconv.FormatInt(n, 10) != pod[dash+1:] {
 		return "", 0, false
 	}

@@ -17,6 +17,9 @@ import (
 // shortest is how long a pod lasts at least: one that ends as soon as it is made costs one attempt a second.
 const shortest = time.Second
 
+// burst is about how many pods one sync creates at most, so that one huge set can neither starve the others nor fill the memory.
+const burst = 500
+
 // revision is a template and its name.
 type revision struct {
 	name     string
@@ -84,8 +87,10 @@ type work struct {
 	plan plan
 	// ordered means that pods come and go one at a time.
 	ordered bool
-	// wanted has an entry for each ordinal that the set is to have, nil where there is no pod.
+	// wanted has an entry for each ordinal that the set is to have, nil where there is no pod. Where more than a burst of them is missing, it ends early.
 	wanted []*corev1.Pod
+	// missing is how many of all the pods that the set is to have are not available.
+	missing int
 	// condemned are the pods beyond those, the highest ordinal first.
 	condemned []*corev1.Pod
 	// firstUnavailable is the unavailable pod of the lowest ordinal; nil also when that one does not exist.
@@ -94,7 +99,7 @@ type work struct {
 
 // decide compares the set with its pods and claims. It is pure.
 func decide(s snapshot) plan {
-	w := &work{snapshot: s, ordered: s.set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement, wanted: make([]*corev1.Pod, replicas(s.set))}
+	w := &work{snapshot: s, ordered: s.set.Spec.PodManagementPolicy != appsv1.ParallelPodManagement}
 	w.sort()
 	w.plan.status = w.status()
 	if s.set.DeletionTimestamp != nil {
@@ -108,11 +113,22 @@ func decide(s snapshot) plan {
 
 // sort tells wanted pods from condemned ones.
 func (w *work) sort() {
+	var inside []*corev1.Pod
+	w.missing = replicas(w.set)
 	for _, pod := range w.pods {
-		if ordinal := ordinalOf(pod); inRange(w.set, ordinal) {
-			w.wanted[ordinal-start(w.set)] = pod
-		} else {
+		if !inRange(w.set, ordinalOf(pod)) {
 			w.condemned = append(w.condemned, pod)
+			continue
+		}
+		inside = append(inside, pod)
+		if w.available(pod) {
+			w.missing--
+		}
+	}
+	w.wanted = make([]*corev1.Pod, min(replicas(w.set), len(inside)+burst))
+	for _, pod := range inside {
+		if i := ordinalOf(pod) - start(w.set); i < len(w.wanted) {
+			w.wanted[i] = pod
 		}
 	}
 	slices.SortFunc(w.condemned, func(a, b *corev1.Pod) int { return cmp.Compare(ordinalOf(b), ordinalOf(a)) })
@@ -186,7 +202,7 @@ func (w *work) wake(after time.Duration) {
 func (w *work) keepOne(pod *corev1.Pod) bool {
 	ordinal := ordinalOf(pod)
 	if pod.Status.Phase == corev1.PodPending {
-		if c := w.missing(ordinal); c.make != nil || c.going != "" {
+		if c := w.lacks(ordinal); c.make != nil || c.going != "" {
 			w.plan.claims = append(w.plan.claims, c)
 		}
 	}
@@ -196,7 +212,7 @@ func (w *work) keepOne(pod *corev1.Pod) bool {
 	w.own(pod.Name, ordinal, member{name: pod.Name, uid: pod.UID, wanted: true})
 	if r, ok := repairOf(w.set, pod); ok && pod.DeletionTimestamp == nil {
 		if r.volumes != nil {
-			w.plan.claims = append(w.plan.claims, w.missing(ordinal))
+			w.plan.claims = append(w.plan.claims, w.lacks(ordinal))
 		}
 		w.plan.repair = append(w.plan.repair, r)
 	}
@@ -216,7 +232,7 @@ func (w *work) create(ordinal int) {
 		r = w.current
 	}
 	w.own(name, ordinal, member{name: name, wanted: true})
-	w.plan.create = append(w.plan.create, creation{pod: newPod(w.set, ordinal, r), claims: w.missing(ordinal)})
+	w.plan.create = append(w.plan.create, creation{pod: newPod(w.set, ordinal, r), claims: w.lacks(ordinal)})
 }
 
 // keepsCurrent tells whether a new pod of the ordinal is of the current revision yet.
@@ -238,8 +254,8 @@ func (w *work) partition() int {
 	return 0
 }
 
-// missing lists the claims that an ordinal's pod lacks.
-func (w *work) missing(ordinal int) claiming {
+// lacks lists the claims that an ordinal's pod lacks.
+func (w *work) lacks(ordinal int) claiming {
 	c := claiming{pod: podName(w.set, ordinal)}
 	for i := range w.set.Spec.VolumeClaimTemplates {
 		t := &w.set.Spec.VolumeClaimTemplates[i]
@@ -295,13 +311,10 @@ func (w *work) scaleDown() bool {
 // roll removes pods of former revisions from the highest ordinal down to the partition, as many as may be unavailable. Without order,
 // those that are unavailable anyhow go first and cost nothing.
 func (w *work) roll() {
-	budget := maxUnavailable(w.set)
+	budget := maxUnavailable(w.set) - w.missing
 	var broken, sound []*corev1.Pod
 	for i, pod := range slices.Backward(w.wanted) {
 		available := w.available(pod)
-		if !available {
-			budget--
-		}
 		switch {
 		case pod == nil || i < w.partition() || w.update.of(pod) || pod.DeletionTimestamp != nil || pods.Terminal(pod):
 		case available:

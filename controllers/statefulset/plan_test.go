@@ -293,6 +293,22 @@ func TestNoHotLoop(t *testing.T) {
 	}
 }
 
+// TestHugeSet: neither the memory nor the time that a set takes grows with what it asks for.
+func TestHugeSet(t *testing.T) {
+	for _, changes := range [][]change{nil, {parallelPods}} {
+		set := build(2_000_000_000, append(changes, startAt(2_000_000_000))...)
+		s := snap(set, nil, "2000000000 new ready", "3999999999 old ready", "2000000007 old ready")
+		p := decide(s)
+		want := 1
+		if changes != nil {
+			want = burst
+		}
+		if len(p.create) > want+3 || len(p.create) < want || p.create[0].pod.Name != "db-2000000001" || len(p.delete) > 0 {
+			t.Errorf("%d created, %d deleted", len(p.create), len(p.delete))
+		}
+	}
+}
+
 func BenchmarkDecide(b *testing.B) {
 	set := build(1000, claims)
 	have := map[string]*corev1.PersistentVolumeClaim{}
@@ -310,7 +326,7 @@ func BenchmarkDecide(b *testing.B) {
 }
 
 func TestNamesOfPods(t *testing.T) {
-	for name, want := range map[string]string{"web-0": "web 0", "a-b-12": "a-b 12", "web-01": "", "web": "", "-1": "", "web-": "", "web-x": "", "web-+1": "", "web-4294967296": ""} {
+	for name, want := range map[string]string{"web-0": "web 0", "a-b-12": "a-b 12", "web-01": "", "web": "", "-1": "", "web-": "", "web-x": "", "web-+1": "", "web-99999999999999999999": "", "web-2147483648": "web 2147483648"} {
 		parent, ordinal, ok := parentAndOrdinal(name)
 		got := ""
 		if ok {
