@@ -22,8 +22,16 @@ import (
 // follow calls the functions for each object of a resource, and gives what says whether all that were there have been seen.
 func follow[T runtime.Object](ctx context.Context, informer cache.SharedIndexInformer, set func(old, cur T), gone func(T)) (cache.InformerSynced, error) {
 	handler, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
-		AddFunc:    func(obj any) { var none T; set(none, obj.(T)) },
-		UpdateFunc: func(old, obj any) { set(old.(T), obj.(T)) },
+		AddFunc: func(obj any) { var none T; set(none, obj.(T)) },
+		UpdateFunc: func(old, obj any) {
+			before, now := old.(T), obj.(T)
+			if namesakes(before, now) {
+				var none T
+				gone(before)
+				before = none
+			}
+			set(before, now)
+		},
 		DeleteFunc: func(obj any) {
 			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
 				obj = tombstone.Obj
@@ -38,6 +46,13 @@ func follow[T runtime.Object](ctx context.Context, informer cache.SharedIndexInf
 	}
 	go informer.RunWithContext(ctx)
 	return handler.HasSynced, nil
+}
+
+// namesakes tells whether a relist shows as a change of one object what is the end of one and the beginning of another.
+func namesakes(old, cur any) bool {
+	a, ok1 := old.(metav1.Object)
+	b, ok2 := cur.(metav1.Object)
+	return ok1 && ok2 && a.GetUID() != b.GetUID()
 }
 
 // watch feeds the model and the queue, and returns once both hold the present state. What decisions depend on comes first, so that
@@ -80,6 +95,7 @@ func (s *Scheduler) informer(rc rest.Interface, resource schema.GroupVersionReso
 	if s.cfg.Shared == nil || resource != client.Pods && resource != client.Nodes {
 		lw := cache.NewFilteredListWatchFromClient(rc, resource.Resource, metav1.NamespaceAll, func(o *metav1.ListOptions) {
 			o.FieldSelector = selector
+			client.Newest(o) // a leader that knew less than the one before would fill nodes twice
 		})
 		i := cache.NewSharedIndexInformer(lw, object, 0, cache.Indexers{})
 		if trim == nil {

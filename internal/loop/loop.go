@@ -143,11 +143,21 @@ func (l *Loop) Wait(informer cache.SharedInformer) {
 }
 
 // On calls changed for every change that the informer sees, and makes Run wait for its first list. On creation old is
-// nil, on deletion cur is nil and old is the last state known. A relist's replay of an unchanged object is no change. Call it before Run. T is the pointer type the
+// nil, on deletion cur is nil and old is the last state known. A relist's replay of an unchanged object is no change, and another object by the
+// same name is a deletion and a creation. Call it before Run. T is the pointer type the
 // informer holds; other objects are passed over.
 func On[T comparable](l *Loop, informer cache.SharedInformer, changed func(old, cur T)) {
+	reg, err := informer.AddEventHandler(handler(changed))
+	if err != nil {
+		l.err = errors.Join(l.err, err)
+		return
+	}
+	l.synced = append(l.synced, reg.HasSyncedChecker())
+}
+
+func handler[T comparable](changed func(old, cur T)) cache.ResourceEventHandlerFuncs {
 	var none T
-	reg, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+	return cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) {
 			if cur, ok := obj.(T); ok {
 				changed(none, cur)
@@ -156,7 +166,12 @@ func On[T comparable](l *Loop, informer cache.SharedInformer, changed func(old, 
 		UpdateFunc: func(before, after any) {
 			old, ok1 := before.(T)
 			cur, ok2 := after.(T)
-			if ok1 && ok2 && !same(old, cur) {
+			switch {
+			case !ok1 || !ok2 || same(old, cur):
+			case namesakes(old, cur):
+				changed(old, none)
+				changed(none, cur)
+			default:
 				changed(old, cur)
 			}
 		},
@@ -168,12 +183,14 @@ func On[T comparable](l *Loop, informer cache.SharedInformer, changed func(old, 
 				changed(old, none)
 			}
 		},
-	})
-	if err != nil {
-		l.err = errors.Join(l.err, err)
-		return
 	}
-	l.synced = append(l.synced, reg.HasSyncedChecker())
+}
+
+// namesakes tells whether a relist shows as a change of one object what is the end of one and the beginning of another.
+func namesakes(old, cur any) bool {
+	a, ok1 := old.(metav1.Object)
+	b, ok2 := cur.(metav1.Object)
+	return ok1 && ok2 && a.GetUID() != b.GetUID()
 }
 
 // same tells a relist's replay from a change.

@@ -6,12 +6,16 @@ import (
 	"io"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/internal/clock"
 )
@@ -30,6 +34,30 @@ func start(t *testing.T, cfg Config) *Loop {
 		}
 	})
 	return l
+}
+
+// TestChanges has what an informer tells, a relist's replay and another object by the same name among it.
+func TestChanges(t *testing.T) {
+	object := func(uid, version string) *corev1.ConfigMap {
+		return &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: "m", UID: types.UID(uid), ResourceVersion: version}}
+	}
+	show := func(m *corev1.ConfigMap) string {
+		if m == nil {
+			return "none"
+		}
+		return string(m.UID) + m.ResourceVersion
+	}
+	var seen []string
+	h := handler(func(old, cur *corev1.ConfigMap) { seen = append(seen, show(old)+">"+show(cur)) })
+	h.OnAdd(object("a", "1"), true)
+	h.OnUpdate(object("a", "1"), object("a", "1"))
+	h.OnUpdate(object("a", "1"), object("a", "2"))
+	h.OnUpdate(object("a", "2"), object("b", "3"))
+	h.OnDelete(cache.DeletedFinalStateUnknown{Obj: object("b", "3")})
+	h.OnAdd("nonsense", false)
+	if got, want := strings.Join(seen, " "), "none>a1 a1>a2 a2>none none>b3 b3>none"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
 }
 
 func TestFailuresAndPanicsAreRetried(t *testing.T) {
