@@ -74,8 +74,8 @@ func (c *Cleaner) sync(ctx context.Context, name string) error {
 		// The version too: the token may have been given more time just now.
 		Preconditions: &metav1.Preconditions{UID: &secret.UID, ResourceVersion: &secret.ResourceVersion},
 	})
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // gone, or changed: then the informer will show it
+	if apierrors.IsNotFound(err) {
+		return nil
 	}
 	return err
 }
