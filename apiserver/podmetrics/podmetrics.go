@@ -190,8 +190,11 @@ func (c *Collector) note(node string, s *sample) {
 		h = &history{}
 		c.nodes[node] = h
 	}
-	if h.last == nil || s.node.at.After(h.last.node.at) {
+	switch {
+	case h.last == nil || s.node.at.After(h.last.node.at):
 		h.prev, h.last = h.last, s
+	case s.node.at.Before(h.last.node.at): // its clock was set back
+		h.prev, h.last = nil, s
 	}
 	h.heard = c.cfg.Now()
 }

@@ -85,6 +85,17 @@ func TestUseIsShownInBillionthsAndKibibytes(t *testing.T) {
 	}
 }
 
+func TestANodesClockIsSetBack(t *testing.T) {
+	now := time.Unix(10_000, 0)
+	c := New(Config{Now: func() time.Time { return now }})
+	for _, at := range []int64{5000, 5015, 5015, 1000, 1015} {
+		c.note("n", &sample{node: point{at: time.Unix(at, 0)}})
+	}
+	if prev, last := c.of("n"); prev.node.at.Unix() != 1000 || last.node.at.Unix() != 1015 {
+		t.Errorf("%v %v", prev.node, last.node)
+	}
+}
+
 // TestNobodyAsks: what was sampled is forgotten once nobody has asked for a while, and the next question wakes the collector anew.
 func TestNobodyAsks(t *testing.T) {
 	now := time.Unix(1000, 0)
