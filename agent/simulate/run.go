@@ -6,6 +6,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/informers"
 	corelisters "k8s.io/client-go/listers/core/v1"
@@ -36,8 +37,12 @@ type runner struct {
 func (s *simulator) run(ctx context.Context) error {
 	r := &runner{simulator: s, lag: loop.NewLag(clock.Real{}), records: map[string]*record{}}
 	log := s.cfg.Log
-	r.nodeLoop = loop.New(loop.Config{Name: "simulated-nodes", Sync: r.syncNode, Workers: parallel, Log: log})
-	r.podLoop = loop.New(loop.Config{Name: "simulated-pods", Sync: r.syncPod, Workers: parallel, Log: log})
+	r.nodeLoop = loop.New(loop.Config{Name: "simulated-nodes", Sync: func(ctx context.Context, name string) error {
+		return r.patient(ctx, r.nodeLoop, name, r.syncNode(ctx, name))
+	}, Workers: parallel, Log: log})
+	r.podLoop = loop.New(loop.Config{Name: "simulated-pods", Sync: func(ctx context.Context, key string) error {
+		return r.patient(ctx, r.podLoop, key, r.syncPod(ctx, key))
+	}, Workers: parallel, Log: log})
 
 	nodes := client.Informers(s.kube, only(func(o *metav1.ListOptions) { o.LabelSelector = LabelNode + "=true" }))
 	pods := client.Informers(s.kube, only(func(o *metav1.ListOptions) { o.FieldSelector = "spec.nodeName!=" }),
@@ -60,6 +65,19 @@ func (s *simulator) run(ctx context.Context) error {
 		defer f.Shutdown()
 	}
 	return run.All(ctx, r.nodeLoop.Run, r.podLoop.Run)
+}
+
+// again is how soon what failed is tried again: agents do not wait ever longer for a server that was away, or their nodes would be given up.
+const again = time.Second
+
+// patient has a key that failed tried again after a while. A conflict with another writer is left to the loop, which tries at once.
+func (r *runner) patient(ctx context.Context, l *loop.Loop, key string, err error) error {
+	if err == nil || apierrors.IsConflict(err) || ctx.Err() != nil {
+		return err
+	}
+	r.cfg.Log.Debug("failed, will retry", "key", key, "error", err)
+	l.AddAfter(key, again)
+	return nil
 }
 
 func only(tweak func(*metav1.ListOptions)) informers.SharedInformerOption {
