@@ -9,6 +9,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 
@@ -161,54 +162,61 @@ func (c *Controller) report(ctx context.Context, node *corev1.Node, list []corev
 	return err
 }
 
-// remember keeps what the next decision about the node needs, and tells its pods what became of their volumes: each thing once.
-func (c *Controller) remember(name string, s snapshot, p plan) {
-	now := map[telling]bool{}
-	type message struct {
-		pod  *corev1.Pod
-		kind string
-		text string
-	}
-	said := map[telling]message{}
-	note := func(w want, what, kind string, text func(*corev1.Pod) string) {
+// message is what a pod is told of one of its volumes.
+type message struct {
+	telling
+	to     *corev1.Pod
+	normal bool
+	text   string
+}
+
+// messages are what the node's pods are to know by now.
+func (c *Controller) messages(s snapshot, p plan) (list []message) {
+	add := func(w want, what string, normal bool, text func(*corev1.Pod) string) {
 		for _, pod := range w.pods {
-			t := telling{pod.UID, w.volume.Name, what}
-			now[t], said[t] = true, message{pod, kind, text(pod)}
+			list = append(list, message{telling{pod.UID, w.volume.Name, what}, pod, normal, text(pod)})
 		}
 	}
 	for _, a := range p.blocked {
 		w := s.wants[a]
 		holders := c.holders(w, s.others[a])
-		note(w, "blocked", corev1.EventTypeWarning, func(pod *corev1.Pod) string { return blockedMessage(w.volume.Name, pod, holders) })
+		add(w, "blocked", false, func(pod *corev1.Pod) string { return blockedMessage(w.volume.Name, pod, holders) })
 	}
 	for a, w := range s.wants {
 		va := s.attached[a]
 		switch {
 		case va == nil:
 		case va.Status.Attached:
-			note(w, "attached", corev1.EventTypeNormal, func(*corev1.Pod) string {
-				return "AttachVolume.Attach succeeded for volume \"" + w.volume.Name + "\" "
+			add(w, "attached", true, func(*corev1.Pod) string {
+				return fmt.Sprintf("AttachVolume.Attach succeeded for volume %q ", w.volume.Name)
 			})
 		case va.Status.AttachError != nil && va.Status.AttachError.Message != "":
-			text := va.Status.AttachError.Message
-			note(w, text, corev1.EventTypeWarning, func(*corev1.Pod) string {
-				return "AttachVolume.Attach failed for volume \"" + w.volume.Name + "\" : " + text
+			why := va.Status.AttachError.Message
+			add(w, why, false, func(*corev1.Pod) string {
+				return fmt.Sprintf("AttachVolume.Attach failed for volume %q : %s", w.volume.Name, why)
 			})
 		}
 	}
+	return list
+}
+
+// remember keeps what the next decision about the node needs, and tells its pods what became of their volumes: each thing once.
+func (c *Controller) remember(name string, s snapshot, p plan) {
+	list, told := c.messages(s, p), map[telling]bool{}
+	for _, m := range list {
+		told[m.telling] = true
+	}
 	c.mu.Lock()
 	before := c.told[name]
-	c.keep(name, p.unwanted, now)
+	c.keep(name, p.unwanted, told)
 	c.mu.Unlock()
-	for t, m := range said {
+	for _, m := range list {
 		switch {
-		case before[t]:
-		case m.kind == corev1.EventTypeNormal:
-			if m.pod.Status.Phase == corev1.PodPending { // else it was told before this process began
-				c.events.Event(m.pod, m.kind, "SuccessfulAttachVolume", m.text)
-			}
-		default:
-			c.events.Event(m.pod, m.kind, "FailedAttachVolume", m.text)
+		case before[m.telling]:
+		case !m.normal:
+			c.events.Event(m.to, corev1.EventTypeWarning, "FailedAttachVolume", m.text)
+		case m.to.Status.Phase == corev1.PodPending: // else it was told before this process began
+			c.events.Event(m.to, corev1.EventTypeNormal, "SuccessfulAttachVolume", m.text)
 		}
 	}
 }

@@ -123,7 +123,6 @@ func (c *Controller) provide(ctx context.Context, pod *corev1.Pod, v *corev1.Vol
 		return err
 	}
 	if !metav1.IsControlledBy(claim, pod) {
-		//lint:ignore ST1005 upstream's words
 		return fmt.Errorf("PVC %s/%s was not created for pod %s/%s (pod is not owner)", claim.Namespace, claim.Name, pod.Namespace, pod.Name)
 	}
 	return nil
