@@ -156,8 +156,8 @@ func (c *Controller) report(ctx context.Context, node *corev1.Node, list []corev
 		return err
 	}
 	_, err = c.client.CoreV1().Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, metav1.PatchOptions{}, "status")
-	if apierrors.IsNotFound(err) || apierrors.IsConflict(err) {
-		return nil // the node is gone, and its end or its successor wakes this one again
+	if apierrors.IsNotFound(err) {
+		return nil // its end wakes this one again
 	}
 	return err
 }
