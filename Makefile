@@ -60,7 +60,7 @@ test-unit: $(ASSETS)
 	CORACLE_TEST_GENERATE=1 go test $$(go list ./... | grep -v /integration)
 
 RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/alloc/... ./apiserver/fairness/... ./apiserver/tunnel/... ./internal/carry/... ./internal/loop/... \
-	./scheduler/queue/... ./agent/lifecycle/... ./agent/probes/... ./agent/volumes/...
+	./internal/leader/... ./scheduler ./scheduler/queue/... ./scheduler/plugin/... ./agent/lifecycle/... ./agent/probes/... ./agent/volumes/...
 test-race: $(ASSETS)
 	@echo "== race detector"
 	CGO_ENABLED=1 go test -race -short $(RACE)
@@ -70,8 +70,8 @@ test-integration: bin/coracle
 	@set -o pipefail; go test -count=1 -v -parallel 4 -timeout 25m ./integration/... | grep -v '^=== '
 
 FUZZTIME ?= 5m
-fuzz: $(ASSETS) ## each fuzz target of the API server in turn, FUZZTIME each (5m)
-	@set -e; for package in $$(git grep -l '^func Fuzz' -- 'apiserver/*_test.go' | xargs -n1 dirname | sort -u); do \
+fuzz: $(ASSETS) ## each fuzz target in turn, FUZZTIME each (5m)
+	@set -e; for package in $$(git grep -l '^func Fuzz' -- '*_test.go' | xargs -n1 dirname | sort -u); do \
 		for target in $$(git grep -ho '^func Fuzz[A-Za-z]*' -- ":(glob)$$package/*_test.go" | cut -c6-); do \
 			echo "== $$package $$target"; \
 			GOMEMLIMIT=$${GOMEMLIMIT:-2GiB} nice -n 10 go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) -parallel 1 ./$$package; \
@@ -81,7 +81,7 @@ fuzz: $(ASSETS) ## each fuzz target of the API server in turn, FUZZTIME each (5m
 bench: bin/coracle ## the figures of docs/performance.md
 	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
 	go test -count=1 -run '^$$' -bench TenThousandServices -benchtime 1x ./proxy/nft
-	go test -count=1 -run '^$$' -bench Schedule5000Nodes ./scheduler
+	go test -count=1 -run '^$$' -bench . -benchtime 2x ./scheduler/decide
 
 generate: ## generated code and the OpenAPI documents
 	@./scripts/install-deps generate
