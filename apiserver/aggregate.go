@@ -6,6 +6,7 @@ import (
 	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
 
 	"github.com/coracle-dev/coracle/apiserver/aggregation"
+	"github.com/coracle-dev/coracle/apiserver/podmetrics"
 )
 
 // newAggregation makes what serves the groups of other API servers.
@@ -19,6 +20,11 @@ func (s *Server) newAggregation() (*aggregation.Controller, error) {
 	}
 	if h, ok := s.cfg.OpenAPI.(documents); ok {
 		cfg.OpenAPI = h.SetCustom
+		own, err := podmetrics.OpenAPI()
+		if err != nil {
+			return nil, err
+		}
+		h.SetCustom("metrics", own, nil)
 	}
 	return aggregation.New(cfg), nil
 }

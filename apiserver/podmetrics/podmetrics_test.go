@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -20,10 +21,12 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/metadata"
 	apiregistration "k8s.io/kube-aggregator/pkg/client/clientset_generated/clientset/typed/apiregistration/v1"
+	"k8s.io/kube-openapi/pkg/spec3"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 
 	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+	"github.com/coracle-dev/coracle/apiserver/openapi"
 	"github.com/coracle-dev/coracle/apiserver/store/memory"
 )
 
@@ -217,6 +220,47 @@ func TestTableAndForms(t *testing.T) {
 		if code, body := get(c.path, c.accept); code != c.code || !strings.Contains(body, c.has) {
 			t.Errorf("%s as %s: %d %s", c.path, c.accept, code, body)
 		}
+	}
+}
+
+// TestOpenAPI: kubectl explain finds kinds by paths, and schemas by kinds.
+func TestOpenAPI(t *testing.T) {
+	spec, err := openapi.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := apiservertest.StartServer(t, apiserver.Config{Store: memory.New(), OpenAPI: spec})
+	paths, err := kubernetes.NewForConfigOrDie(s.LocalConfig(apiservertest.Admin)).Discovery().OpenAPIV3().Paths()
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, ok := paths["apis/metrics.k8s.io/v1beta1"]
+	if !ok {
+		t.Fatal("no document")
+	}
+	raw, err := group.Schema("application/json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc spec3.OpenAPI
+	if err := json.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	kinds := map[string]bool{}
+	for name, schema := range doc.Components.Schemas {
+		if of, ok := schema.Extensions["x-kubernetes-group-version-kind"]; ok {
+			kinds[fmt.Sprint(of)] = true
+		} else if !strings.HasSuffix(name, ".ContainerMetrics") {
+			t.Errorf("%s is of no kind", name)
+		}
+	}
+	for path, item := range doc.Paths.Paths {
+		if of := fmt.Sprintf("[%v]", item.Get.Extensions["x-kubernetes-group-version-kind"]); !kinds[of] {
+			t.Errorf("%s is of %s", path, of)
+		}
+	}
+	if len(doc.Paths.Paths) != 5 || len(kinds) != 4 {
+		t.Errorf("%d paths, kinds %v", len(doc.Paths.Paths), kinds)
 	}
 }
 
