@@ -34,6 +34,7 @@ func (s *Scheduler) watchStorage(ctx context.Context) (synced []cache.InformerSy
 		{storage, kindOf("storageclasses", c.SetStorageClass, func(o *storagev1.StorageClass) { c.RemoveStorageClass(o.Name) })},
 		{storage, kindOf("csidrivers", c.SetCSIDriver, func(o *storagev1.CSIDriver) { c.RemoveCSIDriver(o.Name) })},
 		{storage, kindOf("csinodes", c.SetCSINode, func(o *storagev1.CSINode) { c.RemoveCSINode(o.Name) })},
+		{storage, kindOf("volumeattachments", c.SetAttachment, c.RemoveAttachment)},
 		{storage, kindOf("csistoragecapacities", c.SetStorageCapacity, func(o *storagev1.CSIStorageCapacity) { c.RemoveStorageCapacity(o.Namespace, o.Name) })},
 	} {
 		resource := corev1.SchemeGroupVersion.WithResource(k.resource)

@@ -73,8 +73,11 @@ func (*volumeBinding) Helps(pod *model.Pod, e *Event) bool {
 	case NodeChanged:
 		return !sameLabels(e.OldNode.Labels, e.Node.Labels)
 	case StorageChanged:
-		if claim, is := e.Object.(*corev1.PersistentVolumeClaim); is {
-			return usesClaim(pod, claim)
+		switch object := e.Object.(type) {
+		case *corev1.PersistentVolumeClaim:
+			return usesClaim(pod, object)
+		case *storagev1.VolumeAttachment:
+			return false
 		}
 		return true
 	}
@@ -314,7 +317,7 @@ func sharesDisk(a, b *corev1.Pod) bool {
 
 var tooManyVolumes = because("node(s) exceed max volume count")
 
-// nodeVolumeLimits keeps to the number of volumes that each CSI driver can attach to a node.
+// nodeVolumeLimits keeps to the number of volumes that each CSI driver can attach to a node: those of its pods, and those that are attached still.
 type nodeVolumeLimits struct {
 	cluster *model.Cluster
 	wanted  map[csiVolume]bool
@@ -360,18 +363,29 @@ func (f *nodeVolumeLimits) Check(node *model.Node) *Rejection {
 			continue
 		}
 		if there == nil {
-			there = map[csiVolume]bool{}
-			for _, p := range node.Pods {
-				if len(p.Claims) > 0 {
-					addVolumes(there, p, f.cluster)
-				}
-			}
+			there = f.on(node)
 		}
 		if more := count(f.wanted, there, driver.Name); more > 0 && count(there, nil, driver.Name)+more > int(*driver.Allocatable.Count) {
 			return tooManyVolumes
 		}
 	}
 	return nil
+}
+
+// on are the volumes of CSI drivers that the node has or is to have.
+func (f *nodeVolumeLimits) on(node *model.Node) map[csiVolume]bool {
+	there := map[csiVolume]bool{}
+	for _, p := range node.Pods {
+		if len(p.Claims) > 0 {
+			addVolumes(there, p, f.cluster)
+		}
+	}
+	for _, v := range f.cluster.AttachedTo(node.Name) {
+		if v.Spec.CSI != nil {
+			there[csiVolume{v.Spec.CSI.Driver, v.Spec.CSI.VolumeHandle}] = true
+		}
+	}
+	return there
 }
 
 // count counts the volumes of a driver that are not among others.
@@ -393,7 +407,7 @@ func (*nodeVolumeLimits) Helps(pod *model.Pod, e *Event) bool {
 		return len(e.Pod.Claims) > 0
 	case StorageChanged:
 		switch object := e.Object.(type) {
-		case *storagev1.CSINode:
+		case *storagev1.CSINode, *storagev1.VolumeAttachment:
 			return true
 		case *corev1.PersistentVolumeClaim:
 			return usesClaim(pod, object)

@@ -175,6 +175,8 @@ func cluster(objects ...any) *model.Cluster {
 			c.SetCSINode(o)
 		case *storagev1.CSIStorageCapacity:
 			c.SetStorageCapacity(o)
+		case *storagev1.VolumeAttachment:
+			c.SetAttachment(o)
 		case placed:
 			c.SetPod(model.NewPod(o.pod), o.node)
 		}
@@ -357,6 +359,24 @@ func TestNodeVolumeLimits(t *testing.T) {
 	}
 }
 
+func attachment(volume, node string) *storagev1.VolumeAttachment {
+	return &storagev1.VolumeAttachment{ObjectMeta: metav1.ObjectMeta{Name: volume + node}, Spec: storagev1.VolumeAttachmentSpec{
+		NodeName: node, Source: storagev1.VolumeAttachmentSource{PersistentVolumeName: &volume}}}
+}
+
+func TestAttachedVolumesCount(t *testing.T) {
+	left := attachment("v2", "a") // its pod is gone
+	c := cluster(limits("a", "d.io", 2), claim("c1", boundTo("v1")), volume("v1", csi("d.io", "1")), volume("v2", csi("d.io", "2")),
+		claim("c3", boundTo("v3")), volume("v3", csi("d.io", "3")), attachment("v1", "a"), left, placed{using("q", "c1"), "a"})
+	if got := ask(t, "NodeVolumeLimits", using("p", "c3"), c); got != "a: node(s) exceed max volume count" {
+		t.Fatal(got)
+	}
+	c.RemoveAttachment(left)
+	if got := ask(t, "NodeVolumeLimits", using("p", "c3"), c); got != "" {
+		t.Fatal(got)
+	}
+}
+
 func TestVolumesHelp(t *testing.T) {
 	pod, other := model.NewPod(using("p", "c")), model.NewPod(using("q", "d"))
 	sharing := model.NewPod(using("r", "c"))
@@ -383,6 +403,8 @@ func TestVolumesHelp(t *testing.T) {
 		{"NodeVolumeLimits", &Event{Kind: PodGone, Pod: model.NewPod(using("s"))}, false},
 		{"NodeVolumeLimits", stored(limits("a", "d", 1)), true},
 		{"NodeVolumeLimits", stored(volume("v")), false},
+		{"NodeVolumeLimits", stored(attachment("v", "a")), true},
+		{"VolumeBinding", stored(attachment("v", "a")), false},
 		{"NodeVolumeLimits", &Event{Kind: NodeAdded, Node: node}, true},
 	} {
 		f, err := New(tt.filter, Args{})

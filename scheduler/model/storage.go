@@ -77,6 +77,7 @@ type storage struct {
 	drivers    map[string]*storagev1.CSIDriver
 	csiNodes   map[string]*storagev1.CSINode
 	capacities map[types.NamespacedName]*Capacity
+	attached   map[string]map[string]string // volumes by node and attachment
 	// users counts the placed pods that use a claim.
 	users map[types.NamespacedName]int
 
@@ -89,7 +90,7 @@ func newStorage() storage {
 		claims: map[types.NamespacedName]*corev1.PersistentVolumeClaim{}, volumes: map[string]*Volume{}, free: map[string]map[string]*Volume{},
 		reserved: map[types.NamespacedName]map[string]*Volume{}, classes: map[string]*storagev1.StorageClass{},
 		drivers: map[string]*storagev1.CSIDriver{}, csiNodes: map[string]*storagev1.CSINode{}, capacities: map[types.NamespacedName]*Capacity{},
-		users: map[types.NamespacedName]int{}, assumedVolumes: map[string]*assumedVolume{}, assumedClaims: map[types.NamespacedName]*assumedClaim{},
+		attached: map[string]map[string]string{}, users: map[types.NamespacedName]int{}, assumedVolumes: map[string]*assumedVolume{}, assumedClaims: map[types.NamespacedName]*assumedClaim{},
 	}
 }
 
@@ -195,6 +196,36 @@ func (c *Cluster) RemoveCSINode(name string) { delete(c.storage.csiNodes, name) 
 
 // CSINode is what a node's drivers say of it; nil for nothing.
 func (c *Cluster) CSINode(name string) *storagev1.CSINode { return c.storage.csiNodes[name] }
+
+// SetAttachment adds or replaces the attachment of a volume to a node; neither ever changes.
+func (c *Cluster) SetAttachment(a *storagev1.VolumeAttachment) {
+	if a.Spec.Source.PersistentVolumeName == nil {
+		return
+	}
+	if c.storage.attached[a.Spec.NodeName] == nil {
+		c.storage.attached[a.Spec.NodeName] = map[string]string{}
+	}
+	c.storage.attached[a.Spec.NodeName][a.Name] = *a.Spec.Source.PersistentVolumeName
+}
+
+// RemoveAttachment forgets one.
+func (c *Cluster) RemoveAttachment(a *storagev1.VolumeAttachment) {
+	of := c.storage.attached[a.Spec.NodeName]
+	if delete(of, a.Name); len(of) == 0 {
+		delete(c.storage.attached, a.Spec.NodeName)
+	}
+}
+
+// AttachedTo lists the volumes that are attached to a node, or about to be, or not detached yet.
+func (c *Cluster) AttachedTo(node string) []*Volume {
+	var list []*Volume
+	for _, name := range c.storage.attached[node] {
+		if v := c.storage.volumes[name]; v != nil {
+			list = append(list, v)
+		}
+	}
+	return list
+}
 
 // SetStorageCapacity adds or replaces what a driver has left somewhere. A topology that cannot be read is of no node.
 func (c *Cluster) SetStorageCapacity(s *storagev1.CSIStorageCapacity) {
