@@ -106,7 +106,7 @@ func (c *Controller) claimChanged(old, cur *corev1.PersistentVolumeClaim) {
 		last = old
 	}
 	key := last.Namespace + "/" + last.Name
-	c.claims.get(key)
+	c.claims.get(key) // drops what was written here and is shown by now
 	c.claimLoop.Add(key)
 	if old != nil && cur != nil && old.UID == cur.UID && old.Spec.VolumeName == cur.Spec.VolumeName {
 		return
@@ -130,7 +130,7 @@ func (c *Controller) volumeChanged(old, cur *corev1.PersistentVolume) {
 	if cur == nil {
 		last = old
 	}
-	c.volumes.get(last.Name)
+	c.volumes.get(last.Name) // as above
 	c.volumeLoop.Add(last.Name)
 	for _, claim := range c.claimsIn(claimsByVolume, last.Name) {
 		c.claimLoop.Add(claim.Namespace + "/" + claim.Name)
