@@ -226,6 +226,7 @@ func TestRules(t *testing.T) {
 
 		{"a job", newPast().write(indexed, pod("p", indexed, ofIndex(0)), pod("q", indexed, ofIndex(1)), pod("p", indexed, ofIndex(0), succeeded), pod("o", indexed, ofIndex(2))), ""},
 		{"a job runs too many", newPast().write(indexed, pod("p", indexed, ofIndex(0)), pod("q", indexed, ofIndex(1)), pod("o", indexed, ofIndex(2))), "job parallelism"},
+		{"a pod that ends after it was deleted is not counted", newPast().write(counted, pod("p", counted), pod("p", counted, deleting), pod("p", counted, deleting, succeeded), pod("q", counted), pod("o", counted)), ""},
 		{"a job needs no more", newPast().write(counted, pod("p", counted), pod("p", counted, succeeded), pod("q", counted), pod("o", counted)), "job parallelism"},
 		{"an index runs twice", newPast().write(indexed, pod("p", indexed, ofIndex(0)), pod("q", indexed, ofIndex(0))), "job index once"},
 		{"an index runs again", newPast().write(indexed, pod("p", indexed, ofIndex(0), succeeded), pod("q", indexed, ofIndex(0))), "job index once"},

@@ -39,6 +39,7 @@ func (w *World) noteJob(s Step, pod *corev1.Pod) {
 		w.jobs[job.UID] = r
 	}
 	switch {
+	case pod.DeletionTimestamp != nil && !replacesOnlyFailed(job): // counted as failed when its deletion began, and replaced
 	case pod.Status.Phase == corev1.PodSucceeded:
 		r.done++
 		r.succeeded[index(pod)] = true
