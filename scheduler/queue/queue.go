@@ -184,9 +184,29 @@ func (q *Queue) Placed(it *Item, now time.Time) {
 // Rejected puts back a popped pod that fits nowhere. It waits for an event, together with all that were put back with the same
 // alike; where that is empty, alone.
 func (q *Queue) Rejected(it *Item, by uint32, alike string, now time.Time) {
+	former, first := it.group, it.first
 	q.putBack(it, now)
 	it.RejectedBy, it.ready = by, now.Add(q.limits.Wait)
 	q.wait(it, alike)
+	switch {
+	case !first || former == nil || former.key == alike:
+	case alike == "": // why may be its own affair
+		q.wakeFirst(former, now)
+	default:
+		q.merge(former, it.group, by)
+	}
+}
+
+// merge lets a group wait for what the one of it that was tried now waits for: it is what keeps them all off.
+func (q *Queue) merge(from, into *group, by uint32) {
+	for uid, it := range from.items {
+		it.group, it.RejectedBy = into, by
+		into.items[uid] = it
+	}
+	clear(from.items)
+	if q.groups[from.key] == from {
+		delete(q.groups, from.key)
+	}
 }
 
 // Hold puts back a popped pod for which room is being made. It earns no back-off, and is not tried before Release.

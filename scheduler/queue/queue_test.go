@@ -152,6 +152,44 @@ func TestAlikeAreWokenOneByOne(t *testing.T) {
 	}
 }
 
+// TestOtherReasonsHoldForTheGroup: of a group one is tried, and is rejected for another reason. From then on all wait for the end of that one.
+func TestOtherReasonsHoldForTheGroup(t *testing.T) {
+	for other, want := range map[string]int{"others": 1, "": 2} {
+		q := New(DefaultBackoff())
+		for i, name := range []string{"a", "b", "c"} {
+			q.Set(pod(name, 0), start.Add(time.Duration(i)*time.Millisecond))
+		}
+		for range 3 {
+			q.Rejected(q.Pop(start.Add(time.Second)), 1, "alike", start.Add(time.Second))
+		}
+		now := start.Add(time.Minute)
+		q.Wake(by(1), now)
+		tried := 0
+		for it := q.Pop(now); it != nil && tried < 2; it = q.Pop(now) {
+			q.Rejected(it, 2, other, now)
+			tried++
+		}
+		if tried != want {
+			t.Errorf("%q: %d were tried, want %d", other, tried, want)
+		}
+		if other == "" {
+			continue
+		}
+		now = now.Add(time.Minute)
+		if q.Wake(by(1), now); q.Pop(now) != nil {
+			t.Error("woken by what keeps nobody off any more")
+		}
+		q.Wake(by(2), now)
+		for _, name := range []string{"a", "b", "c"} {
+			it := q.Pop(now)
+			if it == nil || it.Pod.Pod.Name != name {
+				t.Fatalf("%+v, want %s", it, name)
+			}
+			q.Placed(it, now)
+		}
+	}
+}
+
 // TestHold: a pod that room is made for is not tried before that is done, and then at once if what it waits for happened meanwhile.
 func TestHold(t *testing.T) {
 	q := New(DefaultBackoff())
