@@ -14,7 +14,7 @@ import (
 func TestSimulate(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
-	c.StartServer()
+	server := c.StartServer()
 	args := []string{"simulate", "--config", "/dev/null", "--kubeconfig", c.Kubeconfig, "--nodes", "20", "--zones", "2", "--run-for", "100ms"}
 	p := c.Start(args...)
 	k := newKubeNamed(t, c, "simulated")
@@ -28,6 +28,11 @@ func TestSimulate(t *testing.T) {
 	k.rolledOut("web")
 	k.apply(`{apiVersion: v1, kind: Pod, metadata: {name: ends}, spec: {restartPolicy: Never, containers: [{name: c, image: none}]}}`)
 	k.eventually("pod/ends", "{.status.phase}", "Succeeded")
+
+	server.Stop() // nobody minds for long
+	c.StartServer()
+	k.run("scale", "deployment/web", "--replicas=50")
+	k.rolledOut("web")
 
 	p.Stop() // the next one takes over
 	p = c.Start(args...)
