@@ -118,6 +118,9 @@ func TestMetrics(t *testing.T) {
 			t.Errorf("kubectl %s:\n%s", strings.Join(args, " "), out)
 		}
 	}
+	if out := c.Kubectl("explain", "pods.containers", "--api-version=metrics.k8s.io/v1beta1"); !strings.Contains(out, "KIND:       PodMetrics") || !strings.Contains(out, "usage\t<map[string]string> -required-") {
+		t.Errorf("kubectl explain:\n%s", out)
+	}
 	if out := c.Kubectl("get", "--raw", "/api/v1/nodes/node/proxy/metrics/resource"); !strings.Contains(out, `container_memory_working_set_bytes{container="memory",namespace="default",pod="burner"}`) || !strings.Contains(out, "resource_scrape_error 0") {
 		t.Errorf("/metrics/resource:\n%s", out)
 	}
