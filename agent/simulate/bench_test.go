@@ -3,6 +3,7 @@ package simulate
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"testing"
 	"time"
@@ -21,7 +22,7 @@ func BenchmarkPods(b *testing.B) {
 	ctx, cancel := context.WithCancel(b.Context())
 	done, registered := make(chan error, 1), make(chan struct{})
 	go func() {
-		done <- Run(ctx, Config{RestConfig: config, Nodes: 100, PodCIDR: netip.MustParsePrefix(DefaultPodCIDR), Log: Discard(), Registered: func() { close(registered) }})
+		done <- Run(ctx, Config{RestConfig: config, Nodes: 100, PodCIDR: netip.MustParsePrefix(DefaultPodCIDR), Log: slog.New(slog.DiscardHandler), Registered: func() { close(registered) }})
 	}()
 	<-registered
 	const pods = 2000

@@ -12,7 +12,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/netip"
 	"strings"
@@ -181,6 +180,3 @@ func Clean(ctx context.Context, config *rest.Config, prefix string) (int, error)
 	}
 	return count, g.Wait()
 }
-
-// Discard is a log that says nothing.
-func Discard() *slog.Logger { return slog.New(slog.NewTextHandler(io.Discard, nil)) }

@@ -3,6 +3,7 @@ package simulate
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"net/netip"
 	"strings"
 	"testing"
@@ -31,7 +32,7 @@ func start(t *testing.T, cfg Config) *world {
 	t.Parallel()
 	w := &world{T: t, config: apiservertest.Start(t)}
 	w.kube = kubernetes.NewForConfigOrDie(w.config)
-	cfg.RestConfig, cfg.Log = w.config, Discard()
+	cfg.RestConfig, cfg.Log = w.config, slog.New(slog.DiscardHandler)
 	if !cfg.PodCIDR.IsValid() {
 		cfg.PodCIDR = netip.MustParsePrefix(DefaultPodCIDR)
 	}
@@ -286,7 +287,7 @@ func TestAForeignNodeIsLeftAlone(t *testing.T) {
 	if _, err := kube.CoreV1().Nodes().Create(t.Context(), &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: "sim-1"}}, metav1.CreateOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := Run(t.Context(), Config{RestConfig: config, Nodes: 2, Log: Discard()}); err == nil || !strings.Contains(err.Error(), "sim-1 exists") {
+	if err := Run(t.Context(), Config{RestConfig: config, Nodes: 2, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), "sim-1 exists") {
 		t.Errorf("%v", err)
 	}
 }
