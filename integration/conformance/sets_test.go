@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -11,6 +12,7 @@ import (
 	autoscalingv1 "k8s.io/api/autoscaling/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -27,6 +29,7 @@ var statefulTests = map[string]func(*env){
 	"a stateful set has a status":                              statefulStatus,
 	"a rollout keeps to its partition and is undone":           statefulRollout,
 	"pods have host names, which their service publishes":      statefulNames,
+	"claims go with their pods and with the set":               statefulClaims,
 	"a failed pod comes back under its name":                   statefulFailed,
 }
 
@@ -333,6 +336,52 @@ func statefulNames(e *env) {
 	})
 }
 
+// statefulClaims: each pod gets a volume of its own, which goes with the pod when the set shrinks, and with the set.
+func statefulClaims(e *env) {
+	class := "manual-" + e.ns
+	for i := range 2 {
+		name := fmt.Sprint(e.ns, "-", i)
+		_, err := e.kube.CoreV1().PersistentVolumes().Create(e.ctx, &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: corev1.PersistentVolumeSpec{
+			StorageClassName: class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce}, Capacity: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")},
+			PersistentVolumeReclaimPolicy: corev1.PersistentVolumeReclaimRetain, PersistentVolumeSource: corev1.PersistentVolumeSource{HostPath: &corev1.HostPathVolumeSource{Path: "/tmp"}},
+		}}, metav1.CreateOptions{})
+		e.must(err)
+		e.Cleanup(func() {
+			e.must(e.kube.CoreV1().PersistentVolumes().Delete(context.Background(), name, metav1.DeleteOptions{}))
+		})
+	}
+	const remove = appsv1.DeletePersistentVolumeClaimRetentionPolicyType
+	_, err := e.kube.AppsV1().StatefulSets(e.ns).Create(e.ctx, &appsv1.StatefulSet{ObjectMeta: metav1.ObjectMeta{Name: "web"}, Spec: appsv1.StatefulSetSpec{
+		Replicas: ptr.To[int32](2), Selector: &metav1.LabelSelector{MatchLabels: app}, Template: simulatedPod(app),
+		PersistentVolumeClaimRetentionPolicy: &appsv1.StatefulSetPersistentVolumeClaimRetentionPolicy{WhenDeleted: remove, WhenScaled: remove},
+		VolumeClaimTemplates: []corev1.PersistentVolumeClaim{{ObjectMeta: metav1.ObjectMeta{Name: "data"}, Spec: corev1.PersistentVolumeClaimSpec{
+			StorageClassName: &class, AccessModes: []corev1.PersistentVolumeAccessMode{corev1.ReadWriteOnce},
+			Resources: corev1.VolumeResourceRequirements{Requests: corev1.ResourceList{corev1.ResourceStorage: resource.MustParse("1Gi")}},
+		}}},
+	}}, metav1.CreateOptions{})
+	e.must(err)
+	e.statefulReady(2)
+	equal(e, "claims", e.claims(), "data-web-0=Bound data-web-1=Bound")
+	e.patchStateful(`{"spec":{"replicas":1}}`)
+	e.eventually(func() error { return same(e.claims(), "data-web-0=Bound") })
+	e.statefulReady(1)
+	e.must(e.kube.AppsV1().StatefulSets(e.ns).Delete(e.ctx, "web", metav1.DeleteOptions{}))
+	e.eventually(func() error { return same(e.claims(), "") })
+}
+
+// claims are the namespace's claims and their phases.
+func (e *env) claims() string {
+	e.Helper()
+	list, err := e.kube.CoreV1().PersistentVolumeClaims(e.ns).List(e.ctx, metav1.ListOptions{})
+	e.must(err)
+	var all []string
+	for _, c := range list.Items {
+		all = append(all, c.Name+"="+string(c.Status.Phase))
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
+}
+
 // statefulFailed: one whose container ends for good comes back.
 func statefulFailed(e *env) {
 	e.stateful(demoPod(app), 1)
@@ -341,22 +390,20 @@ func statefulFailed(e *env) {
 	e.statefulReady(1)
 }
 
-// endPod makes a pod fail, and waits until it is gone.
+// endPod makes a pod fail, also where its agent says meanwhile that it runs, and waits until it is gone.
 func (e *env) endPod(name string) {
 	e.Helper()
 	p, err := e.kube.CoreV1().Pods(e.ns).Get(e.ctx, name, metav1.GetOptions{})
 	e.must(err)
-	_, err = e.kube.CoreV1().Pods(e.ns).Patch(e.ctx, name, types.MergePatchType, []byte(`{"status":{"phase":"Failed"}}`), metav1.PatchOptions{}, "status")
-	e.must(err)
 	e.eventually(func() error {
 		now, err := e.kube.CoreV1().Pods(e.ns).Get(e.ctx, name, metav1.GetOptions{})
 		switch {
-		case apierrors.IsNotFound(err):
+		case apierrors.IsNotFound(err), err == nil && now.UID != p.UID:
 			return nil
-		case err == nil && now.UID == p.UID:
-			return errors.New("still there")
+		case err == nil && now.Status.Phase != corev1.PodFailed && now.DeletionTimestamp == nil:
+			_, err = e.kube.CoreV1().Pods(e.ns).Patch(e.ctx, name, types.MergePatchType, fmt.Appendf(nil, `{"metadata":{"uid":%q},"status":{"phase":"Failed"}}`, p.UID), metav1.PatchOptions{}, "status")
 		}
-		return err
+		return errors.Join(errors.New("still there"), err)
 	})
 }
 
