@@ -142,7 +142,13 @@ func TestLag(t *testing.T) {
 
 func TestLagOfDeletions(t *testing.T) {
 	l := NewLag(clock.NewManual(time.Unix(1000, 0)))
+	if l.Deleting("k") {
+		t.Fatal("deleting nothing")
+	}
 	l.Deleted("k", "u1")
+	if !l.Deleting("k") || l.Deleting("other") {
+		t.Fatal("does not know what was deleted")
+	}
 	alive := map[types.UID]bool{"u1": true, "u2": true}
 	if d := l.Doomed("k", alive); !d["u1"] || d["u2"] {
 		t.Fatalf("doomed %v", d)
@@ -152,6 +158,27 @@ func TestLagOfDeletions(t *testing.T) {
 	}
 	if len(l.keys) != 0 {
 		t.Fatal("remembers what has happened")
+	}
+}
+
+func TestSpacesDiffer(t *testing.T) {
+	synced := make(chan string, 10)
+	l := start(t, Config{Sync: func(_ context.Context, key string) error {
+		synced <- key
+		return nil
+	}})
+	begin := time.Now()
+	for range 2 {
+		l.AddSpaced("slow", 300*time.Millisecond)
+		<-synced
+		if time.Since(begin) > 250*time.Millisecond {
+			break
+		}
+		l.AddSpaced("quick", time.Millisecond)
+		<-synced
+	}
+	if d := time.Since(begin); d < 300*time.Millisecond {
+		t.Fatalf("the second look came after %v", d)
 	}
 }
 
