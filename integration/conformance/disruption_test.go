@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -60,7 +61,13 @@ func (e *env) guardedSet(n int32, command ...string) {
 		}},
 	}}, metav1.CreateOptions{})
 	e.must(err)
-	e.eventually(func() error {
+	e.guardedReady(n)
+}
+
+// guardedReady waits for the pods, which on a busy machine may take a while to start.
+func (e *env) guardedReady(n int32) {
+	e.Helper()
+	cluster.Eventually(e.T, 90*time.Second, func() error {
 		set, err := e.kube.AppsV1().ReplicaSets(e.ns).Get(e.ctx, "guarded", metav1.GetOptions{})
 		if err != nil {
 			return err
@@ -225,11 +232,5 @@ func budgetDrain(e *env) {
 	e.must(e.kube.PolicyV1().PodDisruptionBudgets(e.ns).Delete(e.ctx, "budget", metav1.DeleteOptions{}))
 	e.cluster.Kubectl(drain...)
 	e.cluster.Kubectl("uncordon", "node")
-	e.eventually(func() error {
-		set, err := e.kube.AppsV1().ReplicaSets(e.ns).Get(e.ctx, "guarded", metav1.GetOptions{})
-		if err != nil {
-			return err
-		}
-		return same(set.Status.ReadyReplicas, 2)
-	})
+	e.guardedReady(2)
 }
