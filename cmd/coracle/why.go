@@ -243,6 +243,7 @@ func (r *factReader) storage() {
 	all(r, "csidrivers", storage.CSIDrivers().List, func(l *storagev1.CSIDriverList) { f.Drivers = l.Items })
 	all(r, "csinodes", storage.CSINodes().List, func(l *storagev1.CSINodeList) { f.CSINodes = l.Items })
 	all(r, "csistoragecapacities", storage.CSIStorageCapacities(metav1.NamespaceAll).List, func(l *storagev1.CSIStorageCapacityList) { f.Capacities = l.Items })
+	all(r, "volumeattachments", storage.VolumeAttachments().List, func(l *storagev1.VolumeAttachmentList) { f.Attachments = l.Items })
 }
 
 func (r *factReader) events(of string) {

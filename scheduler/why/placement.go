@@ -131,12 +131,15 @@ func (f *Facts) setStorage(cluster *model.Cluster) {
 	for i := range f.Capacities {
 		cluster.SetStorageCapacity(&f.Capacities[i])
 	}
+	for i := range f.Attachments {
+		cluster.SetAttachment(&f.Attachments[i])
+	}
 }
 
 // unreadStorage are the kinds without which the filters of volumes would be wrong.
 func (f *Facts) unreadStorage() []string {
 	var kinds []string
-	for _, kind := range []string{"persistentvolumeclaims", "persistentvolumes", "storageclasses", "csidrivers", "csinodes", "csistoragecapacities"} {
+	for _, kind := range []string{"persistentvolumeclaims", "persistentvolumes", "storageclasses", "csidrivers", "csinodes", "csistoragecapacities", "volumeattachments"} {
 		if f.unread(kind) {
 			kinds = append(kinds, kind)
 		}

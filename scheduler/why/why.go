@@ -29,12 +29,13 @@ type Facts struct {
 	Events []corev1.Event
 
 	// Of storage, all is read for a pod with claims, and nothing for others.
-	Claims     []corev1.PersistentVolumeClaim
-	Classes    []storagev1.StorageClass
-	Volumes    []corev1.PersistentVolume
-	Drivers    []storagev1.CSIDriver
-	CSINodes   []storagev1.CSINode
-	Capacities []storagev1.CSIStorageCapacity
+	Claims      []corev1.PersistentVolumeClaim
+	Classes     []storagev1.StorageClass
+	Volumes     []corev1.PersistentVolume
+	Drivers     []storagev1.CSIDriver
+	CSINodes    []storagev1.CSINode
+	Capacities  []storagev1.CSIStorageCapacity
+	Attachments []storagev1.VolumeAttachment
 
 	Nodes []corev1.Node
 	// Pods are those of all namespaces that have not ended.
