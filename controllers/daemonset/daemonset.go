@@ -227,7 +227,7 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.DaemonSe
 		return err
 	}
 	s := snapshot{
-		set: set, nodes: nodes, pods: c.markDoomed(key, owned), updated: updated(set, h), collisions: h.Collisions, now: c.clock.Now(),
+		set: set, nodes: nodes, pods: pods.MarkDoomed(c.lag, key, owned, c.clock.Now()), updated: updated(set, h), collisions: h.Collisions, now: c.clock.Now(),
 		backoff: func(node string) time.Duration { return c.backoff.wait(backoffKey(set, node), c.clock.Now()) },
 	}
 	p := decide(s)
@@ -274,26 +274,6 @@ func (c *Controller) claim(ctx context.Context, set *appsv1.DaemonSet, selector 
 			return err
 		},
 	}, candidates)
-}
-
-// markDoomed shows pods that this controller has deleted as terminating, though the informer does not know it yet.
-func (c *Controller) markDoomed(key string, owned []*corev1.Pod) []*corev1.Pod {
-	alive := map[types.UID]bool{}
-	for _, pod := range owned {
-		if pod.DeletionTimestamp == nil {
-			alive[pod.UID] = true
-		}
-	}
-	doomed := c.lag.Doomed(key, alive)
-	for i, pod := range owned {
-		if doomed[pod.UID] {
-			marked := *pod
-			now := metav1.NewTime(c.clock.Now())
-			marked.DeletionTimestamp = &now
-			owned[i] = &marked
-		}
-	}
-	return owned
 }
 
 // truncate removes the oldest revisions that no pod runs, beyond the history limit.

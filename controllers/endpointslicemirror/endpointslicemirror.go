@@ -65,29 +65,22 @@ func New(e env.Env) (*Controller, error) {
 	c.loop = e.Loop(loop.Config{Name: "endpointslicemirror", Sync: c.sync, Workers: 2, Pace: pace})
 	loop.On(c.loop, core.Endpoints().Informer(), func(old, cur *corev1.Endpoints) {
 		if old != nil && mirrorable(old) || cur != nil && mirrorable(cur) {
-			c.loop.AddObject(either(cur, old))
+			c.loop.AddObject(loop.Either(cur, old))
 		}
 	})
 	loop.On(c.loop, core.Services().Informer(), func(old, cur *corev1.Service) {
 		if old == nil || cur == nil || (len(old.Spec.Selector) == 0) != (len(cur.Spec.Selector) == 0) {
-			c.loop.AddObject(either(cur, old))
+			c.loop.AddObject(loop.Either(cur, old))
 		}
 	})
 	loop.On(c.loop, slices, func(old, cur *discoveryv1.EndpointSlice) {
-		slice := either(cur, old)
+		slice := loop.Either(cur, old)
 		c.lag.Saw(slice.ResourceVersion)
 		if keys, _ := indexByService(slice); len(keys) > 0 {
 			c.loop.AddPaced(keys[0])
 		}
 	})
 	return c, nil
-}
-
-func either[T any](first, second *T) *T {
-	if first != nil {
-		return first
-	}
-	return second
 }
 
 // Run works until ctx ends.

@@ -227,7 +227,7 @@ func (c *Controller) reconcile(ctx context.Context, key string, job *batchv1.Job
 	} else {
 		m.forget(owned)
 	}
-	t := &turn{Controller: c, key: key, job: job, pods: c.markDoomed(key, owned), memory: m}
+	t := &turn{Controller: c, key: key, job: job, pods: pods.MarkDoomed(c.lag, key, owned, c.clock.Now()), memory: m}
 	return t.act(ctx, decide(snapshot{job: job, pods: t.pods, released: m.released, backoff: m.backoff, now: c.clock.Now()}))
 }
 
@@ -323,24 +323,4 @@ func (c *Controller) claim(ctx context.Context, job *batchv1.Job) ([]*corev1.Pod
 		}
 	}
 	return owned, err
-}
-
-// markDoomed shows pods that this controller has deleted as terminating, though the informer does not know it yet.
-func (c *Controller) markDoomed(key string, owned []*corev1.Pod) []*corev1.Pod {
-	alive := map[types.UID]bool{}
-	for _, pod := range owned {
-		if pod.DeletionTimestamp == nil {
-			alive[pod.UID] = true
-		}
-	}
-	doomed := c.lag.Doomed(key, alive)
-	for i, pod := range owned {
-		if doomed[pod.UID] {
-			marked := *pod
-			now := metav1.NewTime(c.clock.Now())
-			marked.DeletionTimestamp = &now
-			owned[i] = &marked
-		}
-	}
-	return owned
 }

@@ -66,7 +66,7 @@ func New(e env.Env) (*Controller, error) {
 			c.statusChanged(cur, pace(cur))
 			return
 		}
-		c.setChanged(either(cur, old))
+		c.setChanged(loop.Either(cur, old))
 	})
 	return c, nil
 }
@@ -83,17 +83,9 @@ func NewForReplicationControllers(e env.Env) (*Controller, error) {
 			c.statusChanged(cur, pace(fromController(cur)))
 			return
 		}
-		c.setChanged(either(cur, old))
+		c.setChanged(loop.Either(cur, old))
 	})
 	return c, nil
-}
-
-func either[T comparable](first, second T) T {
-	var none T
-	if first != none {
-		return first
-	}
-	return second
 }
 
 func build(e env.Env, name string, s source) (*Controller, error) {
@@ -130,7 +122,7 @@ func (c *Controller) statusChanged(set metav1.Object, pace time.Duration) {
 
 // podChanged wakes the sets that a pod's change concerns: its controller's before and now, or those that may adopt it.
 func (c *Controller) podChanged(old, cur *corev1.Pod) {
-	c.lag.Saw(either(cur, old).ResourceVersion)
+	c.lag.Saw(loop.Either(cur, old).ResourceVersion)
 	var before, now *metav1.OwnerReference
 	if old != nil {
 		before = metav1.GetControllerOfNoCopy(old)
@@ -213,7 +205,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	s := snapshot{set: set, owned: c.markDoomed(key, owned), now: c.clock.Now(), related: func() []*corev1.Pod { return c.related(set) }}
+	s := snapshot{set: set, owned: pods.MarkDoomed(c.lag, key, owned, c.clock.Now()), now: c.clock.Now(), related: func() []*corev1.Pod { return c.related(set) }}
 	reason, failure := c.manage(ctx, key, s)
 	return c.finish(ctx, key, s, reason, failure)
 }
@@ -234,32 +226,6 @@ func (c *Controller) claim(ctx context.Context, set *appsv1.ReplicaSet, selector
 			return err
 		},
 	}, candidates)
-}
-
-// markDoomed shows pods that this controller has deleted as terminating, though the informer does not know it yet.
-func (c *Controller) markDoomed(key string, owned []*corev1.Pod) []*corev1.Pod {
-	if !c.lag.Deleting(key) {
-		return owned
-	}
-	alive := map[types.UID]bool{}
-	for _, pod := range owned {
-		if pod.DeletionTimestamp == nil {
-			alive[pod.UID] = true
-		}
-	}
-	doomed := c.lag.Doomed(key, alive)
-	if len(doomed) == 0 {
-		return owned
-	}
-	for i, pod := range owned {
-		if doomed[pod.UID] {
-			marked := *pod
-			now := metav1.NewTime(c.clock.Now())
-			marked.DeletionTimestamp = &now
-			owned[i] = &marked
-		}
-	}
-	return owned
 }
 
 // related lists the pods of all sets that the set's own controller, a Deployment, controls.

@@ -78,20 +78,12 @@ func New(e env.Env) (*Controller, error) {
 	return c, err
 }
 
-func either[T comparable](first, second T) T {
-	var none T
-	if first != none {
-		return first
-	}
-	return second
-}
-
 // Run works until ctx ends.
 func (c *Controller) Run(ctx context.Context) error { return c.loop.Run(ctx) }
 
 // setChanged wakes the set at once, unless only its status has changed, nearly always by this controller.
 func (c *Controller) setChanged(old, cur *appsv1.StatefulSet) {
-	set := either(cur, old)
+	set := loop.Either(cur, old)
 	c.setLag.Saw(set.ResourceVersion)
 	if old != nil && cur != nil && old.UID == cur.UID && old.Generation == cur.Generation && (old.DeletionTimestamp == nil) == (cur.DeletionTimestamp == nil) {
 		c.wakeSpaced(cur)
@@ -106,7 +98,7 @@ func (c *Controller) wakeSpaced(set *appsv1.StatefulSet) {
 
 // podChanged wakes the set that controls the pod, and the one that gives the pod's name: it may adopt the pod, or wait for the name.
 func (c *Controller) podChanged(old, cur *corev1.Pod) {
-	pod := either(cur, old)
+	pod := loop.Either(cur, old)
 	c.lag.Saw(pod.ResourceVersion)
 	c.wakeOwners(pod.Namespace, controllers(old, cur))
 	parent, _, ok := parentAndOrdinal(pod.Name)
@@ -120,7 +112,7 @@ func (c *Controller) podChanged(old, cur *corev1.Pod) {
 
 // revisionChanged wakes the set that controls the revision, or those that may adopt it.
 func (c *Controller) revisionChanged(old, cur *appsv1.ControllerRevision) {
-	r := either(cur, old)
+	r := loop.Either(cur, old)
 	refs := controllers(old, cur)
 	c.wakeOwners(r.Namespace, refs)
 	if cur == nil || metav1.GetControllerOfNoCopy(cur) != nil {
@@ -168,7 +160,7 @@ func (c *Controller) wakeOwners(namespace string, refs []*metav1.OwnerReference)
 
 // claimChanged wakes the sets that may wait for a claim to appear, to go, or to change owners.
 func (c *Controller) claimChanged(old, cur *corev1.PersistentVolumeClaim) {
-	claim := either(cur, old)
+	claim := loop.Either(cur, old)
 	c.claimLag.Saw(claim.ResourceVersion)
 	if old != nil && cur != nil && (old.DeletionTimestamp == nil) == (cur.DeletionTimestamp == nil) && apiequality.Semantic.DeepEqual(old.OwnerReferences, cur.OwnerReferences) {
 		return
@@ -234,7 +226,7 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.Stateful
 		return err
 	}
 	s := snapshot{
-		set: set, pods: c.markDoomed(key, members), collisions: set.Status.CollisionCount, now: c.clock.Now(),
+		set: set, pods: pods.MarkDoomed(c.lag, key, members, c.clock.Now()), collisions: set.Status.CollisionCount, now: c.clock.Now(),
 		current: revision{name: set.Status.CurrentRevision}, update: revision{name: set.Status.UpdateRevision},
 		claim: func(name string) *corev1.PersistentVolumeClaim {
 			claim, err := c.claims.PersistentVolumeClaims(set.Namespace).Get(name)
@@ -307,26 +299,6 @@ func (c *Controller) members(ctx context.Context, set *appsv1.StatefulSet, selec
 	claimer.Selector = labels.Nothing()
 	_, released := owner.Claim(ctx, claimer, others)
 	return members, errors.Join(err, released)
-}
-
-// markDoomed shows pods that this controller has deleted as terminating, though the informer does not know it yet.
-func (c *Controller) markDoomed(key string, members []*corev1.Pod) []*corev1.Pod {
-	alive := map[types.UID]bool{}
-	for _, pod := range members {
-		if pod.DeletionTimestamp == nil {
-			alive[pod.UID] = true
-		}
-	}
-	doomed := c.lag.Doomed(key, alive)
-	for i, pod := range members {
-		if doomed[pod.UID] {
-			marked := *pod
-			now := metav1.NewTime(c.clock.Now())
-			marked.DeletionTimestamp = &now
-			members[i] = &marked
-		}
-	}
-	return members
 }
 
 // truncate removes the oldest revisions that no pod runs, beyond the history limit.

@@ -70,9 +70,15 @@ type Loop struct {
 	mu sync.Mutex
 	// busy is since when the keys that are being synced have been.
 	busy map[string]time.Time
-	// paced is when each key asked for by AddPaced may be synced next. Entries that have passed are swept when it has doubled in size.
-	paced map[string]time.Time
+	// paced has the turns of the keys asked for by AddSpaced. Those that have passed are swept when it has doubled in size.
+	paced map[string]turn
 	sweep int
+}
+
+// turn is when a key that is asked for again and again is synced.
+type turn struct {
+	waits time.Time // a sync has been asked for at this time
+	next  time.Time // the earliest one after that
 }
 
 // New makes a loop that has yet to Run.
@@ -87,7 +93,7 @@ func New(cfg Config) *Loop {
 		cfg.Limit = longestSync
 	}
 	cfg.Log = cfg.Log.With("controller", cfg.Name)
-	return &Loop{cfg: cfg, queue: newQueue(cfg.Name, cfg.Metrics), busy: map[string]time.Time{}, paced: map[string]time.Time{}}
+	return &Loop{cfg: cfg, queue: newQueue(cfg.Name, cfg.Metrics), busy: map[string]time.Time{}, paced: map[string]turn{}}
 }
 
 // Add wakes a worker for key. Adding a key that waits already costs nothing.
@@ -102,19 +108,28 @@ func (l *Loop) AddPaced(key string) { l.AddSpaced(key, l.cfg.Pace) }
 // AddSpaced is AddPaced with a pace of the caller's, which may differ from key to key: a sync that is dear may have
 // more to wait for.
 func (l *Loop) AddSpaced(key string, pace time.Duration) {
-	now := time.Now()
-	l.mu.Lock()
-	wait := l.paced[key].Sub(now)
-	if wait <= 0 {
-		l.paced[key] = now.Add(pace)
-		l.sweepPaced(now)
-	}
-	l.mu.Unlock()
-	if wait <= 0 {
+	if wait, needed := l.space(key, pace, time.Now()); needed && wait <= 0 {
 		l.queue.Add(key)
-	} else {
+	} else if needed {
 		l.queue.AddAfter(key, wait)
 	}
+}
+
+// space says how long key has to wait; it is not needed where one that waits already will do.
+func (l *Loop) space(key string, pace time.Duration, now time.Time) (wait time.Duration, needed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	p := l.paced[key]
+	switch {
+	case p.waits.After(now):
+		return 0, false
+	case p.next.After(now):
+		l.paced[key] = turn{waits: p.next, next: p.next.Add(pace)}
+		return p.next.Sub(now), true
+	}
+	l.paced[key] = turn{next: now.Add(pace)}
+	l.sweepPaced(now)
+	return 0, true
 }
 
 // sweepPaced keeps paced about as large as the number of keys that change at the same time.
@@ -122,8 +137,8 @@ func (l *Loop) sweepPaced(now time.Time) {
 	if len(l.paced) < max(l.sweep, 256) {
 		return
 	}
-	for key, next := range l.paced {
-		if next.Before(now) {
+	for key, turn := range l.paced {
+		if turn.next.Before(now) {
 			delete(l.paced, key)
 		}
 	}
@@ -140,6 +155,15 @@ func (l *Loop) AddObject(obj any) {
 // Wait makes Run wait for the informer's first list. Call it before Run.
 func (l *Loop) Wait(informer cache.SharedInformer) {
 	l.synced = append(l.synced, informer.HasSyncedChecker())
+}
+
+// Either is the object that a change is about: as it is now, or where it went, as it was.
+func Either[T comparable](cur, old T) T {
+	var none T
+	if cur != none {
+		return cur
+	}
+	return old
 }
 
 // On calls changed for every change that the informer sees, and makes Run wait for its first list. On creation old is

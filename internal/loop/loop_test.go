@@ -161,26 +161,32 @@ func TestLagOfDeletions(t *testing.T) {
 	}
 }
 
-func TestSpacesDiffer(t *testing.T) {
-	synced := make(chan string, 10)
-	l := start(t, Config{Sync: func(_ context.Context, key string) error {
-		synced <- key
-		return nil
-	}})
-	begin := time.Now()
-	for range 2 {
-		l.AddSpaced("slow", 300*time.Millisecond)
-		<-synced
+// TestSpaces asks at certain times and looks at what is to wait.
+func TestSpaces(t *testing.T) {
+	l := New(Config{Name: "test"})
+	at := time.Unix(1000, 0)
+	const pace = 100 * time.Millisecond
+	for _, c := range []struct {
+		at, wait time.Duration
+		needed   bool
+	}{
+		{0, 0, true},
+		{10, 90, true},
+		{50, 0, false}, // the one at 100 will do
+		{100, 100, true},
+		{150, 0, false},
+		{199, 0, false},
+		{290, 10, true},
+		{1000, 0, true},
+	} {
+		ms := time.Millisecond
+		if wait, needed := l.space("k", pace, at.Add(c.at*ms)); needed != c.needed || needed && wait != c.wait*ms {
+			t.Errorf("at %d: %v %v, want %v %v", c.at, wait, needed, c.wait*ms, c.needed)
+		}
 	}
-	if d := time.Since(begin); d < 300*time.Millisecond {
-		t.Fatalf("the second look came after %v", d)
+	if wait, needed := l.space("other", pace, at); wait != 0 || !needed {
+		t.Error("keys wait for each other")
 	}
-	l.AddSpaced("slow", 300*time.Millisecond)
-	l.AddSpaced("quick", time.Millisecond)
-	if key := <-synced; key != "quick" {
-		t.Fatalf("%s does not wait its time", key)
-	}
-	<-synced
 }
 
 func TestPace(t *testing.T) {
