@@ -18,6 +18,7 @@ type Metrics struct {
 	preemptions prometheus.Counter
 	victims     prometheus.Histogram
 	pending     *prometheus.Desc
+	outside     *prometheus.Desc
 
 	mu sync.Mutex
 	of *Scheduler
@@ -43,6 +44,8 @@ func NewMetrics() *Metrics {
 			Name: "scheduler_preemption_victims", Help: "Pods removed by one preemption.", Buckets: prometheus.ExponentialBuckets(1, 2, 7),
 		}),
 		pending: prometheus.NewDesc("scheduler_pending_pods", "Pods that wait: active, in back-off, or unschedulable.", []string{"queue"}, nil),
+		outside: prometheus.NewDesc("coracle_scheduler_plugin_pods_total", "Pods that a plug-in out of process was asked about, by how that ended: answered, late, invalid, failed, refused.",
+			[]string{"plugin", "profile", "result"}, nil),
 	}
 }
 
@@ -56,6 +59,7 @@ func (m *Metrics) Describe(to chan<- *prometheus.Desc) {
 		c.Describe(to)
 	}
 	to <- m.pending
+	to <- m.outside
 }
 
 // Collect implements prometheus.Collector.
@@ -74,6 +78,14 @@ func (m *Metrics) Collect(to chan<- prometheus.Metric) {
 	s.mu.Unlock()
 	for name, n := range map[string]int{"active": now, "backoff": later, "unschedulable": wait} {
 		to <- prometheus.MustNewConstMetric(m.pending, prometheus.GaugeValue, float64(n), name)
+	}
+	for _, f := range s.frameworks {
+		for _, p := range f.plugins {
+			c := p.Counts()
+			for result, n := range map[string]uint64{"answered": c.Answered, "late": c.Late, "invalid": c.Invalid, "failed": c.Failed, "refused": c.Refused} {
+				to <- prometheus.MustNewConstMetric(m.outside, prometheus.CounterValue, float64(n), p.Config().Name, f.profile.Name, result)
+			}
+		}
 	}
 }
 

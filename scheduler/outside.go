@@ -62,6 +62,16 @@ func (s *Scheduler) judgeOutside(ctx context.Context) (stop func()) {
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
+	nodes := s.nodes()
+	for _, f := range s.frameworks {
+		for _, p := range f.plugins {
+			all.Go(func() { // the first pods need not wait for thousands of nodes then
+				if err := p.Sync(ctx, nodes); err != nil && ctx.Err() == nil {
+					s.log.Warn("a plug-in could not be sent the nodes", "plugin", p.Config().Name, "error", err)
+				}
+			})
+		}
+	}
 	for range judges {
 		all.Go(func() {
 			for {
@@ -80,6 +90,16 @@ func (s *Scheduler) judgeOutside(ctx context.Context) (stop func()) {
 }
 
 func hasPlugins(p profile.Profile) bool { return len(p.Plugins) > 0 }
+
+func (s *Scheduler) nodes() []*corev1.Node {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var nodes []*corev1.Node
+	for _, n := range s.cluster.Nodes() {
+		nodes = append(nodes, n.Node)
+	}
+	return nodes
+}
 
 // judge decides for one pod with its profile's plug-ins. They are asked without the lock; what they say is then held against the
 // cluster as it is by then.
