@@ -69,6 +69,32 @@ func TestOneBadKeyStopsNobody(t *testing.T) {
 	}
 }
 
+// TestNoWakeIsLost: a key is asked for when its turn has come and the sync has not begun yet, by which both delays are joined, and once more
+// behind that sync.
+func TestNoWakeIsLost(t *testing.T) {
+	l := New(Config{Name: "test", Sync: func(context.Context, string) error { return nil }})
+	begin := time.Unix(1000, 0)
+	at := func(ms int) (wait time.Duration, needed bool) {
+		return l.space("k", 100*time.Millisecond, begin.Add(time.Duration(ms)*time.Millisecond))
+	}
+	if wait, needed := at(0); wait != 0 || !needed {
+		t.Fatal("the first waits")
+	}
+	if wait, needed := at(10); wait != 90*time.Millisecond || !needed {
+		t.Fatal(wait, needed)
+	}
+	if _, needed := at(20); needed {
+		t.Fatal("one that waits is asked for twice")
+	}
+	if wait, needed := at(101); !needed || wait > 100*time.Millisecond {
+		t.Fatal(wait, needed)
+	}
+	l.began("k", begin.Add(102*time.Millisecond))
+	if wait, needed := at(110); !needed || wait > 100*time.Millisecond {
+		t.Fatalf("what came behind the sync is lost: %v %v", wait, needed)
+	}
+}
+
 // TestManyHang has more keys hang than there are workers: others stand in for these, and go when they are needed no more.
 func TestManyHang(t *testing.T) {
 	release := make(chan struct{})

@@ -124,8 +124,10 @@ func (l *Loop) space(key string, pace time.Duration, now time.Time) (wait time.D
 	case p.waits.After(now):
 		return 0, false
 	case p.next.After(now):
-		l.paced[key] = turn{waits: p.next, next: p.next.Add(pace)}
-		return p.next.Sub(now), true
+		wait = min(p.next.Sub(now), pace)
+		at := now.Add(wait)
+		l.paced[key] = turn{waits: at, next: at.Add(pace)}
+		return wait, true
 	}
 	l.paced[key] = turn{next: now.Add(pace)}
 	l.sweepPaced(now)
@@ -317,9 +319,7 @@ func (l *Loop) guarded(ctx context.Context, key string, g *errgroup.Group) error
 func (l *Loop) sync(ctx context.Context, key string) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, l.cfg.Limit)
 	defer cancel()
-	l.mu.Lock()
-	l.busy[key] = time.Now()
-	l.mu.Unlock()
+	l.began(key, time.Now())
 	defer func() {
 		l.mu.Lock()
 		delete(l.busy, key)
@@ -330,6 +330,18 @@ func (l *Loop) sync(ctx context.Context, key string) (err error) {
 		}
 	}()
 	return l.cfg.Sync(ctx, key)
+}
+
+// began notes that a sync has started: what is asked for from now on needs another. The queue joins delays of one key, so that the one
+// that was asked for last may have been this.
+func (l *Loop) began(key string, now time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.busy[key] = now
+	if p, ok := l.paced[key]; ok {
+		p.waits = time.Time{}
+		l.paced[key] = p
+	}
 }
 
 // running is how long the syncs under way have run: all together, and the oldest.
