@@ -93,8 +93,9 @@ type memory struct {
 	selector labels.Selector
 	// unsure is a change of which it is not known whether it took effect: no answer came.
 	unsure *rescaled
-	// scaled is when replicas were last changed: the status that says so may have been refused.
-	scaled *metav1.Time
+	// scaled is when replicas were last changed, and tookLast whether that was the last one: the status that says so may have been refused.
+	scaled   *metav1.Time
+	tookLast *bool
 }
 
 // rescaled is a change of a target's replicas.

@@ -198,7 +198,7 @@ func TestZero(t *testing.T) {
 		"cannot measure none":      {0, cpu, 1, 0, "False", false, 0},
 		"may not":                  {1, queue, 2, 1, "", false, 1},
 	} {
-		target := &target{hpa: &autoscalingv2.HorizontalPodAutoscaler{Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: ptr.To(c.least), Metrics: []autoscalingv2.MetricSpec{c.metric}}}, now: at}
+		target := &target{hpa: &autoscalingv2.HorizontalPodAutoscaler{Spec: autoscalingv2.HorizontalPodAutoscalerSpec{MinReplicas: ptr.To(c.least), Metrics: []autoscalingv2.MetricSpec{c.metric}}}, memory: &memory{}, now: at}
 		target.noteZero(c.from, c.to)
 		noted := ""
 		for _, cond := range target.hpa.Status.Conditions {
@@ -206,6 +206,13 @@ func TestZero(t *testing.T) {
 		}
 		if noted != c.noted || target.wakes(c.wakesTo) != c.wakes {
 			t.Errorf("%s: %q, wakes %v", name, noted, target.wakes(c.wakesTo))
+		}
+		if shown := target.hpa.Status.Conditions; shown != nil { // a status that was refused
+			target.hpa.Status.Conditions = nil
+			target.showZero()
+			if again := target.hpa.Status.Conditions; len(again) != 1 || again[0] != shown[0] {
+				t.Errorf("%s: %+v, then %+v", name, shown, again)
+			}
 		}
 		target.noteZero(0, 2)
 		if target.wakes(c.wakesTo) {

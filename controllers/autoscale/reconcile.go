@@ -31,6 +31,7 @@ func (c *Controller) reconcile(ctx context.Context, t *target) error {
 		t.memory.history.Scaled(t.bounds(c), u.from, u.to, u.at)
 	}
 	t.memory.unsure = nil
+	t.showZero()
 	t.memory.history.Begin(current, t.now)
 	w, err := c.wish(ctx, t)
 	if err != nil {
@@ -80,9 +81,18 @@ func (t *target) noteZero(from, to int32) {
 	if b == nil || *b != 0 && !t.has(autoscalingv2.ScaledToZero, "") {
 		return
 	}
-	if from > 0 && to == 0 && t.fromOutside() {
+	took := from > 0 && to == 0 && t.fromOutside()
+	t.memory.tookLast = &took
+	t.showZero()
+}
+
+// showZero puts that into the conditions, again where a status that said so was refused.
+func (t *target) showZero() {
+	switch took := t.memory.tookLast; {
+	case took == nil:
+	case *took:
 		t.condition(autoscalingv2.ScaledToZero, true, "ScaledToZero", "the HPA controller scaled the workload to zero")
-	} else {
+	default:
 		t.condition(autoscalingv2.ScaledToZero, false, "NotScaledToZero", "the HPA controller did not scale the workload to zero")
 	}
 }
