@@ -298,7 +298,7 @@ func deploymentLife(e *env) {
 
 func replicaSetPatched(e *env) {
 	e.replicaSet(demoPod(app), 1)
-	set := e.setReady(1)
+	e.setReady(1)
 	all := e.kube.AppsV1().ReplicaSets(e.ns)
 	e.eventually(func() error { // its status is written at any time
 		set, err := all.Get(e.ctx, "web", metav1.GetOptions{})
