@@ -282,7 +282,7 @@ func (s *storm) round(lasts time.Duration) {
 func (s *storm) settle() {
 	s.Helper()
 	s.ask()
-	deadline := time.Now().Add(settles)
+	deadline, agents := time.Now().Add(settles), time.Now()
 	for {
 		agrees := s.recorder.Agrees(s.ctx)
 		s.check()
@@ -296,6 +296,10 @@ func (s *storm) settle() {
 				s.Errorf("  %s", text)
 			}
 			return
+		}
+		if time.Since(agents) > 15*time.Second { // they take their pods over, and lose none
+			s.parts["simulate4"].kill(false)
+			agents = time.Now()
 		}
 		s.supervise()
 		time.Sleep(250 * time.Millisecond)
@@ -354,7 +358,6 @@ func (s *storm) calm() {
 			p.proxy.Apart(false)
 		}
 	}
-	s.parts["simulate4"].kill(false) // agents that start anew take their pods over, and lose none
 	s.supervise()
 }
 
