@@ -211,6 +211,7 @@ func (q *Queue) merge(from, into *group, by uint32) {
 
 // Hold puts back a popped pod for which room is being made. It earns no back-off, and is not tried before Release.
 func (q *Queue) Hold(it *Item, by uint32, now time.Time) {
+	q.Placed(it, now) // room may be made for the others, too
 	q.items[it.Pod.Pod.UID] = it
 	it.RejectedBy, it.ready, it.backoff = by, now.Add(q.limits.Wait), now
 	it.held, it.woken = true, false
