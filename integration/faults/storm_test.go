@@ -24,7 +24,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "seed of TestStorm; 0 runs a fixed one and a random one")
-	forFlag   = flag.Duration("for", 25*time.Second, "how long faults last in TestStorm, for each seed")
+	forFlag   = flag.Duration("for", 20*time.Second, "how long faults last in TestStorm, for each seed")
 	roundFlag = flag.Duration("round", 40*time.Second, "after how long of that all must settle")
 )
 
