@@ -33,6 +33,7 @@ func (r *runner) syncPod(ctx context.Context, key string) error {
 		r.keep(key, rec)
 	}
 	if rec.settled(pod, time.Now()) {
+		r.wakeFor(key, rec) // woken for a time that was asked for before: of several the queue keeps the earliest only
 		return nil
 	}
 	return r.proceed(ctx, key, rec, pod)
@@ -54,10 +55,15 @@ func (r *runner) proceed(ctx context.Context, key string, rec *record, pod *v1.P
 			return r.remove(ctx, key, rec, pod)
 		}
 		rec.rested, rec.wake = pod.ResourceVersion, step.wake
-		if !step.wake.IsZero() {
-			r.podLoop.AddAfter(key, time.Until(step.wake))
-		}
+		r.wakeFor(key, rec)
 		return nil
+	}
+}
+
+// wakeFor asks for the pod to be looked at when time changes something of it.
+func (r *runner) wakeFor(key string, rec *record) {
+	if !rec.wake.IsZero() {
+		r.podLoop.AddAfter(key, time.Until(rec.wake))
 	}
 }
 

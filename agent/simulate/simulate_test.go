@@ -150,6 +150,15 @@ func TestPodBecomesReadyAndGoes(t *testing.T) {
 	w.gone("p")
 }
 
+// TestDeletedBeforeReady: the end of a container is not forgotten for a time that was noted before and comes sooner.
+func TestDeletedBeforeReady(t *testing.T) {
+	w := start(t, Config{Nodes: 1, Ready: time.Second, Terminate: 2 * time.Second})
+	w.create("p", nil)
+	w.awaitPod("p", "running", in(v1.PodRunning))
+	w.must(w.kube.CoreV1().Pods("default").Delete(t.Context(), "p", metav1.DeleteOptions{}))
+	w.gone("p")
+}
+
 func (w *world) gone(name string) {
 	w.Helper()
 	w.eventually(name+" is gone", func() error {

@@ -129,11 +129,7 @@ func (s *storm) through(name, of string, seed uint64) string {
 	config.Dial, config.QPS = s.cluster.Dial, -1
 	listener, err := s.cluster.Listen("tcp", "127.0.0.1:0")
 	s.must(err)
-	chances := Storm()
-	if of == "simulate" {
-		chances = Chances{} // its pods are the world that the others are judged by; it is killed, stopped and cut off like them
-	}
-	proxy, err := NewProxy(config, listener, NewInjector(seed, chances))
+	proxy, err := NewProxy(config, listener, NewInjector(seed, Storm()))
 	s.must(err)
 	s.Cleanup(proxy.Close)
 	path := filepath.Join(s.cluster.Dir, name+".kubeconfig")
@@ -282,7 +278,7 @@ func (s *storm) round(lasts time.Duration) {
 func (s *storm) settle() {
 	s.Helper()
 	s.ask()
-	deadline, agents := time.Now().Add(settles), time.Now()
+	deadline := time.Now().Add(settles)
 	for {
 		agrees := s.recorder.Agrees(s.ctx)
 		s.check()
@@ -296,10 +292,6 @@ func (s *storm) settle() {
 				s.Errorf("  %s", text)
 			}
 			return
-		}
-		if time.Since(agents) > 15*time.Second { // they take their pods over, and lose none
-			s.parts["simulate4"].kill(false)
-			agents = time.Now()
 		}
 		s.supervise()
 		time.Sleep(250 * time.Millisecond)
