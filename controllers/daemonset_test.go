@@ -302,6 +302,23 @@ func (c *cluster) daemonsRun(image string, nodes ...string) {
 
 // TestDaemonSetAdoption: a set takes over the pods and the history of a former one without a restart of theirs, also where another writer
 // has added a second revision of the same template.
+// collects waits until the garbage collector has seen a revision: another one that was made after it, of an owner that there is not, goes.
+func (c *cluster) collects(after *appsv1.ControllerRevision) {
+	c.Helper()
+	probe := after.DeepCopy()
+	probe.ObjectMeta = metav1.ObjectMeta{Name: "probe", OwnerReferences: []metav1.OwnerReference{{APIVersion: "apps/v1", Kind: "DaemonSet", Name: "nobody", UID: "nobody"}}}
+	revisions := c.client.AppsV1().ControllerRevisions("default")
+	_, err := revisions.Create(c.ctx, probe, metav1.CreateOptions{})
+	c.must(err)
+	c.eventually("collection", func() error {
+		_, err := revisions.Get(c.ctx, "probe", metav1.GetOptions{})
+		if apierrors.IsNotFound(err) {
+			return nil
+		}
+		return fmt.Errorf("the probe: %v", err)
+	})
+}
+
 func TestDaemonSetAdoption(t *testing.T) {
 	c := start(t, nil)
 	c.node("n1")
@@ -315,6 +332,7 @@ func TestDaemonSetAdoption(t *testing.T) {
 	second.Revision = 2
 	_, err = revisions.Create(c.ctx, second, metav1.CreateOptions{})
 	c.must(err)
+	c.collects(second) // else it may not know of it when it orphans
 	c.must(c.client.AppsV1().DaemonSets("default").Delete(c.ctx, "ds", metav1.DeleteOptions{PropagationPolicy: ptr.To(metav1.DeletePropagationOrphan)}))
 	c.eventually("orphaning", func() error {
 		_, err := c.client.AppsV1().DaemonSets("default").Get(c.ctx, "ds", metav1.GetOptions{})
