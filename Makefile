@@ -67,7 +67,7 @@ test-race: $(ASSETS)
 
 test-integration: bin/coracle
 	@echo "== integration tests"
-	@set -o pipefail; go test -count=1 -v -parallel 4 -timeout 25m ./integration/... | grep -v '^=== '
+	@set -o pipefail; go test -count=1 -v -parallel 4 -timeout 25m ./integration/... | grep --line-buffered -v '^=== '
 
 FUZZTIME ?= 5m
 fuzz: $(ASSETS) ## each fuzz target in turn, FUZZTIME each (5m)
