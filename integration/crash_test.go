@@ -251,9 +251,7 @@ func TestKillEverything(t *testing.T) {
 	s := (&parts{kube: newKube(t, c)}).serve()
 	s.pod("never")
 	uids := s.get("pods", "{.items[*].metadata.uid}")
-	for _, pid := range takeResources(t, c).processes() {
-		kill(t, pid)
-	}
+	killAll(t, takeResources(t, c).processes())
 	c.Up()
 	s.answers()
 	s.rolledOut("web")
@@ -409,6 +407,22 @@ func forProcesses(t *testing.T, do func(pid int, dir string)) {
 }
 
 // kill sends SIGKILL.
+// killAll kills processes at once, and waits until none of them holds its ports any more.
+func killAll(t *testing.T, pids []int) {
+	t.Helper()
+	for _, pid := range pids {
+		kill(t, pid)
+	}
+	cluster.Eventually(t, 10*time.Second, func() error {
+		for _, pid := range pids {
+			if stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid)); err == nil && !strings.Contains(string(stat), ") Z ") {
+				return fmt.Errorf("process %d has not ended", pid)
+			}
+		}
+		return nil
+	})
+}
+
 func kill(t *testing.T, pid int) {
 	t.Helper()
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {
