@@ -407,9 +407,14 @@ func forProcesses(t *testing.T, do func(pid int, dir string)) {
 }
 
 // kill sends SIGKILL.
-// killAll kills processes at once, and waits until none of them holds its ports any more.
+// killAll kills processes as a power cut does, so that none sees another's end, and waits until none holds its ports any more.
 func killAll(t *testing.T, pids []int) {
 	t.Helper()
+	for _, pid := range pids {
+		if err := unix.Kill(pid, unix.SIGSTOP); err != nil {
+			t.Fatalf("stop %d: %v", pid, err)
+		}
+	}
 	for _, pid := range pids {
 		kill(t, pid)
 	}

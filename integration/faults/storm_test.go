@@ -129,7 +129,11 @@ func (s *storm) through(name, of string, seed uint64) string {
 	config.Dial, config.QPS = s.cluster.Dial, -1
 	listener, err := s.cluster.Listen("tcp", "127.0.0.1:0")
 	s.must(err)
-	proxy, err := NewProxy(config, listener, NewInjector(seed, Storm()))
+	chances := Storm()
+	if of == "simulate" {
+		chances = Chances{} // its pods are the world that the others are judged by; it is killed, stopped and cut off like them
+	}
+	proxy, err := NewProxy(config, listener, NewInjector(seed, chances))
 	s.must(err)
 	s.Cleanup(proxy.Close)
 	path := filepath.Join(s.cluster.Dir, name+".kubeconfig")
