@@ -2,10 +2,12 @@ package scheduler
 
 import (
 	"context"
+	"maps"
 	"reflect"
 
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -258,7 +260,7 @@ func (s *Scheduler) setPlaced(pod *corev1.Pod) {
 	}
 	s.cluster.SetPod(p, pod.Spec.NodeName)
 	switch {
-	case was == nil || !equalMaps(was.Pod.Labels, pod.Labels):
+	case was == nil || !maps.Equal(was.Pod.Labels, pod.Labels):
 		s.happened(&filter.Event{Kind: filter.PodPlaced, Pod: p})
 	case was.Requests.MilliCPU > p.Requests.MilliCPU || was.Requests.Memory > p.Requests.Memory:
 		s.happened(&filter.Event{Kind: filter.PodGone, Pod: was, At: s.cluster.Node(pod.Spec.NodeName)})
@@ -267,7 +269,7 @@ func (s *Scheduler) setPlaced(pod *corev1.Pod) {
 
 // same tells whether nothing of a placed pod has changed that decisions about others depend on.
 func same(a, b *corev1.Pod) bool {
-	return a.Generation == b.Generation && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && equalMaps(a.Labels, b.Labels) &&
+	return a.Generation == b.Generation && (a.DeletionTimestamp == nil) == (b.DeletionTimestamp == nil) && maps.Equal(a.Labels, b.Labels) &&
 		a.Status.StartTime.Equal(b.Status.StartTime) && len(a.Status.ContainerStatuses) == len(b.Status.ContainerStatuses) && sameResources(a, b)
 }
 
@@ -316,29 +318,9 @@ func nodeMatters(old, node *corev1.Node) bool {
 			return true
 		}
 	}
-	return !equalMaps(old.Labels, node.Labels) || !equalQuantities(old.Status.Allocatable, node.Status.Allocatable)
-}
-
-func equalMaps(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, has := b[k]; !has || v != w {
-			return false
-		}
-	}
-	return true
+	return !maps.Equal(old.Labels, node.Labels) || !equalQuantities(old.Status.Allocatable, node.Status.Allocatable)
 }
 
 func equalQuantities(a, b corev1.ResourceList) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for name, q := range a {
-		if other, has := b[name]; !has || q.Cmp(other) != 0 {
-			return false
-		}
-	}
-	return true
+	return maps.EqualFunc(a, b, func(x, y resource.Quantity) bool { return x.Cmp(y) == 0 })
 }

@@ -96,7 +96,7 @@ func (d *Decider) explainScores(reports []NodeReport) {
 			for j, node := range d.feasible {
 				parts[j] = s.Score(node)
 			}
-			s.Normalize(d.feasible, parts)
+			s.Normalize(parts)
 			for j, node := range d.feasible {
 				r := of[node.Name]
 				if r.Scores == nil {

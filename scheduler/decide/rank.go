@@ -54,7 +54,7 @@ func (d *Decider) rank() []int64 {
 
 // add brings the parts to scale and adds them to the totals.
 func (d *Decider) add(s *weighted) {
-	s.Normalize(d.feasible, d.part)
+	s.Normalize(d.part)
 	for i, v := range d.part {
 		d.totals[i] += s.weight * v
 	}

@@ -60,8 +60,6 @@ const (
 	NamespaceChanged
 	// StorageChanged: a claim, volume, class, CSINode, CSIDriver or capacity changed. Event.Object is set.
 	StorageChanged
-	// PlugInBack: a plug-in answers again. Event.Object is its name.
-	PlugInBack
 )
 
 // Event is a change that may make a rejected pod fit.

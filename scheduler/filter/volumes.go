@@ -2,6 +2,8 @@ package filter
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
@@ -71,7 +73,7 @@ func (*volumeBinding) Helps(pod *model.Pod, e *Event) bool {
 	case NodeAdded:
 		return true
 	case NodeChanged:
-		return !sameLabels(e.OldNode.Labels, e.Node.Labels)
+		return !maps.Equal(e.OldNode.Labels, e.Node.Labels)
 	case StorageChanged:
 		switch object := e.Object.(type) {
 		case *corev1.PersistentVolumeClaim:
@@ -92,18 +94,6 @@ func usesClaim(pod *model.Pod, claim *corev1.PersistentVolumeClaim) bool {
 		}
 	}
 	return false
-}
-
-func sameLabels(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, has := b[k]; !has || v != w {
-			return false
-		}
-	}
-	return true
 }
 
 // zoneLabels are the labels by which volumes and nodes name their zones and regions: the older names and what they are called now.
@@ -179,7 +169,7 @@ func (*volumeZone) Helps(pod *model.Pod, e *Event) bool {
 	case NodeAdded:
 		return true
 	case NodeChanged:
-		return !sameLabels(e.OldNode.Labels, e.Node.Labels)
+		return !maps.Equal(e.OldNode.Labels, e.Node.Labels)
 	case StorageChanged:
 		switch object := e.Object.(type) {
 		case *corev1.PersistentVolumeClaim:
@@ -264,18 +254,8 @@ func conflicting(a, b *corev1.Volume) bool {
 		return a.ISCSI.IQN == b.ISCSI.IQN && !(a.ISCSI.ReadOnly && b.ISCSI.ReadOnly)
 	case a.RBD != nil && b.RBD != nil:
 		x, y := a.RBD, b.RBD
-		return overlap(x.CephMonitors, y.CephMonitors) && x.RBDPool == y.RBDPool && x.RBDImage == y.RBDImage && !(x.ReadOnly && y.ReadOnly)
-	}
-	return false
-}
-
-func overlap(a, b []string) bool {
-	for _, x := range a {
-		for _, y := range b {
-			if x == y {
-				return true
-			}
-		}
+		shared := slices.ContainsFunc(x.CephMonitors, func(monitor string) bool { return slices.Contains(y.CephMonitors, monitor) })
+		return shared && x.RBDPool == y.RBDPool && x.RBDImage == y.RBDImage && !(x.ReadOnly && y.ReadOnly)
 	}
 	return false
 }

@@ -10,9 +10,8 @@ type Topology struct {
 	// Lacking counts the known nodes without the label.
 	Lacking int
 
-	ids    map[string]int32
-	values []string
-	known  []bool // by slot: whether the node is counted in Nodes or Lacking
+	ids   map[string]int32
+	known []bool // by slot: whether the node is counted in Nodes or Lacking
 }
 
 // Domain is the domain of a node; ok is false where it is in none.
@@ -75,7 +74,6 @@ func (t *Topology) id(value string) int32 {
 		id = int32(len(t.Nodes))
 		t.ids[value] = id
 		t.Nodes = append(t.Nodes, 0)
-		t.values = append(t.values, value)
 	}
 	return id
 }

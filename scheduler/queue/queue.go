@@ -8,6 +8,7 @@ package queue
 
 import (
 	"container/heap"
+	"maps"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -41,8 +42,8 @@ type Item struct {
 	Attempts int
 	// RejectedBy are the filters that rejected it last, as bits.
 	RejectedBy uint32
-	// Added is when the pod came, Since when it was popped last.
-	Added, Since time.Time
+	// Added is when the pod came.
+	Added time.Time
 
 	place    place
 	ready    time.Time // when its back-off ends; where waiting, when it is tried regardless
@@ -119,21 +120,9 @@ func (q *Queue) Set(pod *model.Pod, now time.Time) {
 		return
 	}
 	it.Pod = pod
-	if it.place != active && !it.held && (old.Pod.Generation != pod.Pod.Generation || !equal(old.Pod.Labels, pod.Pod.Labels)) {
+	if it.place != active && !it.held && (old.Pod.Generation != pod.Pod.Generation || !maps.Equal(old.Pod.Labels, pod.Pod.Labels)) {
 		q.move(it, active)
 	}
-}
-
-func equal(a, b map[string]string) bool {
-	if len(a) != len(b) {
-		return false
-	}
-	for k, v := range a {
-		if w, has := b[k]; !has || v != w {
-			return false
-		}
-	}
-	return true
 }
 
 // Put makes a popped item active again, as if it had never been tried.
@@ -168,7 +157,7 @@ func (q *Queue) Pop(now time.Time) *Item {
 		return nil
 	}
 	it := heap.Pop(&q.active).(*Item)
-	it.place, it.Since = out, now
+	it.place = out
 	delete(q.items, it.Pod.Pod.UID)
 	return it
 }

@@ -77,7 +77,7 @@ func (s *interPod) Score(node *model.Node) int64 {
 	return sum
 }
 
-func (s *interPod) Normalize(_ []*model.Node, scores []int64) {
+func (s *interPod) Normalize(scores []int64) {
 	var least, most int64
 	for i, v := range scores {
 		if i == 0 {

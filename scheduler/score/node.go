@@ -29,7 +29,7 @@ func (s *taints) Score(node *model.Node) int64 {
 	return count
 }
 
-func (*taints) Normalize(_ []*model.Node, scores []int64) { scale(scores, true) }
+func (*taints) Normalize(scores []int64) { scale(scores, true) }
 
 // nodeAffinity prefers nodes by the pod's preferred terms, and by the profile's.
 type nodeAffinity struct {
@@ -70,7 +70,7 @@ func (s *nodeAffinity) Score(node *model.Node) int64 {
 	return sum
 }
 
-func (*nodeAffinity) Normalize(_ []*model.Node, scores []int64) { scale(scores, false) }
+func (*nodeAffinity) Normalize(scores []int64) { scale(scores, false) }
 
 // Between these sizes in bytes, what a node has of the pod's images counts in proportion.
 const (

@@ -20,8 +20,8 @@ type Scorer interface {
 	Prepare(pod *model.Pod, cluster *model.Cluster, nodes []*model.Node) bool
 	// Score is how much the node is preferred before Normalize.
 	Score(node *model.Node) int64
-	// Normalize brings the scores of all feasible nodes, in their order, to 0..Max.
-	Normalize(nodes []*model.Node, scores []int64)
+	// Normalize brings the scores of all feasible nodes to 0..Max.
+	Normalize(scores []int64)
 }
 
 // Args are the settings of the scorers, from a profile. The zero value has upstream's defaults.
@@ -71,7 +71,7 @@ func New(name string, args Args) (Scorer, error) {
 // asIs is for scorers whose scores are 0..Max already.
 type asIs struct{}
 
-func (asIs) Normalize([]*model.Node, []int64) {}
+func (asIs) Normalize([]int64) {}
 
 // scale brings scores to 0..Max by the greatest; reverse makes the least the best.
 func scale(scores []int64, reverse bool) {

@@ -159,7 +159,7 @@ func (s *spread) Score(node *model.Node) int64 {
 	return int64(math.Round(score))
 }
 
-func (s *spread) Normalize(_ []*model.Node, scores []int64) {
+func (s *spread) Normalize(scores []int64) {
 	least, most := int64(math.MaxInt64), int64(0)
 	for _, v := range scores {
 		if v != unranked {
