@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/coracle-dev/coracle/controllers/owner"
 	"github.com/coracle-dev/coracle/controllers/pods"
+	"github.com/coracle-dev/coracle/internal/run"
 )
 
 // parallel is how many requests of one set are under way at once.
@@ -22,7 +22,7 @@ const parallel = 32
 // act carries a plan out. That pods cannot be created is no reason to keep others.
 func (c *Controller) act(ctx context.Context, key string, set *appsv1.DaemonSet, hash string, p plan) error {
 	created := c.create(ctx, key, set, hash, p.create)
-	deleted := each(len(p.delete), func(i int) error { return c.delete(ctx, key, set, p.delete[i]) })
+	deleted := run.Each(len(p.delete), parallel, func(i int) error { return c.delete(ctx, key, set, p.delete[i]) })
 	return errors.Join(ignoreEnd(created), deleted)
 }
 
@@ -31,7 +31,7 @@ func (c *Controller) act(ctx context.Context, key string, set *appsv1.DaemonSet,
 func (c *Controller) create(ctx context.Context, key string, set *appsv1.DaemonSet, hash string, nodes []string) error {
 	for batch := 1; len(nodes) > 0; batch *= 2 {
 		size := min(batch, len(nodes))
-		if err := each(size, func(i int) error { return c.createOne(ctx, key, set, newPod(set, hash, nodes[i])) }); err != nil {
+		if err := run.Each(size, parallel, func(i int) error { return c.createOne(ctx, key, set, newPod(set, hash, nodes[i])) }); err != nil {
 			return err
 		}
 		nodes = nodes[size:]
@@ -91,14 +91,4 @@ func (c *Controller) delete(ctx context.Context, key string, set *appsv1.DaemonS
 	c.lag.Deleted(key, r.pod.UID)
 	c.events.Eventf(set, corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", r.pod.Name)
 	return nil
-}
-
-// each calls f for 0 to n-1 side by side, all of them whatever fails, and gives the first error.
-func each(n int, f func(int) error) error {
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for i := range n {
-		g.Go(func() error { return f(i) })
-	}
-	return g.Wait()
 }

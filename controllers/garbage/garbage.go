@@ -12,7 +12,6 @@ import (
 	"time"
 
 	lru "github.com/hashicorp/golang-lru/v2"
-	"golang.org/x/sync/errgroup"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -281,12 +280,8 @@ func (c *Controller) endForeground(ctx context.Context, it node) error {
 
 // orphan lets all dependents go, and then the owner.
 func (c *Controller) orphan(ctx context.Context, it node) error {
-	var g errgroup.Group
-	g.SetLimit(workers)
-	for _, d := range c.graph.dependents(it.uid) {
-		g.Go(func() error { return c.letGo(ctx, d, it.uid) })
-	}
-	if err := g.Wait(); err != nil {
+	dependents := c.graph.dependents(it.uid)
+	if err := run.Each(len(dependents), workers, func(i int) error { return c.letGo(ctx, dependents[i], it.uid) }); err != nil {
 		return err
 	}
 	return c.dropFinalizer(ctx, it, finalizerOrphan)

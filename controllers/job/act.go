@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strconv"
 
-	"golang.org/x/sync/errgroup"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	apiequality "k8s.io/apimachinery/pkg/api/equality"
@@ -18,6 +17,7 @@ import (
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/controllers/owner"
+	"github.com/coracle-dev/coracle/internal/run"
 )
 
 // turn is one job's sync once its decision is made.
@@ -114,7 +114,7 @@ func (t *turn) tracked() map[types.UID]bool {
 // release takes the finalizer off the pods, all at once; off unchanged ones only if asked.
 func (t *turn) release(ctx context.Context, list []*corev1.Pod, unchanged bool) error {
 	gone := make([]bool, len(list))
-	err := t.each(len(list), func(i int) error {
+	err := run.Each(len(list), t.parallel, func(i int) error {
 		if t.memory.released[list[i].UID] || !hasFinalizer(list[i]) {
 			return nil
 		}
@@ -140,7 +140,7 @@ func (t *turn) remove(ctx context.Context, list []*corev1.Pod) error {
 
 // delete deletes the pods, all at once.
 func (t *turn) delete(ctx context.Context, list []*corev1.Pod) error {
-	return t.each(len(list), func(i int) error {
+	return run.Each(len(list), t.parallel, func(i int) error {
 		if err := t.api.delete(ctx, list[i]); err != nil {
 			t.events.Eventf(t.job, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 			return err
@@ -158,7 +158,7 @@ func (t *turn) create(ctx context.Context, list []newPod) (made int, err error) 
 		batch := list[:min(size, len(list))]
 		list = list[len(batch):]
 		done := make([]bool, len(batch))
-		err = t.each(len(batch), func(i int) error {
+		err = run.Each(len(batch), t.parallel, func(i int) error {
 			err := t.createOne(ctx, batch[i])
 			done[i] = err == nil
 			return err
@@ -248,14 +248,4 @@ func finished(job *batchv1.Job) bool {
 	return slices.ContainsFunc(job.Status.Conditions, func(c batchv1.JobCondition) bool {
 		return (c.Type == batchv1.JobComplete || c.Type == batchv1.JobFailed) && c.Status == corev1.ConditionTrue
 	})
-}
-
-// each calls f for 0 to n-1 side by side, all of them whatever fails, and gives the first error.
-func (c *Controller) each(n int, f func(int) error) error {
-	var g errgroup.Group
-	g.SetLimit(c.parallel)
-	for i := range n {
-		g.Go(func() error { return f(i) })
-	}
-	return g.Wait()
 }

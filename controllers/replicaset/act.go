@@ -5,7 +5,6 @@ import (
 	"maps"
 	"slices"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/coracle-dev/coracle/controllers/owner"
 	"github.com/coracle-dev/coracle/controllers/pods"
+	"github.com/coracle-dev/coracle/internal/run"
 )
 
 // parallel is how many requests of one set are under way at once.
@@ -39,7 +39,7 @@ func (c *Controller) newPod(set *appsv1.ReplicaSet) *corev1.Pod {
 func (c *Controller) create(ctx context.Context, key string, set *appsv1.ReplicaSet, n int) (all bool, err error) {
 	for batch := 1; n > 0; batch *= 2 {
 		size := min(batch, n)
-		err := each(size, func(int) error { return c.createOne(ctx, key, set) })
+		err := run.Each(size, parallel, func(int) error { return c.createOne(ctx, key, set) })
 		if err != nil {
 			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 				return false, nil // nothing can be created there any more, and the set is about to go
@@ -66,7 +66,7 @@ func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.Repl
 
 // delete removes the pods, all at once.
 func (c *Controller) delete(ctx context.Context, key string, set *appsv1.ReplicaSet, doomed []*corev1.Pod) error {
-	return each(len(doomed), func(i int) error {
+	return run.Each(len(doomed), parallel, func(i int) error {
 		pod := doomed[i]
 		if err := pods.Delete(ctx, c.client, pod); err != nil {
 			c.events.Eventf(c.reference(set), corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
@@ -76,14 +76,4 @@ func (c *Controller) delete(ctx context.Context, key string, set *appsv1.Replica
 		c.events.Eventf(c.reference(set), corev1.EventTypeNormal, "SuccessfulDelete", "Deleted pod: %v", pod.Name)
 		return nil
 	})
-}
-
-// each calls f for 0 to n-1 side by side, all of them whatever fails, and gives the first error.
-func each(n int, f func(int) error) error {
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for i := range n {
-		g.Go(func() error { return f(i) })
-	}
-	return g.Wait()
 }

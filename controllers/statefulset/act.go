@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 
-	"golang.org/x/sync/errgroup"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -13,6 +12,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coracle-dev/coracle/controllers/pods"
+	"github.com/coracle-dev/coracle/internal/run"
 )
 
 // parallel is how many requests of one set are under way at once.
@@ -23,17 +23,17 @@ func (c *Controller) act(ctx context.Context, key string, set *appsv1.StatefulSe
 	a := action{c, key, set}
 	steps := []func() error{
 		func() error {
-			return each(len(p.owners), func(i int) error { return a.setOwners(ctx, p.owners[i]) })
+			return run.Each(len(p.owners), parallel, func(i int) error { return a.setOwners(ctx, p.owners[i]) })
 		},
 		func() error {
-			return each(len(p.claims), func(i int) error { return a.makeClaims(ctx, p.claims[i]) })
+			return run.Each(len(p.claims), parallel, func(i int) error { return a.makeClaims(ctx, p.claims[i]) })
 		},
 		func() error { return a.create(ctx, p.create) },
 		func() error {
-			return each(len(p.repair), func(i int) error { return a.repair(ctx, p.repair[i]) })
+			return run.Each(len(p.repair), parallel, func(i int) error { return a.repair(ctx, p.repair[i]) })
 		},
 		func() error {
-			return each(len(p.delete), func(i int) error { return a.delete(ctx, p.delete[i]) })
+			return run.Each(len(p.delete), parallel, func(i int) error { return a.delete(ctx, p.delete[i]) })
 		},
 	}
 	for _, step := range steps {
@@ -42,16 +42,6 @@ func (c *Controller) act(ctx context.Context, key string, set *appsv1.StatefulSe
 		}
 	}
 	return nil
-}
-
-// each calls f for 0 to n-1 side by side, all of them whatever fails, and gives the first error.
-func each(n int, f func(int) error) error {
-	var g errgroup.Group
-	g.SetLimit(parallel)
-	for i := range n {
-		g.Go(func() error { return f(i) })
-	}
-	return g.Wait()
 }
 
 // action writes for one set.
@@ -120,7 +110,7 @@ func (a action) makeClaims(ctx context.Context, c claiming) error {
 func (a action) create(ctx context.Context, list []creation) error {
 	for batch := 1; len(list) > 0; batch *= 2 {
 		size := min(batch, len(list))
-		if err := each(size, func(i int) error { return a.createOne(ctx, list[i]) }); err != nil {
+		if err := run.Each(size, parallel, func(i int) error { return a.createOne(ctx, list[i]) }); err != nil {
 			return err
 		}
 		list = list[size:]

@@ -180,7 +180,7 @@ func TestIdleKeysTakeNoMemory(t *testing.T) {
 	for i := range rounds {
 		round(rounds + i)
 	}
-	if after := heap(); after > before+rounds*keys*8 {
+	if after := heap(); after > before+rounds*keys*40 { // a key's name alone has over 50 bytes; the runtime's own tables vary by some hundred kilobytes
 		t.Errorf("%d bytes more for %d idle keys", after-before, rounds*keys)
 	}
 	l.mu.Lock()

@@ -1,4 +1,4 @@
-// Package run holds the one shape every component's main loop has.
+// Package run holds the shapes in which functions run side by side: every component's main loop, and a number of like writes.
 package run
 
 import (
@@ -13,6 +13,16 @@ func All(ctx context.Context, fns ...func(context.Context) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, fn := range fns {
 		g.Go(func() error { return fn(ctx) })
+	}
+	return g.Wait()
+}
+
+// Each calls f for 0 to n-1, up to parallel of them side by side, all of them whatever fails, and gives the first error.
+func Each(n, parallel int, f func(int) error) error {
+	var g errgroup.Group
+	g.SetLimit(parallel)
+	for i := range n {
+		g.Go(func() error { return f(i) })
 	}
 	return g.Wait()
 }
