@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -29,12 +28,6 @@ func TestCluster(t *testing.T) {
 	t.Run("Events", func(t *testing.T) { testEvents(t, c) })
 	t.Run("Rollout", func(t *testing.T) { testRollout(t, c) })
 	t.Run("Stories", func(t *testing.T) { testStories(t, c) })
-}
-
-// repository is the checkout's root.
-func repository() string {
-	_, file, _, _ := runtime.Caller(0)
-	return filepath.Dir(filepath.Dir(file))
 }
 
 // kube is kubectl in one API namespace, for one test.

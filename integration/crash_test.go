@@ -17,6 +17,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // parts is a cluster whose server and agent are processes of their own, so that each can be killed alone.
@@ -30,7 +31,7 @@ func startParts(t *testing.T) *parts {
 	t.Parallel()
 	c := cluster.New(t)
 	p := &parts{server: c.StartServer(), agent: c.StartAgent()}
-	c.ImportDemo(repository())
+	c.ImportDemo(testenv.Repository())
 	p.kube = newKube(t, c)
 	return p
 }

@@ -9,11 +9,12 @@ import (
 	"testing"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // TestCommandsDocument checks that docs/commands.md names every command and every flag, and no other.
 func TestCommandsDocument(t *testing.T) {
-	data, err := os.ReadFile(filepath.Join(repository(), "docs", "commands.md"))
+	data, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "commands.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,11 +62,11 @@ func TestCommandsDocument(t *testing.T) {
 
 // TestLinks checks that the documents' links to files lead somewhere.
 func TestLinks(t *testing.T) {
-	files, err := filepath.Glob(filepath.Join(repository(), "docs", "*.md"))
+	files, err := filepath.Glob(filepath.Join(testenv.Repository(), "docs", "*.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, file := range append(files, filepath.Join(repository(), "README.md")) {
+	for _, file := range append(files, filepath.Join(testenv.Repository(), "README.md")) {
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)

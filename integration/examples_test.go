@@ -13,11 +13,12 @@ import (
 	"time"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // testExamples types the sections of docs/examples.md and compares what is shown.
 func testExamples(t *testing.T, c *cluster.Cluster) {
-	text, err := os.ReadFile(filepath.Join(repository(), "docs", "examples.md"))
+	text, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "examples.md"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +46,7 @@ func testExamples(t *testing.T, c *cluster.Cluster) {
 
 // everyManifest checks that no example is left out of the document.
 func everyManifest(t *testing.T, document string) {
-	files, err := filepath.Glob(filepath.Join(repository(), "examples", "*.yaml"))
+	files, err := filepath.Glob(filepath.Join(testenv.Repository(), "examples", "*.yaml"))
 	if err != nil || len(files) == 0 {
 		t.Fatalf("examples: %d, %v", len(files), err)
 	}
@@ -111,7 +112,7 @@ func checkout(t *testing.T, k *kube) (dir string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for from, to := range map[string]string{binary: "bin/coracle", filepath.Join(repository(), "examples"): "examples"} {
+	for from, to := range map[string]string{binary: "bin/coracle", filepath.Join(testenv.Repository(), "examples"): "examples"} {
 		if err := os.Symlink(from, filepath.Join(dir, to)); err != nil {
 			t.Fatal(err)
 		}

@@ -22,6 +22,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // answers counts a client's answers that turned it away.
@@ -107,7 +108,7 @@ func TestFairness(t *testing.T) {
 		t.Errorf("turned away: %d gets, %d renewals", a, b)
 	}
 
-	document, err := os.ReadFile(filepath.Join(repository(), "docs", "fairness.md"))
+	document, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "fairness.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -22,10 +22,13 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // kindsFolder holds an object of every kind that can be created.
-func kindsFolder() string { return filepath.Join(repository(), "integration", "testdata", "kinds") }
+func kindsFolder() string {
+	return filepath.Join(testenv.Repository(), "integration", "testdata", "kinds")
+}
 
 // manifests are the folder's files.
 func manifests(t *testing.T) []string {

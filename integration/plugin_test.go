@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // plugInConfig has a profile for the example in Go, which pods wait for, one for that in Python, which they do not, and one for
@@ -41,7 +42,7 @@ func TestPlugIns(t *testing.T) {
 	}
 	program := filepath.Join(c.Dir, "plugin-go")
 	build := exec.Command("go", "build", "-o", program, "./examples/plugin-go")
-	build.Dir = repository()
+	build.Dir = testenv.Repository()
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -185,7 +186,7 @@ func (k *plugged) python(t *testing.T) {
 	if err := os.WriteFile(closed, []byte("node\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(python, filepath.Join(repository(), "examples", "plugin-python", "plugin.py"), "unix://"+filepath.Join(dir, "maintenance"), closed)
+	cmd := exec.Command(python, filepath.Join(testenv.Repository(), "examples", "plugin-python", "plugin.py"), "unix://"+filepath.Join(dir, "maintenance"), closed)
 	cmd.Stderr = os.Stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)

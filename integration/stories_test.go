@@ -17,6 +17,7 @@ import (
 	"k8s.io/client-go/tools/leaderelection/resourcelock"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // testStories looks closer at what the examples are about than their transcripts do.
@@ -38,7 +39,7 @@ func testStories(t *testing.T, c *cluster.Cluster) {
 // example applies a manifest of the examples folder.
 func (k *kube) example(name string) {
 	k.t.Helper()
-	text, err := os.ReadFile(filepath.Join(repository(), "examples", name))
+	text, err := os.ReadFile(filepath.Join(testenv.Repository(), "examples", name))
 	if err != nil {
 		k.t.Fatal(err)
 	}

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // TestUpDown brings a cluster up, types the README's first app, takes it down, brings it up again, kills all of it, and takes it
@@ -111,7 +112,7 @@ func TestMakeUp(t *testing.T) {
 	types := func(script string) string {
 		t.Helper()
 		cmd := c.Command("sh", "-ec", strings.ReplaceAll(script, "~", home)) // HOME itself is where Go keeps what it built
-		cmd.Dir = repository()
+		cmd.Dir = testenv.Repository()
 		cmd.Env = append(environmentWithout("KUBECONFIG", "MAKEFLAGS", "MAKELEVEL", "PATH"), "PATH="+tools+":"+os.Getenv("PATH")+":"+filepath.Join(home, "bin"))
 		r, ok := k.execute(cmd, "")
 		if !ok {
@@ -131,7 +132,7 @@ func TestMakeUp(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(home, "bin"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Symlink(filepath.Join(repository(), "bin", "coracle"), filepath.Join(home, "bin", "kubectl")); err != nil {
+	if err := os.Symlink(filepath.Join(testenv.Repository(), "bin", "coracle"), filepath.Join(home, "bin", "kubectl")); err != nil {
 		t.Fatal(err)
 	}
 	k.contains("your own kubectl", types(readmeBlock(t, "With your own kubectl")), " Ready ")
@@ -152,7 +153,7 @@ func TestMakeUp(t *testing.T) {
 // readmeBlock is the first code of a section of the README.
 func readmeBlock(t *testing.T, section string) string {
 	t.Helper()
-	readme, err := os.ReadFile(filepath.Join(repository(), "README.md"))
+	readme, err := os.ReadFile(filepath.Join(testenv.Repository(), "README.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

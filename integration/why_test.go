@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // TestWhy asks the real binary about pods in every state that docs/why.md names, and types that document.
@@ -26,7 +27,7 @@ func TestWhy(t *testing.T) {
 }
 
 func whyDocument(t *testing.T, c *cluster.Cluster) {
-	text, err := os.ReadFile(filepath.Join(repository(), "docs", "why.md"))
+	text, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "why.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

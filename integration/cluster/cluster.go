@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	goruntime "runtime"
 	"strings"
 	"testing"
 	"time"
@@ -28,8 +27,7 @@ func Binary(t testing.TB) string {
 	if path := os.Getenv("CORACLE_BIN"); path != "" {
 		return path
 	}
-	_, file, _, _ := goruntime.Caller(0)
-	path := filepath.Join(filepath.Dir(file), "..", "..", "bin", "coracle")
+	path := filepath.Join(testenv.Repository(), "bin", "coracle")
 	if _, err := os.Stat(path); err != nil {
 		t.Fatalf("%s is missing: run `make build` first", path)
 	}
