@@ -9,7 +9,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
@@ -21,11 +20,7 @@ func TestCompactedList(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	p := c.StartServer()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	e := &env{suite: s, T: t, ctx: t.Context(), ns: "default"}
 	templates := e.kube.CoreV1().PodTemplates(e.ns)
 	create := func(i int) string {

@@ -60,14 +60,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.StartServer()
-	s := &suite{cluster: c}
-	var err error
-	if s.config, err = c.REST(); err != nil {
-		t.Fatal(err)
-	}
-	s.kube = kubernetes.NewForConfigOrDie(s.config)
-	s.crds = clientset.NewForConfigOrDie(s.config)
-	s.dynamic = dynamic.NewForConfigOrDie(s.config)
+	s := newSuite(t, c)
 	for area, tests := range areas() {
 		t.Run(area, func(t *testing.T) {
 			for name, test := range tests {
@@ -75,6 +68,17 @@ func TestConformance(t *testing.T) {
 			}
 		})
 	}
+}
+
+// newSuite speaks to a cluster that has been started.
+func newSuite(t *testing.T, c *cluster.Cluster) *suite {
+	t.Helper()
+	config, err := c.REST()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config),
+		crds: clientset.NewForConfigOrDie(config), dynamic: dynamic.NewForConfigOrDie(config)}
 }
 
 // env makes the namespace, which goes with the test.

@@ -15,7 +15,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -35,11 +34,7 @@ func TestDisruption(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.Up()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	t.Run("budgets", func(t *testing.T) {
 		for name, test := range disruptionTests { // one after the other: draining concerns all
 			t.Run(name, func(t *testing.T) { test(s.env(t)) })

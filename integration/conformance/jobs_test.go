@@ -14,7 +14,6 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -50,11 +49,7 @@ func TestJobs(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.Up()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	t.Run("job", func(t *testing.T) { s.parallel(t, jobTests) })
 	t.Run("cron", func(t *testing.T) { s.parallel(t, cronTests) })
 }

@@ -9,7 +9,6 @@ import (
 
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/client-go/kubernetes"
 	metricsclient "k8s.io/metrics/pkg/client/clientset/versioned"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -71,15 +70,11 @@ func TestMetrics(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.Up()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &env{suite: &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}, T: t, ctx: t.Context(), ns: "default"}
+	e := &env{suite: newSuite(t, c), T: t, ctx: t.Context(), ns: "default"}
 	c.KubectlIn(burner, "apply", "-f", "-")
 	c.Kubectl("wait", "--for=condition=Ready", "--timeout=60s", "pod/burner", "pod/idle")
 
-	metrics := metricsclient.NewForConfigOrDie(config).MetricsV1beta1()
+	metrics := metricsclient.NewForConfigOrDie(e.config).MetricsV1beta1()
 	atLeast := func(what string, got *resource.Quantity, least, most string) error {
 		if got.Cmp(resource.MustParse(least)) < 0 || got.Cmp(resource.MustParse(most)) > 0 {
 			return fmt.Errorf("%s is %s, want %s to %s", what, got, least, most)

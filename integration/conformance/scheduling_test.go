@@ -15,7 +15,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -45,11 +44,7 @@ func TestScheduling(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.Up()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	t.Run("pods", func(t *testing.T) {
 		for _, name := range slices.Sorted(maps.Keys(schedulingTests)) { // one after the other: they share the node's room
 			t.Run(name, func(t *testing.T) { schedulingTests[name](s.env(t)) })
@@ -111,13 +106,6 @@ func asking(pairs ...string) func(*corev1.Pod) {
 
 func ofClass(name string) func(*corev1.Pod) {
 	return func(p *corev1.Pod) { p.Spec.PriorityClassName = name }
-}
-
-// create makes the pod in the test's namespace.
-func (e *env) create(p *corev1.Pod) {
-	e.Helper()
-	_, err := e.kube.CoreV1().Pods(e.ns).Create(e.ctx, p, metav1.CreateOptions{})
-	e.must(err)
 }
 
 // running waits until the pod does.

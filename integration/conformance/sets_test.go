@@ -17,7 +17,6 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
 	"k8s.io/apimachinery/pkg/watch"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -49,11 +48,7 @@ func TestSets(t *testing.T) {
 	c := cluster.New(t)
 	c.Up()
 	c.Start("simulate", "--config", "/dev/null", "--kubeconfig", c.Kubeconfig, "--nodes", "4", "--taints", simulated+"=true:NoSchedule")
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	t.Run("stateful", func(t *testing.T) {
 		for name, test := range statefulTests {
 			t.Run(name, func(t *testing.T) { test(s.env(t)) })

@@ -11,7 +11,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -33,11 +32,7 @@ func TestOneNode(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.Up()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	t.Run("tainted", func(t *testing.T) {
 		for name, test := range tainted {
 			t.Run(name, func(t *testing.T) {

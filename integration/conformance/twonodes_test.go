@@ -9,7 +9,6 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
-	"k8s.io/client-go/kubernetes"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
 )
@@ -19,11 +18,7 @@ func TestTwoNodes(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	c.StartServer()
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := &env{suite: &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}, T: t, ctx: t.Context(), ns: "default"}
+	e := &env{suite: newSuite(t, c), T: t, ctx: t.Context(), ns: "default"}
 	for _, name := range []string{"one", "two"} {
 		e.registerNode(name)
 	}

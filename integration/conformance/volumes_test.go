@@ -15,7 +15,6 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/dynamic"
-	"k8s.io/client-go/kubernetes"
 	"k8s.io/utils/ptr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -51,11 +50,7 @@ func TestVolumes(t *testing.T) {
 	c := cluster.New(t)
 	c.StartServer()
 	c.Start("simulate", "--config", "/dev/null", "--kubeconfig", c.Kubeconfig, "--nodes", "3", "--zones", "3")
-	config, err := c.REST()
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := &suite{cluster: c, config: config, kube: kubernetes.NewForConfigOrDie(config)}
+	s := newSuite(t, c)
 	t.Run("volumes", func(t *testing.T) {
 		for name, test := range volumeTests {
 			t.Run(name, func(t *testing.T) { test(s.env(t)) })
