@@ -37,6 +37,9 @@ type Sandbox struct {
 	NetNS       string
 	CreatedAt   time.Time
 	Annotations map[string]string
+	// Cgroup is the pod's, and Resources are its limits as last set; nil if none were.
+	Cgroup    string
+	Resources *Resources
 }
 
 // Mount is a bind mount into a container.
@@ -53,6 +56,8 @@ type Resources struct {
 	CPUPeriod   uint64 // microseconds
 	MemoryLimit int64  // bytes
 	PidsLimit   int64
+	// HugePages are bytes by page size in the kernel's words, as 2MB; a size that is not named is not limited.
+	HugePages   map[string]int64 `json:",omitempty"`
 	OOMScoreAdj int
 }
 
@@ -121,6 +126,7 @@ type Container struct {
 	ImageRef        string // as asked for
 	ImageID         string // digest form
 	LogPath         string
+	Cgroup          string
 	Labels          map[string]string
 }
 

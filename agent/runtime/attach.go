@@ -6,10 +6,6 @@ import (
 	"io"
 	"os"
 
-	"github.com/containerd/containerd/api/services/tasks/v1"
-	"github.com/containerd/errdefs/pkg/errgrpc"
-	"github.com/containerd/typeurl/v2"
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
 )
 
@@ -65,22 +61,6 @@ func (r *Runtime) Attach(ctx context.Context, id string, cfg AttachConfig) error
 	case <-a.gone:
 	case <-c.ended:
 	case <-ctx.Done():
-	}
-	return nil
-}
-
-// Update changes the limits of a running container in place.
-func (r *Runtime) Update(ctx context.Context, id string, res Resources) error {
-	in := specInput{cfg: ContainerConfig{Resources: res}, v2: unified()}
-	limits := resources(in)
-	limits.Devices = nil
-	a, err := typeurl.MarshalAny((*specs.LinuxResources)(limits))
-	if err != nil {
-		return err
-	}
-	_, err = r.client.TaskService().Update(ctx, &tasks.UpdateTaskRequest{ContainerID: id, Resources: typeurl.MarshalProto(a)})
-	if err = errgrpc.ToNative(err); err != nil {
-		return fmt.Errorf("failed to update container %q: %w", id, err)
 	}
 	return nil
 }

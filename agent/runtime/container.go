@@ -60,7 +60,7 @@ type status struct {
 	Reason, Message       string
 }
 
-// container is the runtime's view of one container. mu of the Runtime guards the fields below it; the rest is
+// container is the runtime's view of one container. mu of the Runtime guards the fields below it, and the labels; the rest is
 // constant.
 type container struct {
 	id      string

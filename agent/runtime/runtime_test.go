@@ -331,7 +331,7 @@ func TestUsageAndUpdate(t *testing.T) {
 	if u := e.Runtime.PodUsage(p.UID); u.WorkingSet < 30<<20 || u.CPU <= 0 || u.Pids < 1 {
 		t.Errorf("pod: %+v", u)
 	}
-	if err := e.Runtime.Update(e.Ctx, id, runtime.Resources{CPUShares: 204, MemoryLimit: 80 << 20}); err != nil {
+	if err := e.Runtime.Update(e.Ctx, id, runtime.Resources{CPUShares: 204, MemoryLimit: 80 << 20}, map[string]string{"size": "new"}); err != nil {
 		t.Fatal(err)
 	}
 	out, _ := execOut(t, e, id, "sh", "-c", "cat /sys/fs/cgroup/memory/memory.limit_in_bytes || cat /sys/fs/cgroup/memory.max")

@@ -65,7 +65,12 @@ func (r *Runtime) setUp(ctx context.Context, dir string, rec *sandboxRecord) err
 		})
 	}
 	if cfg.CgroupParent != "" {
-		g.Go(func() error { return makeCgroup(cfg.CgroupParent, cfg.Resources) })
+		g.Go(func() error {
+			if cfg.Resources == nil {
+				return SetCgroup(cfg.CgroupParent, Resources{})
+			}
+			return SetCgroup(cfg.CgroupParent, *cfg.Resources)
+		})
 	}
 	if cfg.ShareProcess && !cfg.HostPID {
 		g.Go(func() (err error) {
@@ -76,11 +81,35 @@ func (r *Runtime) setUp(ctx context.Context, dir string, rec *sandboxRecord) err
 	if err := g.Wait(); err != nil {
 		return err
 	}
+	return rec.write(dir)
+}
+
+// write replaces the record at once, for a reader may be there any time.
+func (rec *sandboxRecord) write(dir string) error {
 	data, err := json.Marshal(rec)
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(dir, recordFile), data, 0o600)
+	file := filepath.Join(dir, recordFile)
+	if err := os.WriteFile(file+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(file+".new", file)
+}
+
+// ResizeSandbox gives the pod's cgroup other limits; those that are zero stay as they are.
+func (r *Runtime) ResizeSandbox(_ context.Context, uid string, res Resources) error {
+	defer r.lockPod(uid)()
+	dir := r.sandboxDir(uid)
+	rec, err := readSandbox(dir)
+	if err != nil {
+		return fmt.Errorf("failed to find sandbox of pod %q: %w", uid, err)
+	}
+	if err := SetCgroup(rec.Config.CgroupParent, res); err != nil {
+		return fmt.Errorf("failed to update the cgroup of pod %q: %w", uid, err)
+	}
+	rec.Config.Resources = &res
+	return rec.write(dir)
 }
 
 func readSandbox(dir string) (*sandboxRecord, error) {
@@ -96,7 +125,7 @@ func readSandbox(dir string) (*sandboxRecord, error) {
 }
 
 func (rec *sandboxRecord) sandbox(dir string) *Sandbox {
-	s := &Sandbox{Pod: rec.Config.Pod, CreatedAt: rec.CreatedAt, Annotations: rec.Config.Annotations}
+	s := &Sandbox{Pod: rec.Config.Pod, CreatedAt: rec.CreatedAt, Annotations: rec.Config.Annotations, Cgroup: rec.Config.CgroupParent, Resources: rec.Config.Resources}
 	if !rec.Config.HostNetwork {
 		s.NetNS = filepath.Join(dir, "net")
 	}

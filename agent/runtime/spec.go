@@ -282,6 +282,9 @@ func resources(in specInput) *specs.LinuxResources {
 	if res.PidsLimit > 0 {
 		out.Pids = &specs.LinuxPids{Limit: &res.PidsLimit}
 	}
+	for _, size := range slices.Sorted(maps.Keys(res.HugePages)) {
+		out.HugepageLimits = append(out.HugepageLimits, specs.LinuxHugepageLimit{Pagesize: size, Limit: uint64(res.HugePages[size])})
+	}
 	return out
 }
 

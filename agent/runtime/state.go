@@ -195,7 +195,7 @@ func (r *Runtime) reasonOf(c *container, code int32) string {
 	switch {
 	case code == 0:
 		return "Completed"
-	case oom || oomKills(c.meta.Cgroup) > 0:
+	case oom || machineCgroups().oomKills(c.meta.Cgroup) > 0:
 		return "OOMKilled"
 	}
 	return "Error"
@@ -235,7 +235,7 @@ func (c *container) report() Container {
 		ID: c.id, Pod: c.meta.Pod, Name: c.meta.Name, Attempt: c.meta.Attempt, State: c.state, Pid: c.pid,
 		CreatedAt: c.created, StartedAt: c.started, FinishedAt: c.end.FinishedAt, ExitCode: c.end.ExitCode,
 		Reason: c.end.Reason, Message: c.end.Message, ImageRef: c.meta.ImageRef, ImageID: c.meta.ImageID,
-		LogPath: c.meta.LogPath, Labels: c.meta.Labels,
+		LogPath: c.meta.LogPath, Cgroup: c.meta.Cgroup, Labels: c.meta.Labels,
 	}
 }
 
