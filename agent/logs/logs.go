@@ -1,5 +1,5 @@
 // Package logs reads container logs as the agent writes them: files of CRI log lines, "TIME STREAM TAG TEXT", of which
-// full ones were renamed to NAME.TIME. Its invariant: a reader sees every line once and in order, also
+// full ones were renamed to NAME.TIME, and then compressed to NAME.TIME.gz. Its invariant: a reader sees every line once and in order, also
 // while the file is being rotated, as long as it reads faster than files are removed.
 package logs
 
@@ -11,14 +11,12 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
-	"slices"
 	"time"
 )
 
 // Options choose what is read.
 type Options struct {
-	// Follow goes on until Running tells that no more will be written.
+	// Follow goes on until no more will be written.
 	Follow bool
 	// Tail is how many of the last lines to begin with; negative is all.
 	Tail int64
@@ -32,206 +30,154 @@ type Options struct {
 	Stream string
 }
 
-// pollEvery is how often a followed file is looked at once it has been read to its end.
-const pollEvery = 50 * time.Millisecond
+// Next tells how a followed log goes on: changed is closed when there may be more; more is false once nothing will be added.
+type Next func() (changed <-chan struct{}, more bool)
+
+// lookEvery is how often a followed file is looked at where nothing tells that it changed: before its container starts.
+const lookEvery = time.Second
 
 // errLimit ends a read at Options.LimitBytes.
 var errLimit = errors.New("limit reached")
 
-// Read writes the log at path to w until its end, or with Follow until running is false and all has been read. A log that does not exist
-// yet counts as empty. flush is called when there is nothing more to write for the moment.
-func Read(ctx context.Context, path string, opts Options, running func() bool, w io.Writer, flush func()) error {
-	r := &reader{opts: opts, path: path, w: w, left: opts.LimitBytes}
+// Read writes the log at path to w until its end, or with Follow until next tells that there will be no more and all has been read. A log
+// that does not exist yet counts as empty. flush is called when there is nothing more to write for the moment.
+func Read(ctx context.Context, path string, opts Options, next Next, w io.Writer, flush func()) error {
+	r := &reader{opts: opts, path: path, w: bufio.NewWriterSize(w, 32<<10), left: opts.LimitBytes}
 	defer r.close()
-	err := r.open()
-	if err == nil {
-		err = r.copyAll()
-	}
+	err := r.begin(ctx)
 	for err == nil && opts.Follow {
-		flush()
+		if err = r.flush(flush); err != nil {
+			break
+		}
 		// Asked before the last look, so that what was written until then is read.
-		goesOn := running()
-		if err = r.more(); err != nil || !goesOn {
+		changed, more := next()
+		if err = r.more(ctx); err != nil || !more {
+			break
+		}
+		if err = r.flush(flush); err != nil {
 			break
 		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-time.After(pollEvery):
+		case <-changed:
+		case <-time.After(lookEvery):
 		}
 	}
-	flush()
 	if errors.Is(err, errLimit) {
-		return nil
+		err = nil
 	}
-	return err
+	return errors.Join(err, r.flush(flush))
 }
 
 type reader struct {
 	opts    Options
 	path    string
-	w       io.Writer
+	w       *bufio.Writer
 	left    int64
-	files   []*os.File // oldest first; the last one is the newest
-	input   *bufio.Reader
+	parts   []*part // still to be read; the first is being read
+	in      *bufio.Reader
 	pending []byte // the beginning of a line whose end is not written yet
 	inLine  bool   // the last line written was partial
+	since   bool   // a line of the time wanted was seen: so are those after it
 }
 
 func (r *reader) close() {
-	for _, f := range r.files {
-		f.Close()
+	for _, p := range r.parts {
+		p.Close()
 	}
 }
 
-// open opens all files that there are and finds the place to begin.
-func (r *reader) open() error {
-	if r.opts.Tail == 0 {
-		return r.openAtEnd()
-	}
-	rotated, err := filepath.Glob(r.path + ".*")
-	if err != nil {
+func (r *reader) flush(further func()) error {
+	if err := r.w.Flush(); err != nil {
 		return err
 	}
-	slices.Sort(rotated)
-	for _, path := range append(rotated, r.path) {
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+	further()
+	return nil
+}
+
+// begin reads all there is.
+func (r *reader) begin(ctx context.Context) (err error) {
+	if r.parts, err = openAll(r.path); err != nil {
+		return err
+	}
+	for len(r.parts) > 1 && (r.opts.Tail == 0 || !r.opts.Since.IsZero() && r.parts[0].endedBefore(r.opts.Since)) {
+		r.drop()
+	}
+	if r.opts.Tail >= 0 {
+		if err := r.seekTail(); err != nil {
 			return err
 		}
-		r.files = append(r.files, f)
 	}
-	if r.opts.Tail > 0 {
-		return r.seekTail()
+	for len(r.parts) > 0 {
+		if err := r.copy(ctx); err != nil {
+			return err
+		}
+		if len(r.parts) == 1 { // the newest, which may grow
+			return nil
+		}
+		r.drop()
 	}
 	return nil
 }
 
-func (r *reader) openAtEnd() error {
-	f, err := os.Open(r.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	r.files = []*os.File{f}
-	_, err = f.Seek(0, io.SeekEnd)
-	return err
+// drop is done with the first file.
+func (r *reader) drop() {
+	r.parts[0].Close()
+	r.parts, r.in, r.pending = r.parts[1:], nil, r.pending[:0]
 }
 
 // seekTail drops what comes before the last Tail lines.
 func (r *reader) seekTail() error {
 	want := r.opts.Tail
-	for i := len(r.files) - 1; i >= 0; i-- {
-		offset, lines, err := tailOffset(r.files[i], want)
+	for i := len(r.parts) - 1; i >= 0; i-- {
+		lines, err := r.parts[i].tail(want)
 		if err != nil {
 			return err
 		}
-		if _, err := r.files[i].Seek(offset, io.SeekStart); err != nil {
-			return err
-		}
 		if want -= lines; want == 0 {
-			for _, f := range r.files[:i] {
-				f.Close()
+			for range i {
+				r.drop()
 			}
-			r.files = r.files[i:]
 			return nil
 		}
 	}
 	return nil
 }
 
-// tailOffset finds where the last want lines begin, and how many there are from there on.
-func tailOffset(f *os.File, want int64) (offset, lines int64, err error) {
-	end, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, 0, err
-	}
-	block := make([]byte, 32<<10)
-	for pos := end; pos > 0; {
-		n := min(int64(len(block)), pos)
-		pos -= n
-		if _, err := f.ReadAt(block[:n], pos); err != nil && !errors.Is(err, io.EOF) {
-			return 0, 0, err
-		}
-		for i := n - 1; i >= 0; i-- {
-			// The newline at the very end closes the last line; it does not begin one.
-			if block[i] != '\n' || pos+i == end-1 {
-				continue
-			}
-			if lines++; lines == want {
-				return pos + i + 1, lines, nil
-			}
-		}
-	}
-	if end > 0 {
-		lines++
-	}
-	return 0, lines, nil
-}
-
-// copyAll reads every open file to its end and keeps the newest.
-func (r *reader) copyAll() error {
-	for i, f := range r.files {
-		r.input = bufio.NewReaderSize(f, 64<<10)
-		if err := r.copy(); err != nil {
-			return err
-		}
-		if i < len(r.files)-1 {
-			f.Close()
-		}
-	}
-	if len(r.files) > 1 {
-		r.files = r.files[len(r.files)-1:]
-	}
-	return nil
-}
-
 // more reads what has been written since, through rotations.
-func (r *reader) more() error {
-	if len(r.files) == 0 {
-		if err := r.openNewest(); err != nil || len(r.files) == 0 {
+func (r *reader) more(ctx context.Context) error {
+	if len(r.parts) == 0 {
+		p, err := openPart(r.path)
+		if p == nil || err != nil {
 			return err
 		}
+		r.parts = []*part{p}
 	}
 	for {
-		if err := r.copy(); err != nil {
+		if err := r.copy(ctx); err != nil {
 			return err
 		}
-		rotated, err := r.rotated()
-		if err != nil || !rotated {
+		full, err := r.full()
+		if err != nil || !full {
 			return err
 		}
 		// What was written between our last read and the renaming.
-		if err := r.copy(); err != nil {
+		if err := r.copy(ctx); err != nil {
 			return err
 		}
-		if err := r.next(); err != nil {
+		next, err := r.parts[0].after(r.path)
+		if next == nil || err != nil {
 			return err
 		}
+		r.drop()
+		r.parts = []*part{next}
 	}
 }
 
-func (r *reader) openNewest() error {
-	f, err := os.Open(r.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	r.files = []*os.File{f}
-	r.input = bufio.NewReaderSize(f, 64<<10)
-	return nil
-}
-
-// rotated tells whether the open file is not the newest any more.
-func (r *reader) rotated() (bool, error) {
-	ours, err := r.files[0].Stat()
+// full tells whether the open file is not the newest any more.
+func (r *reader) full() (bool, error) {
+	ours, err := r.parts[0].Stat()
 	if err != nil {
 		return false, err
 	}
@@ -242,98 +188,72 @@ func (r *reader) rotated() (bool, error) {
 	return err == nil && !os.SameFile(ours, newest), err
 }
 
-// next goes on to the file that was begun after ours: a rotated one, or the newest.
-func (r *reader) next() error {
-	ours, err := r.files[0].Stat()
-	if err != nil {
-		return err
-	}
-	rotated, err := filepath.Glob(r.path + ".*")
-	if err != nil {
-		return err
-	}
-	slices.Sort(rotated)
-	candidates := append(rotated, r.path)
-	for i, path := range candidates {
-		if st, err := os.Stat(path); err == nil && os.SameFile(st, ours) && i+1 < len(candidates) {
-			candidates = candidates[i+1:]
-			break
-		}
-	}
-	for _, path := range candidates {
-		f, err := os.Open(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
-		}
-		if err != nil {
+// copy writes every whole line of the first file that can be read now.
+func (r *reader) copy(ctx context.Context) (err error) {
+	if r.in == nil {
+		if r.in, err = r.parts[0].input(); err != nil {
 			return err
 		}
-		r.files[0].Close()
-		r.files[0] = f
-		r.input.Reset(f)
-		return nil
 	}
-	return nil
-}
-
-// copy writes every whole line that can be read now.
-func (r *reader) copy() error {
-	if r.input == nil {
-		r.input = bufio.NewReaderSize(r.files[0], 64<<10)
-	}
-	for {
-		chunk, err := r.input.ReadSlice('\n')
-		r.pending = append(r.pending, chunk...)
-		if errors.Is(err, bufio.ErrBufferFull) {
-			continue
+	for ctx.Err() == nil {
+		line, err := r.in.ReadSlice('\n')
+		if err != nil || len(r.pending) > 0 {
+			r.pending = append(r.pending, line...)
+			line = r.pending
 		}
-		if errors.Is(err, io.EOF) {
+		switch {
+		case errors.Is(err, bufio.ErrBufferFull):
+			continue
+		case errors.Is(err, io.EOF):
 			return nil
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
-		line := r.pending
 		r.pending = r.pending[:0]
 		if err := r.write(line); err != nil {
 			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // write puts out one line of the file, if it is wanted.
-func (r *reader) write(line []byte) error {
-	l, ok := parse(line)
+func (r *reader) write(raw []byte) error {
+	l, ok := parse(raw)
 	if !ok || (r.opts.Stream != "" && r.opts.Stream != string(l.stream)) {
 		return nil
 	}
-	if !r.opts.Since.IsZero() {
+	if !r.since && !r.opts.Since.IsZero() {
 		if at, err := time.Parse(time.RFC3339Nano, string(l.time)); err == nil && at.Before(r.opts.Since) {
 			return nil
 		}
+		r.since = true
 	}
-	var out []byte
 	if r.opts.Timestamps && !r.inLine {
-		out = append(append(out, l.time...), ' ')
+		if err := r.emit(l.time, []byte{' '}); err != nil {
+			return err
+		}
 	}
-	out = append(out, l.text...)
-	if r.inLine = l.partial; !r.inLine {
-		out = append(out, '\n')
+	if r.inLine = l.partial; l.partial {
+		return r.emit(l.text)
 	}
-	return r.emit(out)
+	return r.emit(l.text, []byte{'\n'})
 }
 
-func (r *reader) emit(out []byte) error {
-	if r.opts.LimitBytes > 0 && int64(len(out)) >= r.left {
-		out = out[:r.left]
+func (r *reader) emit(pieces ...[]byte) error {
+	for _, out := range pieces {
+		if r.opts.LimitBytes > 0 && int64(len(out)) >= r.left {
+			if _, err := r.w.Write(out[:r.left]); err != nil {
+				return err
+			}
+			return errLimit
+		}
+		r.left -= int64(len(out))
 		if _, err := r.w.Write(out); err != nil {
 			return err
 		}
-		return errLimit
 	}
-	r.left -= int64(len(out))
-	_, err := r.w.Write(out)
-	return err
+	return nil
 }
 
 type line struct {
@@ -343,12 +263,17 @@ type line struct {
 
 // parse takes a CRI log line apart; a line that is none is skipped.
 func parse(raw []byte) (line, bool) {
-	raw = bytes.TrimSuffix(raw, []byte{'\n'})
-	parts := bytes.SplitN(raw, []byte{' '}, 4)
-	if len(parts) < 4 {
-		return line{}, false
+	var l line
+	var tag []byte
+	ok := true
+	rest := bytes.TrimSuffix(raw, []byte{'\n'})
+	for _, field := range []*[]byte{&l.time, &l.stream, &tag} {
+		if *field, rest, ok = bytes.Cut(rest, []byte{' '}); !ok {
+			return line{}, false
+		}
 	}
 	// Further tags would follow the first behind colons.
-	tag, _, _ := bytes.Cut(parts[2], []byte{':'})
-	return line{time: parts[0], stream: parts[1], text: parts[3], partial: string(tag) == "P"}, true
+	first, _, _ := bytes.Cut(tag, []byte{':'})
+	l.text, l.partial = rest, string(first) == "P"
+	return l, true
 }

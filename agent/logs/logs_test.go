@@ -2,13 +2,14 @@ package logs
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -34,7 +35,7 @@ func at(second int, rest string) string {
 func read(t *testing.T, path string, o Options) string {
 	t.Helper()
 	var b bytes.Buffer
-	if err := Read(context.Background(), path, o, func() bool { return false }, &b, func() {}); err != nil {
+	if err := Read(context.Background(), path, o, func() (<-chan struct{}, bool) { return nil, false }, &b, func() {}); err != nil {
 		t.Fatal(err)
 	}
 	return b.String()
@@ -71,37 +72,144 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestCompressed: rotated files that were compressed are read as the others.
+func TestCompressed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "0.log")
+	squeeze(t, path+".20260101-000000.000000", at(1, "stdout F one"), at(2, "stdout F two"), at(2, "stdout F three"))
+	write(t, path+".20260101-000000.000000", "a file that is about to be removed")
+	write(t, path+".20260101-000003.000000.tmp", "a file that is being made")
+	squeeze(t, path+".20260101-000001.000000", at(3, "stdout F four"))
+	write(t, path, at(4, "stdout F five"))
+	for tail, want := range map[int64]string{
+		-1: "one\ntwo\nthree\nfour\nfive\n", 0: "", 1: "five\n", 2: "four\nfive\n", 3: "three\nfour\nfive\n", 4: "two\nthree\nfour\nfive\n", 9: "one\ntwo\nthree\nfour\nfive\n",
+	} {
+		if got := read(t, path, Options{Tail: tail}); got != want {
+			t.Errorf("tail %d: %q, want %q", tail, got, want)
+		}
+	}
+	old := time.Date(2026, 1, 1, 0, 0, 2, 0, time.UTC)
+	if err := os.Chtimes(path+".20260101-000000.000000.gz", old, old); err != nil {
+		t.Fatal(err)
+	}
+	if got := read(t, path, Options{Tail: -1, Since: old.Add(2 * time.Second)}); got != "five\n" {
+		t.Errorf("since: %q", got)
+	}
+}
+
+func squeeze(t *testing.T, path string, lines ...string) {
+	t.Helper()
+	f, err := os.Create(path + ".gz")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	w := gzip.NewWriter(f)
+	if _, err := io.WriteString(w, strings.Join(lines, "\n")+"\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestFollowThroughRotations: a follower sees every line once while files are renamed, compressed and removed under it, and is woken
+// by the writer alone.
 func TestFollowThroughRotations(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "0.log")
 	var out safeBuffer
-	var ended atomic.Bool
+	follow := &source{waiting: make(chan struct{})}
 	done := make(chan error, 1)
 	go func() {
-		done <- Read(context.Background(), path, Options{Follow: true, Tail: -1}, func() bool { return !ended.Load() }, &out, func() {})
+		done <- Read(context.Background(), path, Options{Follow: true, Tail: -1}, follow.next, &out, func() {})
 	}()
 	var want strings.Builder
-	for i := range 40 {
+	var before string
+	for i := range 200 {
 		line := fmt.Sprint("line ", i)
 		write(t, path, at(1, "stdout F "+line))
 		want.WriteString(line + "\n")
 		if i%7 == 6 {
-			if err := os.Rename(path, fmt.Sprintf("%s.20260101-0000%02d.000000", path, i)); err != nil {
+			follow.wake()
+			for out.String() != want.String() { // let it catch up, so that what is removed was read
+				time.Sleep(time.Millisecond)
+			}
+			name := fmt.Sprintf("%s.20260101-0000%03d.000000", path, i)
+			if err := os.Rename(path, name); err != nil {
 				t.Fatal(err)
 			}
+			switch {
+			case before != "" && i%2 == 0:
+				squeeze(t, before, "this must not be read again")
+				fallthrough
+			case before != "":
+				if err := os.Remove(before); err != nil {
+					t.Fatal(err)
+				}
+			}
+			before = name
+			if i%3 == 0 { // also the one that is being read
+				squeeze(t, name, "nor must this")
+				if err := os.Remove(name); err != nil {
+					t.Fatal(err)
+				}
+				before = ""
+			}
 		}
-		time.Sleep(5 * time.Millisecond)
+		follow.wake()
 	}
-	ended.Store(true)
+	follow.end()
 	select {
 	case err := <-done:
 		if err != nil {
 			t.Fatal(err)
 		}
-	case <-time.After(5 * time.Second):
+	case <-time.After(60 * time.Second):
 		t.Fatal("the follower does not end with the container")
 	}
 	if out.String() != want.String() {
 		t.Errorf("got\n%swant\n%s", out.String(), want.String())
+	}
+}
+
+// source is a container that logs.
+type source struct {
+	mu      sync.Mutex
+	waiting chan struct{}
+	ended   bool
+}
+
+func (s *source) next() (<-chan struct{}, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.waiting, !s.ended
+}
+
+func (s *source) wake() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	close(s.waiting)
+	s.waiting = make(chan struct{})
+}
+
+func (s *source) end() {
+	s.mu.Lock()
+	s.ended = true
+	s.mu.Unlock()
+	s.wake()
+}
+
+// BenchmarkRead tells how fast a log is read.
+func BenchmarkRead(b *testing.B) {
+	path := filepath.Join(b.TempDir(), "0.log")
+	text := strings.Repeat(at(1, "stdout F "+strings.Repeat("x", 100))+"\n", 100_000)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		b.Fatal(err)
+	}
+	b.SetBytes(int64(len(text)))
+	for b.Loop() {
+		if err := Read(context.Background(), path, Options{Tail: -1}, nil, io.Discard, func() {}); err != nil {
+			b.Fatal(err)
+		}
 	}
 }
 

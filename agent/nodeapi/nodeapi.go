@@ -10,7 +10,6 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -20,7 +19,6 @@ import (
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
 
-	"github.com/coracle-dev/coracle/agent/logs"
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
@@ -30,6 +28,8 @@ type Runtime interface {
 	Pod(uid string) runtime.Pod
 	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
 	Attach(ctx context.Context, id string, cfg runtime.AttachConfig) error
+	// Follow tells how a container's log goes on: see logs.Next.
+	Follow(id string) (changed <-chan struct{}, more bool)
 }
 
 // Config is what New needs.
@@ -133,113 +133,6 @@ func (a *api) running(r *http.Request) (runtime.Container, error) {
 		}}
 	}
 	return c, nil
-}
-
-func (a *api) logs(w http.ResponseWriter, r *http.Request) error {
-	pod, known, err := a.pod(r)
-	if err != nil {
-		return err
-	}
-	q := r.URL.Query()
-	previous, _ := strconv.ParseBool(q.Get("previous"))
-	c, err := logContainer(pod, known, r.PathValue("container"), previous)
-	if err != nil {
-		return err
-	}
-	opts, err := logOptions(q.Get, time.Now())
-	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
-	}
-	w.Header().Set("Content-Type", "text/plain")
-	w.WriteHeader(http.StatusOK)
-	running := func() bool {
-		for _, now := range a.cfg.Runtime.Pod(c.Pod.UID).Containers {
-			if now.ID == c.ID {
-				return now.State == runtime.StateRunning || now.State == runtime.StateCreated
-			}
-		}
-		return false
-	}
-	control := http.NewResponseController(w)
-	if err := logs.Read(r.Context(), c.LogPath, opts, running, w, func() { _ = control.Flush() }); err != nil && r.Context().Err() == nil {
-		a.log.Warn("cannot read a log", "path", c.LogPath, "error", err)
-	}
-	return nil
-}
-
-// logContainer finds whose log is asked for, or says why there is none.
-func logContainer(pod *corev1.Pod, known runtime.Pod, name string, previous bool) (runtime.Container, error) {
-	last, ok := newest(known, name)
-	if !previous {
-		if ok {
-			return last, nil
-		}
-		return last, apierrors.NewBadRequest(fmt.Sprintf("container %q in pod %q is waiting to start: %s", name, pod.Name, waitingReason(pod, name)))
-	}
-	var before runtime.Container
-	found := false
-	for _, c := range known.Containers {
-		// One that has ended and is about to be started anew is a previous one too.
-		earlier := c.Attempt < last.Attempt || c.State == runtime.StateExited
-		if c.Name == name && earlier && (!found || c.Attempt > before.Attempt) {
-			before, found = c, true
-		}
-	}
-	if !found {
-		return before, apierrors.NewBadRequest(fmt.Sprintf("previous terminated container %q in pod %q not found", name, pod.Name))
-	}
-	return before, nil
-}
-
-func waitingReason(pod *corev1.Pod, name string) string {
-	for _, statuses := range [][]corev1.ContainerStatus{pod.Status.InitContainerStatuses, pod.Status.ContainerStatuses} {
-		for _, s := range statuses {
-			if s.Name == name && s.State.Waiting != nil && s.State.Waiting.Reason != "" {
-				if s.State.Waiting.Message != "" && s.State.Waiting.Reason != "ContainerCreating" {
-					return s.State.Waiting.Message
-				}
-				return s.State.Waiting.Reason
-			}
-		}
-	}
-	return "ContainerCreating"
-}
-
-// logOptions reads the query of a log request.
-func logOptions(get func(string) string, now time.Time) (logs.Options, error) {
-	opts := logs.Options{Tail: -1}
-	opts.Follow, _ = strconv.ParseBool(get("follow"))
-	opts.Timestamps, _ = strconv.ParseBool(get("timestamps"))
-	for name, set := range map[string]func(int64){
-		"tailLines":    func(n int64) { opts.Tail = n },
-		"limitBytes":   func(n int64) { opts.LimitBytes = n },
-		"sinceSeconds": func(n int64) { opts.Since = now.Add(-time.Duration(n) * time.Second) },
-	} {
-		if text := get(name); text != "" {
-			n, err := strconv.ParseInt(text, 10, 64)
-			if err != nil || n < 0 {
-				return opts, fmt.Errorf("invalid %s %q", name, text)
-			}
-			set(n)
-		}
-	}
-	if text := get("sinceTime"); text != "" {
-		at, err := time.Parse(time.RFC3339, text)
-		if err != nil {
-			return opts, fmt.Errorf("invalid sinceTime %q", text)
-		}
-		opts.Since = at
-	}
-	switch stream := get("stream"); stream {
-	case "", corev1.LogStreamAll:
-	case corev1.LogStreamStdout:
-		opts.Stream = "stdout"
-	case corev1.LogStreamStderr:
-		opts.Stream = "stderr"
-	default:
-		return opts, fmt.Errorf("invalid stream %q", stream)
-	}
-	return opts, nil
 }
 
 func (a *api) exec(w http.ResponseWriter, r *http.Request) error {

@@ -54,6 +54,8 @@ func (f fakeRuntime) Exec(_ context.Context, _ string, cfg runtime.ExecConfig) (
 	return strconv.Atoi(cfg.Command[1])
 }
 
+func (f fakeRuntime) Follow(string) (<-chan struct{}, bool) { return nil, false }
+
 func (f fakeRuntime) Attach(_ context.Context, _ string, cfg runtime.AttachConfig) error {
 	_, err := io.WriteString(cfg.Stdout, "attached")
 	return err

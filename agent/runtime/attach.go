@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 )
@@ -31,15 +33,8 @@ func (r *Runtime) Attach(ctx context.Context, id string, cfg AttachConfig) error
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	a := &attachment{stdout: cfg.Stdout, stderr: cfg.Stderr, gone: make(chan struct{})}
-	pump.mu.Lock()
-	pump.attached[a] = struct{}{}
-	pump.mu.Unlock()
-	defer func() {
-		pump.mu.Lock()
-		delete(pump.attached, a)
-		pump.mu.Unlock()
-	}()
+	a := pump.attach()
+	defer pump.leave(a)
 	if cfg.Stdin != nil && c.meta.Stdin {
 		in, err := os.OpenFile(r.ioPath(c.meta.Pod.UID, id, "in"), os.O_WRONLY|unix.O_NONBLOCK, 0)
 		if err != nil {
@@ -57,12 +52,87 @@ func (r *Runtime) Attach(ctx context.Context, id string, cfg AttachConfig) error
 	if cfg.Resize != nil {
 		go r.resizes(ctx, id, "", cfg.Resize)
 	}
-	select {
-	case <-a.gone:
-	case <-c.ended:
-	case <-ctx.Done():
+	return a.copy(ctx, c.ended, cfg)
+}
+
+// attachment is somebody who gets a container's output as it comes.
+type attachment struct {
+	chunks chan chunk
+	gone   chan struct{} // closed when nobody takes chunks any more
+}
+
+type chunk struct {
+	stream string
+	data   []byte
+}
+
+// attachedChunks is how much an attached client may be behind before the container waits for it.
+const attachedChunks = 16
+
+func (p *logPump) attach() *attachment {
+	a := &attachment{chunks: make(chan chunk, attachedChunks), gone: make(chan struct{})}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.attached[a] = struct{}{}
+	return a
+}
+
+func (p *logPump) leave(a *attachment) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.attached, a)
+	close(a.gone)
+}
+
+// deliver gives output to all who are attached, waiting for those that are slow.
+func (p *logPump) deliver(stream string, data []byte) {
+	p.mu.Lock()
+	if len(p.attached) == 0 {
+		p.mu.Unlock()
+		return
 	}
-	return nil
+	list := slices.Collect(maps.Keys(p.attached))
+	p.mu.Unlock()
+	piece := chunk{stream, slices.Clone(data)}
+	for _, a := range list {
+		select {
+		case a.chunks <- piece:
+		case <-a.gone:
+		case <-p.stopped:
+		}
+	}
+}
+
+// copy writes what is delivered until the container has ended and all of it is written.
+func (a *attachment) copy(ctx context.Context, ended <-chan struct{}, cfg AttachConfig) error {
+	write := func(c chunk) error {
+		w := cfg.Stdout
+		if c.stream == "stderr" {
+			w = cfg.Stderr
+		}
+		if w == nil {
+			return nil
+		}
+		_, err := w.Write(c.data)
+		return err
+	}
+	for {
+		select {
+		case c := <-a.chunks:
+			if write(c) != nil {
+				return nil // the client is gone
+			}
+		case <-ctx.Done():
+			return nil
+		case <-ended:
+			for len(a.chunks) > 0 {
+				if write(<-a.chunks) != nil {
+					return nil
+				}
+			}
+			return nil
+		}
+	}
 }
 
 // Usage is what a container uses now; its time is zero where the container does not run.

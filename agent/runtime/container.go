@@ -394,6 +394,7 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	c.logs.drain(time.Second)
 	r.removeFIFOs(c)
 	removeLogs(c.meta.LogPath)
+	_ = os.Remove(r.logLink(c))
 	r.mu.Lock()
 	delete(r.containers, id)
 	r.mu.Unlock()

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -63,28 +61,22 @@ type logPump struct {
 	readers []*os.File
 	done    sync.WaitGroup
 
+	stop     sync.Once
+	stopped  chan struct{} // closed by detach: nobody is waited for any more
 	mu       sync.Mutex
 	attached map[*attachment]struct{}
 }
 
-// attachment gets a container's output as it comes; a nil writer is skipped.
-type attachment struct {
-	stdout, stderr io.Writer
-	gone           chan struct{} // closed when a write failed or the container ended
-	once           sync.Once
-}
-
-func (a *attachment) close() { a.once.Do(func() { close(a.gone) }) }
-
 // openLogs opens the pipes that the shim has opened before and starts to copy. The shim keeps them open until
 // the task is deleted, so that nothing is lost while there is no agent.
 func (r *Runtime) openLogs(c *container) (*logPump, error) {
-	p := &logPump{attached: map[*attachment]struct{}{}}
+	p := &logPump{stopped: make(chan struct{}), attached: map[*attachment]struct{}{}}
 	if c.meta.LogPath != "" {
 		var err error
 		if p.log, err = openLogFile(c.meta.LogPath, r.cfg.LogSize, r.cfg.LogFiles); err != nil {
 			return nil, fmt.Errorf("open container log: %w", err)
 		}
+		r.linkLog(c)
 	}
 	streams := []string{"out", "err"}
 	if c.meta.TTY {
@@ -112,7 +104,9 @@ func (r *Runtime) openLogs(c *container) (*logPump, error) {
 }
 
 // buffers are shared by all pumps: a container that says nothing holds none.
-var buffers = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
+var buffers = sync.Pool{New: func() any { return &pumpBuffer{in: make([]byte, 64<<10)} }}
+
+type pumpBuffer struct{ in, out []byte }
 
 // copy moves one stream until its end. It waits without a buffer.
 func (p *logPump) copy(f *os.File, stream string) {
@@ -129,14 +123,15 @@ func (p *logPump) copy(f *os.File, stream string) {
 		}
 		n, rerr := 0, error(nil)
 		err := raw.Read(func(fd uintptr) bool {
-			buf := buffers.Get().(*[]byte)
+			buf := buffers.Get().(*pumpBuffer)
 			defer buffers.Put(buf)
-			if n, rerr = unix.Read(int(fd), *buf); errors.Is(rerr, unix.EAGAIN) {
+			if n, rerr = unix.Read(int(fd), buf.in); errors.Is(rerr, unix.EAGAIN) {
 				return false
 			}
 			if n > 0 {
-				p.deliver(stream, (*buf)[:n])
-				p.write(line.split((*buf)[:n], time.Now()))
+				buf.out = line.split(buf.out[:0], buf.in[:n], time.Now())
+				p.write(buf.out)
+				p.deliver(stream, buf.in[:n])
 			}
 			return true
 		})
@@ -157,27 +152,6 @@ func (p *logPump) copy(f *os.File, stream string) {
 func (p *logPump) write(entries []byte) {
 	if p.log != nil && len(entries) > 0 {
 		p.log.write(entries)
-	}
-}
-
-func (p *logPump) deliver(stream string, data []byte) {
-	p.mu.Lock()
-	list := make([]*attachment, 0, len(p.attached))
-	for a := range p.attached {
-		list = append(list, a)
-	}
-	p.mu.Unlock()
-	for _, a := range list {
-		w := a.stdout
-		if stream == "stderr" {
-			w = a.stderr
-		}
-		if w == nil {
-			continue
-		}
-		if _, err := w.Write(data); err != nil {
-			a.close()
-		}
 	}
 }
 
@@ -202,6 +176,7 @@ func (p *logPump) detach() {
 	if p == nil {
 		return
 	}
+	p.stop.Do(func() { close(p.stopped) })
 	for _, f := range p.readers {
 		f.Close()
 	}
@@ -209,29 +184,20 @@ func (p *logPump) detach() {
 	if p.log != nil {
 		p.log.close()
 	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	for a := range p.attached {
-		a.close()
-	}
 }
 
 // lineSplitter turns a stream into CRI log entries: "TIME STREAM F line", with P for a part of a line.
 type lineSplitter struct {
 	stream  string
+	prefix  []byte
 	pending []byte // a line without its end
 }
 
 func (l *lineSplitter) open() bool { return len(l.pending) > 0 }
 
-// split returns the entries that are complete with data and keeps the rest.
-func (l *lineSplitter) split(data []byte, now time.Time) []byte {
-	prefix := []byte(now.UTC().Format(logTime) + " " + l.stream + " ")
-	out := make([]byte, 0, len(data)+len(l.pending)+4*(len(prefix)+3))
-	emit := func(tag string, line []byte) {
-		out = append(append(append(append(out, prefix...), tag...), ' '), line...)
-		out = append(out, '\n')
-	}
+// split appends the entries that are complete with data to out and keeps the rest.
+func (l *lineSplitter) split(out, data []byte, now time.Time) []byte {
+	l.prefix = append(append(append(now.UTC().AppendFormat(l.prefix[:0], logTime), ' '), l.stream...), ' ')
 	for len(data) > 0 {
 		end := bytes.IndexByte(data, '\n')
 		full := end >= 0
@@ -246,16 +212,21 @@ func (l *lineSplitter) split(data []byte, now time.Time) []byte {
 			l.pending = nil
 		}
 		for len(part) > maxLine {
-			emit("P", part[:maxLine])
+			out = l.entry(out, 'P', part[:maxLine])
 			part = part[maxLine:]
 		}
 		if full {
-			emit("F", part)
+			out = l.entry(out, 'F', part)
 		} else if len(part) > 0 {
 			l.pending = slices.Clone(part)
 		}
 	}
 	return out
+}
+
+func (l *lineSplitter) entry(out []byte, tag byte, line []byte) []byte {
+	out = append(append(append(out, l.prefix...), tag, ' '), line...)
+	return append(out, '\n')
 }
 
 // flush returns the kept part of a line as an entry.
@@ -266,100 +237,4 @@ func (l *lineSplitter) flush(now time.Time, tag string) []byte {
 	line := l.pending
 	l.pending = nil
 	return fmt.Appendf(nil, "%s %s %s %s\n", now.UTC().Format(logTime), l.stream, tag, line)
-}
-
-// logFile is a container's log with rotation by size. A full file is renamed to NAME.TIME and a new one begun;
-// who follows the log notices that the name is another file, reads the old one to its end and goes on.
-type logFile struct {
-	path    string
-	maxSize int64
-	keep    int
-
-	mu   sync.Mutex
-	file *os.File
-	size int64
-}
-
-func openLogFile(path string, maxSize int64, keep int) (*logFile, error) {
-	l := &logFile{path: path, maxSize: maxSize, keep: keep}
-	return l, l.open()
-}
-
-func (l *logFile) open() error {
-	if err := os.MkdirAll(filepath.Dir(l.path), 0o755); err != nil {
-		return err
-	}
-	f, err := os.OpenFile(l.path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o640)
-	if err != nil {
-		return err
-	}
-	st, err := f.Stat()
-	if err != nil {
-		f.Close()
-		return err
-	}
-	l.file, l.size = f, st.Size()
-	return nil
-}
-
-// write appends whole entries in one call. A log that cannot be written must not stop the container: it is
-// tried again with the next entry.
-func (l *logFile) write(entries []byte) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.file != nil && l.size > 0 && l.size+int64(len(entries)) > l.maxSize {
-		l.rotate()
-	}
-	if l.file == nil && l.open() != nil {
-		return
-	}
-	n, err := l.file.Write(entries)
-	l.size += int64(n)
-	if err != nil {
-		l.file.Close()
-		l.file = nil
-	}
-}
-
-// rotate renames the file and removes the oldest beyond those to keep.
-func (l *logFile) rotate() {
-	l.file.Close()
-	l.file = nil
-	if err := os.Rename(l.path, l.path+"."+time.Now().UTC().Format("20060102-150405.000000")); err != nil {
-		return
-	}
-	old := rotated(l.path)
-	for len(old) > l.keep-1 {
-		_ = os.Remove(old[0])
-		old = old[1:]
-	}
-}
-
-// rotated are a log's earlier files, oldest first.
-func rotated(path string) []string {
-	old, err := filepath.Glob(path + ".*")
-	if err != nil {
-		return nil
-	}
-	slices.Sort(old)
-	return old
-}
-
-func (l *logFile) close() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.file != nil {
-		l.file.Close()
-		l.file = nil
-	}
-}
-
-func removeLogs(path string) {
-	if path == "" {
-		return
-	}
-	for _, old := range rotated(path) {
-		_ = os.Remove(old)
-	}
-	_ = os.Remove(path)
 }

@@ -132,8 +132,13 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	logSize, err := n.o.containerLogs()
+	if err != nil {
+		return err
+	}
 	containers, err := runtime.New(runtime.Config{
-		Layout: n.o.layout, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary})
+		Layout: n.o.layout, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary,
+		LogSize: logSize, LogFiles: n.o.logFiles})
 	if err != nil {
 		return err
 	}

@@ -68,6 +68,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 		do("remove "+l.Run, os.RemoveAll(l.Run))
 	}
 	if purge && unmounted == nil {
+		do("remove the containers' logs", removeContainerLogs(l)) // those that are not below the data folder
 		do("remove "+l.Data, os.RemoveAll(l.Data))
 		do("remove the kubeconfig", removeKubeconfig(o.kubeconfigOut))
 	}
@@ -76,6 +77,37 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	}
 	fmt.Fprintln(out, "Coracle is down.")
 	return nil
+}
+
+// removeContainerLogs removes the logs of this cluster's pods, which are those that it keeps a folder of, and the links to them.
+// The folders may be another kubelet's too.
+func removeContainerLogs(l paths.Layout) error {
+	pods, err := os.ReadDir(l.Pods())
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	var errs []error
+	for _, pod := range pods {
+		dirs, err := filepath.Glob(filepath.Join(l.PodLogs(), "*_"+pod.Name()))
+		errs = append(errs, err)
+		for _, dir := range dirs {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	links, err := filepath.Glob(filepath.Join(l.ContainerLogs(), "*.log"))
+	for _, link := range links {
+		to, lerr := os.Readlink(link)
+		if lerr != nil || filepath.Dir(filepath.Dir(filepath.Dir(to))) != l.PodLogs() {
+			continue
+		}
+		if _, serr := os.Stat(link); errors.Is(serr, fs.ErrNotExist) {
+			errs = append(errs, os.Remove(link))
+		}
+	}
+	for _, dir := range []string{l.PodLogs(), l.ContainerLogs()} {
+		_ = os.Remove(dir) // fails where others use it
+	}
+	return errors.Join(append(errs, err)...)
 }
 
 // removeKubeconfig removes the file, and its folder if that was ours alone.

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+	"k8s.io/apimachinery/pkg/api/resource"
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
@@ -51,6 +52,8 @@ type options struct {
 	nodeIP     string
 	nodeLabels map[string]string
 	containerd string
+	logSize    string // of a container's log file
+	logFiles   int
 
 	metrics string
 	// schedulerConfig is a KubeSchedulerConfiguration file.
@@ -109,6 +112,8 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "the node's name (default: the host's name, in lower case)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address (default: that of the default route)")
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels for the node, as disk=ssd,rack=2")
+	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
+	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
 }
 
@@ -311,10 +316,25 @@ func (o *options) check() error {
 			return err
 		}
 	}
+	if _, err := o.containerLogs(); o.logSize != "" && err != nil {
+		return err
+	}
 	if o.nodeName != "" {
 		if problems := validation.IsDNS1123Subdomain(o.nodeName); len(problems) > 0 {
 			return usage("--node-name %q: %s", o.nodeName, problems[0])
 		}
 	}
 	return nil
+}
+
+// containerLogs is the size in bytes at which a container's log is rotated. Its limits are the kubelet's.
+func (o *options) containerLogs() (int64, error) {
+	size, err := resource.ParseQuantity(o.logSize)
+	if err != nil {
+		return 0, usage("--container-log-max-size %q: %w", o.logSize, err)
+	}
+	if o.logFiles <= 1 {
+		return 0, usage("--container-log-max-files %d: must be greater than 1", o.logFiles)
+	}
+	return size.Value(), nil
 }

@@ -45,8 +45,19 @@ func (l Layout) Agent() string { return l.data("agent") }
 // Pods holds each pod's volumes and files, by UID (Pods/UID/volumes/..., Pods/UID/etc-hosts).
 func (l Layout) Pods() string { return l.data("agent", "pods") }
 
-// PodLogs holds log files as NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log.
-func (l Layout) PodLogs() string { return l.data("agent", "logs") }
+// PodLogs holds log files as NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log: where log routers expect them with the default
+// layout, else below Data.
+func (l Layout) PodLogs() string { return l.nodeLogs("pods") }
+
+// ContainerLogs holds links to them as POD_NAMESPACE_CONTAINER-ID.log.
+func (l Layout) ContainerLogs() string { return l.nodeLogs("containers") }
+
+func (l Layout) nodeLogs(kind string) string {
+	if l.Data == DefaultData {
+		return filepath.Join("/var/log", kind)
+	}
+	return l.data("log", kind)
+}
 
 // Containerd is containerd's root; its state is ContainerdState.
 func (l Layout) Containerd() string { return l.data("agent", "containerd") }
