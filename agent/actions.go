@@ -171,7 +171,7 @@ func (w *worker) stopContainer(ctx context.Context, pod *v1.Pod, act lifecycle.A
 	}
 	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Killing", "%s", act.Message)
 	left := act.Grace
-	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil {
+	if c.Lifecycle != nil && c.Lifecycle.PreStop != nil && !act.NoHook && w.firstStop(act.ID) {
 		began := time.Now()
 		hook, cancel := context.WithTimeout(ctx, act.Grace)
 		err := w.a.runHook(hook, c.Lifecycle.PreStop, w.hookTarget(pod, c, act.ID))
@@ -187,6 +187,15 @@ func (w *worker) stopContainer(ctx context.Context, pod *v1.Pod, act lifecycle.A
 		return err
 	}
 	return w.a.cfg.Containers.Stop(ctx, act.ID, left)
+}
+
+// firstStop tells whether the instance was not told to stop before: a grace that has become shorter starts no hook again.
+func (w *worker) firstStop(id string) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	first := !w.stopping[id]
+	w.stopping[id] = true
+	return first
 }
 
 // removeContainer removes a dead instance, with its last words.

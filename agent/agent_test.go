@@ -231,7 +231,7 @@ func TestGracefulDeletionWithHooks(t *testing.T) {
 		t.Fatal(err)
 	}
 	e.await("web gone", func() bool { return e.pod("web") == nil })
-	want := []string{"sandbox web", "start web/app-0", "exec web/app [hello]", "exec web/app [bye]", "stop web/app-0", "exec web/app [bye]",
+	want := []string{"sandbox web", "start web/app-0", "exec web/app [hello]", "exec web/app [bye]", "stop web/app-0",
 		"stop web/app-0", "exit web/app-0 137", "remove web/app-0", "unsandbox web"}
 	if got := e.node.transcript(); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)

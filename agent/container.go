@@ -72,6 +72,10 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Contain
 	if err != nil {
 		return cfg, err
 	}
+	target, err := w.target(pod, c)
+	if err != nil {
+		return cfg, err
+	}
 	facts := w.facts()
 	hostname, err := podspec.KernelHostname(pod, w.a.cfg.ClusterDomain)
 	if err != nil {
@@ -86,7 +90,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Contain
 	}
 	in := podspec.Input{Pod: pod, Container: c, Attempt: act.Attempt, Backoff: act.Backoff, Image: img, ImageName: name, Sources: src, Facts: facts,
 		Capacity: w.a.memory(), Hostname: hostname, LogPath: podspec.LogPath(w.a.cfg.Layout.PodLogs(), pod, c.Name, act.Attempt),
-		Seccomp: w.a.seccompProfile}
+		Seccomp: w.a.seccompProfile, Target: target}
 	cfg, warnings, err := podspec.Container(in)
 	if err != nil {
 		return cfg, err

@@ -34,6 +34,11 @@ func fieldPath(pod *v1.Pod, name string) string {
 			return fmt.Sprintf("spec.initContainers{%s}", name)
 		}
 	}
+	for i := range pod.Spec.EphemeralContainers {
+		if pod.Spec.EphemeralContainers[i].Name == name {
+			return fmt.Sprintf("spec.ephemeralContainers{%s}", name)
+		}
+	}
 	return fmt.Sprintf("spec.containers{%s}", name)
 }
 
@@ -62,6 +67,7 @@ func backOffEvents(pod *v1.Pod, old, now *v1.PodStatus) []note {
 	}
 	each(old.InitContainerStatuses, now.InitContainerStatuses)
 	each(old.ContainerStatuses, now.ContainerStatuses)
+	each(old.EphemeralContainerStatuses, now.EphemeralContainerStatuses)
 	return out
 }
 

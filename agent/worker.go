@@ -34,6 +34,7 @@ type worker struct {
 	cancels  map[string]context.CancelFunc // of the actions in flight
 	messages map[string]string             // termination messages, by container ID
 	watched  map[string]bool               // container IDs with probes
+	stopping map[string]bool               // container IDs whose preStop hook has begun
 	report   report
 }
 
@@ -42,6 +43,7 @@ func newWorker(a *Agent, pod *v1.Pod) *worker {
 		a: a, ref: podspec.Ref(pod), wake: make(chan struct{}, 1),
 		log:    a.cfg.Log.With("pod", pod.Namespace+"/"+pod.Name),
 		images: map[string]runtime.Image{}, cancels: map[string]context.CancelFunc{}, messages: map[string]string{}, watched: map[string]bool{},
+		stopping: map[string]bool{},
 		state: lifecycle.State{
 			Pod: pod, Last: *pod.Status.DeepCopy(), Images: map[string]string{}, Health: map[string]lifecycle.Health{},
 			Hooks: map[string]lifecycle.Hook{}, Failed: map[string]lifecycle.Failure{}, InFlight: map[string]lifecycle.Action{},
@@ -252,6 +254,7 @@ func (w *worker) observe() {
 	for id := range w.messages {
 		if !present[id] {
 			delete(w.messages, id)
+			delete(w.stopping, id)
 			delete(s.Hooks, id)
 		}
 	}
@@ -380,6 +383,11 @@ func containerSpec(pod *v1.Pod, name string) *v1.Container {
 			if list[i].Name == name {
 				return &list[i]
 			}
+		}
+	}
+	for i := range pod.Spec.EphemeralContainers {
+		if e := &pod.Spec.EphemeralContainers[i]; e.Name == name {
+			return lifecycle.Ephemeral(e)
 		}
 	}
 	return nil

@@ -22,6 +22,9 @@ func (d *decision) conditions(out *v1.PodStatus) []v1.PodCondition {
 		// Bound by whoever made it: there was no scheduler to say so.
 		own = append(own, condition(v1.PodScheduled, true, "", ""))
 	}
+	if c, ok := d.restarting(out.Phase); ok {
+		own = append(own, c)
+	}
 	for i := range own {
 		own[i].ObservedGeneration = d.Pod.Generation
 		own[i].LastTransitionTime = seconds(d.Now)

@@ -30,52 +30,14 @@ func (d *decision) newest(name string) *Container {
 	return nil
 }
 
-// current is the newest attempt if it belongs to the sandbox of now. Where the sandbox was lost, only what
+// current is the newest attempt if it belongs to the sandbox of now, and not to what is started anew as a whole. Where the sandbox was lost, only what
 // ended before counts, and it counts for nothing once there is a new one.
 func (d *decision) current(name string) *Container {
 	c := d.newest(name)
-	if c == nil || d.Sandbox == nil || c.CreatedAt.Before(d.Sandbox.CreatedAt) {
+	if c == nil || d.Sandbox == nil || c.CreatedAt.Before(d.Sandbox.CreatedAt) || d.replaced(c) {
 		return nil
 	}
 	return c
-}
-
-// shouldRestart applies the restart policies to an instance that has exited.
-func (d *decision) shouldRestart(c *v1.Container, sidecar bool, exit int32) bool {
-	if sidecar {
-		return true
-	}
-	if c.RestartPolicy != nil {
-		for _, rule := range c.RestartPolicyRules {
-			if rule.Action == v1.ContainerRestartRuleActionRestart && ruleMatches(rule, exit) {
-				return true
-			}
-		}
-		return d.byPolicy(c, v1.RestartPolicy(*c.RestartPolicy), exit)
-	}
-	return d.byPolicy(c, d.Pod.Spec.RestartPolicy, exit)
-}
-
-func ruleMatches(rule v1.ContainerRestartRule, exit int32) bool {
-	if rule.ExitCodes == nil {
-		return false
-	}
-	in := slices.Contains(rule.ExitCodes.Values, exit)
-	return in == (rule.ExitCodes.Operator == v1.ContainerRestartRuleOnExitCodesOpIn)
-}
-
-// byPolicy: an init container that has succeeded is done, whatever the policy.
-func (d *decision) byPolicy(c *v1.Container, p v1.RestartPolicy, exit int32) bool {
-	if exit == 0 && d.isInit(c.Name) {
-		return false
-	}
-	switch p {
-	case v1.RestartPolicyNever:
-		return false
-	case v1.RestartPolicyOnFailure:
-		return exit != 0
-	}
-	return true
 }
 
 // ended: the newest instance has exited and is not to be replaced, whichever sandbox it was in.
@@ -85,7 +47,7 @@ func (d *decision) ended(c *v1.Container) bool {
 		st := find(d.Last.ContainerStatuses, c.Name)
 		return st != nil && st.State.Terminated != nil && !d.shouldRestart(c, false, st.State.Terminated.ExitCode)
 	}
-	return n.State == Exited && !d.shouldRestart(c, false, n.ExitCode)
+	return n.State == Exited && !d.replaced(n) && !d.shouldRestart(c, false, n.ExitCode)
 }
 
 // completed: the pod has come to its own end: every container has ended, or an init container failed for good.
@@ -99,7 +61,7 @@ func (d *decision) completed() bool {
 func (d *decision) initFailed() bool {
 	return slices.ContainsFunc(d.Pod.Spec.InitContainers, func(c v1.Container) bool {
 		n := d.newest(c.Name)
-		return n != nil && n.State == Exited && n.ExitCode != 0 && !IsSidecar(&c) && !d.shouldRestart(&c, false, n.ExitCode)
+		return n != nil && n.State == Exited && n.ExitCode != 0 && !IsSidecar(&c) && !d.replaced(n) && !d.shouldRestart(&c, false, n.ExitCode)
 	})
 }
 
@@ -151,8 +113,8 @@ func (d *decision) container(c *v1.Container, sidecar bool) {
 		return
 	}
 	if prev := d.newest(c.Name); prev != nil && prev.State == Exited {
-		// An init container of a lost sandbox runs again, whatever came of it there.
-		again := cur == nil && d.isInit(c.Name)
+		// An init container of a lost sandbox runs again, whatever came of it there; so do all that are started anew together.
+		again := cur == nil && d.isInit(c.Name) || d.replaced(prev)
 		if !again && !d.shouldRestart(c, sidecar, prev.ExitCode) {
 			return
 		}
@@ -172,7 +134,7 @@ func (d *decision) container(c *v1.Container, sidecar bool) {
 // delay before the instance prev is replaced. One that ended with its sandbox, or has another image by now, did not crash.
 func (d *decision) delay(c *v1.Container, prev *Container) time.Duration {
 	lost := d.Sandbox != nil && prev.CreatedAt.Before(d.Sandbox.CreatedAt)
-	if lost || imageChanged(c, prev) {
+	if lost || d.replaced(prev) && !d.asksForAll(prev) || imageChanged(c, prev) {
 		return 0
 	}
 	return crashDelay(prev)
@@ -267,7 +229,7 @@ func (d *decision) probeGrace(p *v1.Probe) time.Duration {
 	return d.grace()
 }
 
-// pruneDead removes dead instances beyond the newest one of each container.
+// pruneDead removes dead instances beyond the newest one of each container, and not the one for which all are still to start anew.
 func (d *decision) pruneDead() {
 	kept := map[string]bool{}
 	for i := range d.Containers {
@@ -275,7 +237,7 @@ func (d *decision) pruneDead() {
 		if c.State != Exited {
 			continue
 		}
-		if kept[c.Name] {
+		if kept[c.Name] && !(c.FinishedAt.Equal(d.anew) && d.awaitsRestart()) {
 			d.try(Action{Kind: RemoveContainer, Container: c.Name, ID: c.ID, Attempt: c.Attempt})
 		}
 		kept[c.Name] = true

@@ -27,6 +27,9 @@ func (d *decision) phase(out *v1.PodStatus) (v1.PodPhase, string, string) {
 }
 
 func (d *decision) summary(out *v1.PodStatus, over bool) v1.PodPhase {
+	if !over && d.Last.Phase == v1.PodRunning && d.awaitsRestart() {
+		return v1.PodRunning // also while init containers run once more
+	}
 	pending, failed := d.initPhase(out)
 	if failed {
 		return v1.PodFailed

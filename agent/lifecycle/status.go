@@ -3,6 +3,7 @@ package lifecycle
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -18,6 +19,7 @@ func (d *decision) status() v1.PodStatus {
 	d.addresses(&out)
 	out.InitContainerStatuses = d.initStatuses()
 	out.ContainerStatuses = d.statuses()
+	out.EphemeralContainerStatuses = d.ephemeralStatuses()
 	out.Phase, out.Reason, out.Message = d.phase(&out)
 	if out.QOSClass == "" {
 		out.QOSClass = QOSClass(&d.Pod.Spec)
@@ -125,6 +127,7 @@ func (d *decision) containerStatus(c *v1.Container, prev *v1.ContainerStatus) v1
 	if d.plan.Stage >= Terminated {
 		d.concludeUnknown(c, &st)
 	}
+	d.keepEnd(c, prev, &st)
 	return st
 }
 
@@ -140,9 +143,15 @@ func (d *decision) withoutInstance(c *v1.Container, prev *v1.ContainerStatus, st
 	case prev.State.Terminated != nil:
 		st.LastTerminationState = prev.State
 	case prev.State.Running != nil:
-		st.LastTerminationState = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
+		lost := v1.ContainerState{Terminated: &v1.ContainerStateTerminated{
 			Reason: ReasonStatusUnknown, ExitCode: 137, ContainerID: prev.ContainerID,
 			Message: "The container could not be located when the pod was deleted.  The container used to be Running"}}
+		if d.isEphemeral(c.Name) {
+			*st = *prev.DeepCopy()
+			st.State = lost
+		} else {
+			st.LastTerminationState = lost
+		}
 	}
 }
 
@@ -164,6 +173,9 @@ func (d *decision) fromInstance(c *v1.Container, prev *v1.ContainerStatus, n *Co
 	}
 	st.ImageID = n.ImageID
 	st.ContainerID = containerID(n.ID)
+	if n.User != nil {
+		st.User = &v1.ContainerUser{Linux: n.User}
+	}
 	if before := d.before(n); before != nil {
 		st.LastTerminationState = terminated(before)
 	} else if prev != nil && prev.ContainerID != st.ContainerID && prev.State.Terminated != nil {
@@ -233,8 +245,13 @@ func containerID(id string) string {
 	if id == "" {
 		return ""
 	}
-	return "containerd://" + id
+	return idScheme + id
 }
+
+// instanceID is the runtime's part of a container ID as a status has it.
+func instanceID(id string) string { return strings.TrimPrefix(id, idScheme) }
+
+const idScheme = "containerd://"
 
 func (d *decision) defaultWaiting(c *v1.Container) *v1.ContainerStateWaiting {
 	if len(d.Pod.Spec.InitContainers) > 0 && (d.isInit(c.Name) || !d.initialized()) {
@@ -248,7 +265,7 @@ func (d *decision) explainWaiting(c *v1.Container, n *Container, st *v1.Containe
 	if st.State.Running != nil {
 		return
 	}
-	if t := st.State.Terminated; t != nil && !d.shouldRestart(c, IsSidecar(c), t.ExitCode) {
+	if t := st.State.Terminated; t != nil && !d.shouldRestart(c, IsSidecar(c), t.ExitCode) && (n == nil || !d.replaced(n)) {
 		return
 	}
 	why := d.whyWaiting(c, n)
@@ -289,7 +306,7 @@ func FullName(p *v1.Pod) string {
 // concludeUnknown: a pod that has ended has no container that still waits or runs.
 func (d *decision) concludeUnknown(c *v1.Container, st *v1.ContainerStatus) {
 	st.Ready = st.Ready && st.State.Terminated != nil
-	if st.State.Terminated != nil || d.isInit(c.Name) && !IsSidecar(c) || d.neverInitialized() {
+	if st.State.Terminated != nil || d.isInit(c.Name) && !IsSidecar(c) || d.isEphemeral(c.Name) || d.neverInitialized() {
 		return
 	}
 	st.State = v1.ContainerState{Terminated: &v1.ContainerStateTerminated{

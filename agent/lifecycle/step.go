@@ -13,6 +13,7 @@ import (
 func Step(s State) Plan {
 	d := &decision{State: normalize(s)}
 	d.plan = Plan{Stage: s.Stage, Since: s.Since, Rejection: s.Rejection}
+	d.anew = d.anewSince()
 	d.advance()
 	switch d.plan.Stage {
 	case Syncing:
@@ -36,11 +37,13 @@ type decision struct {
 	plan Plan
 	// blocked: a container earlier in order is on its way; those after it wait to be started.
 	blocked bool
+	// anew is since when instances count, where all containers were to be started anew.
+	anew time.Time
 }
 
 // normalize sorts the containers by attempt, newest first, and settles states the rest need not know.
 func normalize(s State) State {
-	s.Containers = slices.Clone(s.Containers)
+	s.Containers = asReported(slices.Clone(s.Containers), &s.Last)
 	slices.SortStableFunc(s.Containers, func(a, b Container) int { return cmp.Compare(b.Attempt, a.Attempt) })
 	for i := range s.Containers {
 		c := &s.Containers[i]
@@ -140,6 +143,7 @@ func (d *decision) sync() {
 	if d.Sandbox == nil || !d.Sandbox.Networked {
 		d.try(Action{Kind: CreateSandbox, Recreate: d.Sandbox == nil && len(d.Containers) > 0})
 	}
+	d.ephemeralContainers()
 	if d.initContainers() {
 		for i := range d.Pod.Spec.Containers {
 			d.container(&d.Pod.Spec.Containers[i], false)
@@ -148,18 +152,28 @@ func (d *decision) sync() {
 	d.pruneDead()
 }
 
-// stopStale stops what runs in a sandbox that was lost; only then there is a new one.
+// stopStale stops what runs in a sandbox that was lost, or from before all were to be started anew; only then there is
+// something new. Where all start anew, that is fast: no hook and no grace.
 func (d *decision) stopStale() bool {
 	stale := false
 	for i := range d.Containers {
 		c := &d.Containers[i]
-		if c.State != Running || d.current(c.Name) != nil && d.newest(c.Name) == c {
+		if c.State != Running || d.isCurrent(c) {
 			continue
 		}
 		stale = true
-		d.stop(c, "Pod sandbox changed, it will be killed and re-created.", d.grace())
+		if d.Sandbox != nil && d.replaced(c) {
+			d.stopWith(Action{Message: "Container " + c.Name + " is restarted with all containers of the pod", NoHook: true}, c)
+		} else {
+			d.stop(c, "Pod sandbox changed, it will be killed and re-created.", d.grace())
+		}
 	}
 	return stale
+}
+
+// isCurrent: the instance is the one to run now.
+func (d *decision) isCurrent(c *Container) bool {
+	return d.current(c.Name) != nil && d.newest(c.Name) == c
 }
 
 // terminate stops what runs: the regular containers first, then sidecars in reverse order, one after another.
@@ -209,10 +223,13 @@ func (d *decision) anyInFlight() bool { return len(d.InFlight) > 0 || len(d.plan
 
 // stop plans the end of one instance. A stop under way is cut short where the grace has become shorter.
 func (d *decision) stop(c *Container, message string, grace time.Duration) {
-	a := Action{Kind: StopContainer, Container: c.Name, ID: c.ID, Attempt: c.Attempt, Grace: grace, Message: message,
-		Deadline: d.Now.Add(grace)}
+	d.stopWith(Action{Grace: grace, Message: message}, c)
+}
+
+func (d *decision) stopWith(a Action, c *Container) {
+	a.Kind, a.Container, a.ID, a.Attempt, a.Deadline = StopContainer, c.Name, c.ID, c.Attempt, d.Now.Add(a.Grace)
 	if under, ok := d.InFlight[a.Key()]; ok {
-		if a.Deadline.Before(under.Deadline) && grace < under.Grace {
+		if a.Deadline.Before(under.Deadline) && a.Grace < under.Grace {
 			d.plan.Cancel = append(d.plan.Cancel, a.Key())
 		}
 		return

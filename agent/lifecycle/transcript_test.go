@@ -122,6 +122,9 @@ func (s *sim) command(t *testing.T, f []string) {
 				c.Image = f[2]
 			}
 		}
+	case "debug": // debug NAME: an ephemeral container is added
+		s.Pod.Spec.EphemeralContainers = append(s.Pod.Spec.EphemeralContainers,
+			v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: f[1], Image: "demo:v1"}})
 	case "delete": // delete SECONDS
 		g, _ := strconv.ParseInt(f[1], 10, 64)
 		now := metav1.NewTime(s.Now)
@@ -139,6 +142,9 @@ func (s *sim) command(t *testing.T, f []string) {
 		s.Sandbox = nil
 		s.restartAgent()
 	case "restart-agent":
+		s.restartAgent()
+	case "runtime": // runtime NAME created|exited CODE|gone: what the runtime knows of the newest instance, when the agent is back
+		s.misremember(f[1], f[2:])
 		s.restartAgent()
 	default:
 		t.Fatalf("unknown command %v", f)
@@ -177,6 +183,21 @@ func (s *sim) restartAgent() {
 	s.Stage, s.Since, s.Rejection, s.VolumesReady, s.Purged, s.Reclaimed = Syncing, time.Time{}, nil, false, false, false
 	s.Images, s.Health, s.Failed, s.InFlight = map[string]string{}, map[string]Health{}, map[string]Failure{}, map[string]Action{}
 	s.Last = s.Pod.Status
+}
+
+// misremember makes the runtime's memory of the newest instance another one.
+func (s *sim) misremember(name string, what []string) {
+	c := s.last(name)
+	switch what[0] {
+	case "created":
+		c.State, c.StartedAt, c.FinishedAt, c.ExitCode = Created, time.Time{}, time.Time{}, 0
+	case "exited":
+		code, _ := strconv.Atoi(what[1])
+		c.State, c.ExitCode, c.Reason, c.FinishedAt = Exited, int32(code), "Unknown", s.Now
+	case "gone":
+		id := c.ID
+		s.Containers = slices.DeleteFunc(s.Containers, func(c Container) bool { return c.ID == id })
+	}
 }
 
 func (s *sim) last(name string) *Container {
@@ -277,6 +298,10 @@ func (s *sim) perform(a Action) {
 
 func (s *sim) start(a Action) {
 	delete(s.Images, a.Container)
+	if c := s.last(a.Container); c != nil && c.State == Created && c.Attempt == a.Attempt {
+		c.State, c.StartedAt = Running, s.Now
+		return
+	}
 	image := ""
 	for _, c := range slices.Concat(s.Pod.Spec.InitContainers, s.Pod.Spec.Containers) {
 		if c.Name == a.Container {
@@ -294,7 +319,7 @@ func show(st *v1.PodStatus) string {
 	if st.Reason != "" {
 		fmt.Fprintf(&b, " (%s: %s)", st.Reason, st.Message)
 	}
-	for _, c := range slices.Concat(st.InitContainerStatuses, st.ContainerStatuses) {
+	for _, c := range slices.Concat(st.InitContainerStatuses, st.ContainerStatuses, st.EphemeralContainerStatuses) {
 		fmt.Fprintf(&b, "\n         %s: %s", c.Name, showState(c.State))
 		if c.Ready {
 			b.WriteString(" ready")

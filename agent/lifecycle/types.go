@@ -60,6 +60,8 @@ type Container struct {
 	Backoff time.Duration
 	// Grace is the pod's termination grace period when this instance was made; negative if not known.
 	Grace time.Duration
+	// User is who its first process runs as; nil if not known.
+	User *v1.LinuxContainerUser
 }
 
 // Sandbox is what the pod's containers share.
@@ -166,6 +168,7 @@ type Action struct {
 	Grace     time.Duration // StopContainer: from its start to SIGKILL
 	Deadline  time.Time     // StopContainer: when the grace ends
 	Message   string        // StopContainer: why, for the Killing event
+	NoHook    bool          // StopContainer: without its preStop hook
 	Purge     bool
 	Recreate  bool // CreateSandbox: one existed before
 }
@@ -188,6 +191,9 @@ func (a Action) String() string {
 		s += fmt.Sprintf(" attempt=%d backoff=%s", a.Attempt, a.Backoff)
 	case StopContainer:
 		s += fmt.Sprintf(" grace=%s %q", a.Grace, a.Message)
+		if a.NoHook {
+			s += " without hook"
+		}
 	case Reclaim:
 		s += fmt.Sprintf(" purge=%t", a.Purge)
 	case CreateSandbox:

@@ -46,6 +46,8 @@ type Input struct {
 	Mounts  []runtime.Mount
 	LogPath string
 	Seccomp SeccompLoader
+	// Target is the ID of the container whose processes an ephemeral one is to see; empty is none.
+	Target string
 }
 
 // Container builds the runtime's configuration. Its errors are of the pod's making: CreateContainerConfigError.
@@ -73,7 +75,7 @@ func Container(in Input) (cfg runtime.ContainerConfig, warnings []string, err er
 		Resources:  Resources(pod, c, in.Capacity),
 		Security:   sec,
 		TTY:        c.TTY, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
-		LogPath: in.LogPath,
+		LogPath: in.LogPath, ProcessesOf: in.Target,
 		Labels: map[string]string{LabelImage: c.Image, LabelBackoff: in.Backoff.String(),
 			LabelGrace: strconv.FormatInt(gracePeriod(pod), 10), LabelMessage: MessagePath(c),
 			LabelImageName: in.ImageName, LabelImageID: imageID(in.Image, in.ImageName)},
@@ -150,6 +152,10 @@ func Observed(c runtime.Container) lifecycle.Container {
 	}
 	if g, err := strconv.ParseInt(c.Labels[LabelGrace], 10, 64); err == nil {
 		out.Grace = time.Duration(g) * time.Second
+	}
+	out.User = &v1.LinuxContainerUser{UID: int64(c.User.UID), GID: int64(c.User.GID)}
+	for _, g := range c.User.Groups {
+		out.User.SupplementalGroups = append(out.User.SupplementalGroups, int64(g))
 	}
 	return out
 }

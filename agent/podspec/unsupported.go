@@ -21,8 +21,6 @@ func Unsupported(pod *v1.Pod) *Refusal {
 		return refuse("user namespaces (hostUsers: false) are not supported on this node")
 	case len(spec.ResourceClaims) > 0:
 		return refuse("resourceClaims are not supported on this node")
-	case len(spec.EphemeralContainers) > 0:
-		return refuse("ephemeral containers are not supported on this node")
 	}
 	if s := spec.SecurityContext; s != nil {
 		if r := appArmor(s.AppArmorProfile); r != nil {
@@ -34,7 +32,7 @@ func Unsupported(pod *v1.Pod) *Refusal {
 	}
 	for _, list := range [][]v1.Container{spec.InitContainers, spec.Containers} {
 		for i := range list {
-			if r := unsupportedContainer(&list[i]); r != nil {
+			if r := UnsupportedContainer(&list[i]); r != nil {
 				return r
 			}
 		}
@@ -53,12 +51,8 @@ func appArmor(p *v1.AppArmorProfile) *Refusal {
 	return &Refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
 }
 
-func unsupportedContainer(c *v1.Container) *Refusal {
-	for _, rule := range c.RestartPolicyRules {
-		if rule.Action != v1.ContainerRestartRuleActionRestart {
-			return refuse("container %s: restart rule action %s is not supported on this node", c.Name, rule.Action)
-		}
-	}
+// UnsupportedContainer finds the first thing that one container asks for and this node cannot give.
+func UnsupportedContainer(c *v1.Container) *Refusal {
 	for _, p := range c.Ports {
 		if p.HostPort > 0 && p.HostIP != "" && p.HostIP != "0.0.0.0" && p.HostIP != "::" {
 			return refuse("container %s: hostIP %s of port %d is not supported on this node", c.Name, p.HostIP, p.ContainerPort)

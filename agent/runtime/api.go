@@ -95,7 +95,15 @@ type ContainerConfig struct {
 	StdinOnce     bool
 	LogPath       string // file in CRI format; empty: no log
 	StopSignal    string
-	Labels        map[string]string // further labels, returned by List
+	// ProcessesOf is the ID of a running container whose PID namespace this one joins; empty: one of its own, or the pod's.
+	ProcessesOf string
+	Labels      map[string]string // further labels, returned by List
+}
+
+// User is who a container's first process runs as.
+type User struct {
+	UID, GID uint32
+	Groups   []uint32 `json:",omitempty"` // supplementary
 }
 
 // State of a container.
@@ -127,6 +135,7 @@ type Container struct {
 	ImageID         string // digest form
 	LogPath         string
 	Cgroup          string
+	User            User
 	Labels          map[string]string
 }
 

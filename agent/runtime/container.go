@@ -43,11 +43,12 @@ type meta struct {
 	Attempt          int
 	ImageRef         string
 	ImageID          string
-	LogPath          string            `json:",omitempty"`
-	StopSignal       string            `json:",omitempty"`
-	TTY              bool              `json:",omitempty"`
-	Stdin, StdinOnce bool              `json:",omitempty"`
-	Cgroup           string            `json:",omitempty"`
+	LogPath          string `json:",omitempty"`
+	StopSignal       string `json:",omitempty"`
+	TTY              bool   `json:",omitempty"`
+	Stdin, StdinOnce bool   `json:",omitempty"`
+	Cgroup           string `json:",omitempty"`
+	User             User
 	Labels           map[string]string `json:",omitempty"`
 	// Boot is the machine's boot in which the container was created: in another one it cannot be started any more.
 	Boot string `json:",omitempty"`
@@ -101,6 +102,9 @@ func (r *Runtime) Create(ctx context.Context, cfg ContainerConfig) (id string, e
 		return "", fmt.Errorf("failed to resolve image %q: %w", cfg.Image, err)
 	}
 	in := specInput{id: id, cfg: cfg, sandbox: sandbox.Config, dir: dir, image: image, oomMin: r.oomMin}
+	if in.processes, err = r.processesOf(ctx, cfg); err != nil {
+		return "", err
+	}
 	if err := in.gather(); err != nil {
 		return "", err
 	}
@@ -129,6 +133,23 @@ func (r *Runtime) Create(ctx context.Context, cfg ContainerConfig) (id string, e
 	return id, nil
 }
 
+// processesOf is the PID namespace of the container whose processes are to be seen; empty is none.
+func (r *Runtime) processesOf(ctx context.Context, cfg ContainerConfig) (string, error) {
+	if cfg.ProcessesOf == "" {
+		return "", nil
+	}
+	c, err := r.get(ctx, cfg.ProcessesOf)
+	if err != nil {
+		return "", fmt.Errorf("failed to get the target container of %q: %w", cfg.Name, err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if c.meta.Pod.UID != cfg.Pod.UID || c.state != StateRunning {
+		return "", fmt.Errorf("the target container of %q does not run", cfg.Name)
+	}
+	return fmt.Sprintf("/proc/%d/ns/pid", c.pid), nil
+}
+
 func wrapConfig(err error) error {
 	var config *ConfigError
 	if errors.As(err, &config) {
@@ -145,7 +166,7 @@ func metaOf(cfg ContainerConfig, image Rootfs, spec *specs.Spec) meta {
 	m := meta{
 		Pod: cfg.Pod, Name: cfg.Name, Attempt: cfg.Attempt, ImageRef: ref, ImageID: image.ImageID, LogPath: cfg.LogPath,
 		StopSignal: cfg.StopSignal, TTY: cfg.TTY, Stdin: cfg.Stdin, StdinOnce: cfg.StdinOnce, Cgroup: spec.Linux.CgroupsPath, Labels: cfg.Labels,
-		Boot: bootID(),
+		Boot: bootID(), User: User{UID: spec.Process.User.UID, GID: spec.Process.User.GID, Groups: spec.Process.User.AdditionalGids},
 	}
 	if m.StopSignal == "" {
 		m.StopSignal = image.Config.StopSignal

@@ -43,6 +43,9 @@ func TestUnrecordedEndIsNotForgotten(t *testing.T) {
 	if r.startedAt(c).IsZero() {
 		t.Error("nothing tells the next agent that the container has run")
 	}
+	if end, ok := r.unrecordedEnd(c); !ok || end.ExitCode != 137 {
+		t.Errorf("nothing tells the next agent how it ended: %+v", end)
+	}
 	if _, err := os.Stat(pipe); err == nil {
 		t.Error("its pipe is left behind")
 	}

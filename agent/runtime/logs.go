@@ -46,7 +46,9 @@ func (r *Runtime) makeFIFOs(c *container) (stdin, stdout, stderr string, err err
 // removeFIFOs removes the pipes, and the note that the container was started.
 func (r *Runtime) removeFIFOs(c *container) {
 	r.removePipes(c)
-	_ = os.Remove(r.ioPath(c.meta.Pod.UID, c.id, "started"))
+	for _, note := range []string{"started", "ended"} {
+		_ = os.Remove(r.ioPath(c.meta.Pod.UID, c.id, note))
+	}
 }
 
 func (r *Runtime) removePipes(c *container) {

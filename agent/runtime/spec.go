@@ -49,6 +49,8 @@ type specInput struct {
 	v2      bool     // cgroup v2
 	allCaps []string // what a privileged container gets
 	devices []specs.LinuxDevice
+	// processes is the path of the PID namespace to join in place of one of its own, if set.
+	processes string
 }
 
 // gather reads what of the machine goes into a spec.
@@ -247,6 +249,8 @@ func joinedNamespaces(in specInput) []specs.LinuxNamespace {
 		join(specs.IPCNamespace, "ipc")
 	}
 	switch {
+	case in.processes != "":
+		out = append(out, specs.LinuxNamespace{Type: specs.PIDNamespace, Path: in.processes})
 	case in.sandbox.HostPID:
 	case in.sandbox.ShareProcess:
 		join(specs.PIDNamespace, "pid")

@@ -91,16 +91,22 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 		return err
 	}
 	started := r.startedAt(c)
+	end, known := r.unrecordedEnd(c)
 	switch {
-	case err != nil && started.IsZero() && c.meta.Boot == bootID():
+	case err != nil && !known && started.IsZero() && c.meta.Boot == bootID():
 		c.state = StateCreated
 	case err != nil:
 		// It was started and its task is gone: the shim died with it, or the machine was restarted.
 		if started.IsZero() {
 			started = c.created
 		}
+		if !known {
+			end = lostStatus(started)
+		}
+		// Nobody may see it in a state from which it would be started once more.
+		c.state, c.end, c.started = StateExited, end, end.StartedAt
 		if c = r.rememberNew(c); c != nil {
-			r.finish(ctx, c, lostStatus(started))
+			r.finish(ctx, c, end)
 		}
 		return nil
 	case resp.Process.Status == task.Status_CREATED:
@@ -152,6 +158,12 @@ func (r *Runtime) startedAt(c *container) time.Time {
 		return time.Time{}
 	}
 	return t
+}
+
+// unrecordedEnd reads the end that finish could not write to containerd.
+func (r *Runtime) unrecordedEnd(c *container) (end status, known bool) {
+	data, err := os.ReadFile(r.ioPath(c.meta.Pod.UID, c.id, "ended"))
+	return end, err == nil && json.Unmarshal(data, &end) == nil
 }
 
 // reap records the end of a container whose task has stopped, or vanished, and frees its task and with the last
@@ -212,8 +224,9 @@ func (r *Runtime) finish(ctx context.Context, c *container, end status) {
 	}
 	c.logs.drain(time.Second)
 	if err != nil && !errdefs.IsNotFound(err) {
-		// The note that it was started stays, for an agent that knows no more than that must not start it again.
+		// It is noted in the run folder, for an agent that starts anew must not start it again.
 		r.log.Warn("end of container not recorded", "container", c.id, "error", err)
+		_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "ended"), data, 0o600)
 		r.removePipes(c)
 	} else {
 		r.removeFIFOs(c)
@@ -235,7 +248,7 @@ func (c *container) report() Container {
 		ID: c.id, Pod: c.meta.Pod, Name: c.meta.Name, Attempt: c.meta.Attempt, State: c.state, Pid: c.pid,
 		CreatedAt: c.created, StartedAt: c.started, FinishedAt: c.end.FinishedAt, ExitCode: c.end.ExitCode,
 		Reason: c.end.Reason, Message: c.end.Message, ImageRef: c.meta.ImageRef, ImageID: c.meta.ImageID,
-		LogPath: c.meta.LogPath, Cgroup: c.meta.Cgroup, Labels: c.meta.Labels,
+		LogPath: c.meta.LogPath, Cgroup: c.meta.Cgroup, User: c.meta.User, Labels: c.meta.Labels,
 	}
 }
 
