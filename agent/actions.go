@@ -20,7 +20,6 @@ import (
 	"github.com/coracle-dev/coracle/agent/podspec"
 	"github.com/coracle-dev/coracle/agent/podspec/fields"
 	"github.com/coracle-dev/coracle/agent/runtime"
-	"github.com/coracle-dev/coracle/agent/volumes"
 )
 
 // perform carries one action out. apply, if any, is what the worker's state takes over from it, also beside an error.
@@ -60,32 +59,6 @@ func (w *worker) facts() fields.Facts {
 		f.PodIPs = f.HostIPs
 	}
 	return f
-}
-
-func (w *worker) mountVolumes(ctx context.Context, pod *v1.Pod) (func(*lifecycle.State), error) {
-	err := volumes.Unsupported(pod)
-	var mounted volumes.Mounted
-	if err == nil {
-		mounted, err = w.a.volumes.Setup(ctx, pod, w.facts())
-	}
-	if err != nil {
-		if ctx.Err() == nil {
-			w.mountEvents(pod, err)
-		}
-		return nil, err
-	}
-	return func(s *lifecycle.State) { w.mounted, s.VolumesReady = mounted, true }, nil
-}
-
-func (w *worker) mountEvents(pod *v1.Pod, err error) {
-	var list interface{ Unwrap() []error }
-	all := []error{err}
-	if errors.As(err, &list) {
-		all = list.Unwrap()
-	}
-	for _, e := range all {
-		w.a.event(pod, v1.EventTypeWarning, "FailedMount", e.Error())
-	}
 }
 
 func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, act lifecycle.Action) (func(*lifecycle.State), error) {
@@ -225,9 +198,9 @@ func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifec
 	})
 	g.Go(func() error {
 		if act.Purge {
-			return w.a.volumes.Teardown(types.UID(w.ref.UID))
+			return w.a.volumes.Teardown(ctx, types.UID(w.ref.UID))
 		}
-		return w.a.volumes.Unmount(types.UID(w.ref.UID))
+		return w.a.volumes.Unmount(ctx, types.UID(w.ref.UID))
 	})
 	if err := g.Wait(); err != nil {
 		w.log.Warn("resources of the pod not given back yet", "error", err)

@@ -101,7 +101,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 		a.dns.Servers = append(a.dns.Servers, ip.String())
 	}
 	a.objects = objects.New(ctx, c, cfg.Log)
-	a.volumes = volumes.New(cfg.Layout.Pods(), a.objects)
+	a.volumes = volumes.New(volumes.Config{Root: cfg.Layout.Pods(), Objects: a.objects, Images: cfg.VolumeImages, Node: a.node.Load})
 	a.asker = probes.NewAsker(a.exec)
 	a.probes = probes.New(ctx, a.asker, a)
 	return a, nil

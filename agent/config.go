@@ -18,6 +18,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/agent/volumes"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
@@ -93,6 +94,8 @@ type Config struct {
 	Containers Containers
 	Images     Images
 	Network    Network
+	// VolumeImages mounts images as volumes; nil refuses such volumes.
+	VolumeImages volumes.Images
 	// Serve, if set, is run beside the pods: the node's API, for which pod finds one of this node by name.
 	Serve func(ctx context.Context, pod func(namespace, name string) (*v1.Pod, bool)) error
 	// RuntimeVersion is told in Node.status, as containerd://2.4.2.

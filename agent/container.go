@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
@@ -166,23 +167,24 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, attempt int, facts fields.
 	return out, nil
 }
 
-// expandStrictly is for paths: an unknown variable in one is an error.
+// expandStrictly is for paths: a variable in one that is unknown or empty is an error.
 func expandStrictly(s string, env []string) (string, error) {
 	values := map[string]string{}
 	for _, kv := range env {
 		k, v, _ := strings.Cut(kv, "=")
 		values[k] = v
 	}
-	var unknown string
+	var missing []string
 	out := podspec.Expand(s, func(name string) (string, bool) {
 		v, ok := values[name]
-		if !ok {
-			unknown = name
+		if v == "" {
+			missing = append(missing, name)
 		}
 		return v, ok
 	})
-	if unknown != "" {
-		return "", fmt.Errorf("missing value for %q in subPathExpr", unknown)
+	if len(missing) > 0 {
+		slices.Sort(missing)
+		return "", fmt.Errorf("missing value for %s", strings.Join(slices.Compact(missing), ", "))
 	}
 	return out, nil
 }

@@ -116,6 +116,16 @@ func (c *Cache) Secret(ctx context.Context, namespace, name string) (*v1.Secret,
 	return obj.(*v1.Secret), nil
 }
 
+// Claim gives a claim as it is now: nodes may not watch them.
+func (c *Cache) Claim(ctx context.Context, namespace, name string) (*v1.PersistentVolumeClaim, error) {
+	return c.client.CoreV1().PersistentVolumeClaims(namespace).Get(ctx, name, metav1.GetOptions{})
+}
+
+// PersistentVolume gives a volume as it is now.
+func (c *Cache) PersistentVolume(ctx context.Context, name string) (*v1.PersistentVolume, error) {
+	return c.client.CoreV1().PersistentVolumes().Get(ctx, name, metav1.GetOptions{})
+}
+
 // Token asks the API server for a service account's token.
 func (c *Cache) Token(ctx context.Context, namespace, account string, r *authv1.TokenRequest) (*authv1.TokenRequest, error) {
 	return c.client.CoreV1().ServiceAccounts(namespace).CreateToken(ctx, account, r, metav1.CreateOptions{})

@@ -46,7 +46,8 @@ type Sandbox struct {
 type Mount struct {
 	Source, Destination string
 	ReadOnly            bool
-	Propagation         string // rprivate (default), rslave, rshared
+	Propagation         string   // rprivate (default), rslave, rshared
+	Options             []string // further ones of mount(8), as noexec
 }
 
 // Resources are cgroup limits; zero is unlimited.

@@ -228,7 +228,7 @@ func mounts(in specInput) []specs.Mount {
 		if m.ReadOnly {
 			mode = "ro"
 		}
-		out = append(out, specs.Mount{Destination: dest, Type: "bind", Source: m.Source, Options: []string{"rbind", propagation, mode}})
+		out = append(out, specs.Mount{Destination: dest, Type: "bind", Source: m.Source, Options: append([]string{"rbind", propagation, mode}, m.Options...)})
 	}
 	return out
 }

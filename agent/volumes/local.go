@@ -6,154 +6,19 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
-	"github.com/moby/sys/mountinfo"
 	"golang.org/x/sys/unix"
 	v1 "k8s.io/api/core/v1"
-	helpers "k8s.io/component-helpers/resource"
 )
-
-func mountsBelow(dir string) ([]string, error) {
-	infos, err := mountinfo.GetMounts(func(i *mountinfo.Info) (skip, stop bool) {
-		return !strings.HasPrefix(i.Mountpoint, dir+string(filepath.Separator)), false
-	})
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, i := range infos {
-		out = append(out, i.Mountpoint)
-	}
-	return out, nil
-}
-
-// emptyDir is a folder for the pod's life, on disk or in memory.
-func (m *Manager) emptyDir(pod *v1.Pod, v *v1.Volume) (string, error) {
-	dir := filepath.Join(m.PodDir(pod.UID), "volumes", v.Name)
-	if _, err := os.Lstat(dir); err == nil && (v.EmptyDir.Medium != v1.StorageMediumMemory || mountPoint(dir)) {
-		return dir, nil // it holds the pod's data by now: hands off
-	}
-	if err := os.MkdirAll(dir, 0o755); err != nil {
-		return "", err
-	}
-	switch v.EmptyDir.Medium {
-	case v1.StorageMediumDefault:
-	case v1.StorageMediumMemory:
-		if err := mountTmpfs(dir, tmpfsOptions(pod, v.EmptyDir)); err != nil {
-			return "", err
-		}
-	default:
-		return "", fmt.Errorf("emptyDir of medium %s is not supported on this node", v.EmptyDir.Medium)
-	}
-	if err := os.Chmod(dir, 0o777); err != nil {
-		return "", err
-	}
-	if g := fsGroup(pod); g != nil {
-		return dir, ownByGroup(dir, *g, false)
-	}
-	return dir, nil
-}
-
-// tmpfsOptions limits the volume by its sizeLimit and the pod's memory limit, whichever is smaller.
-func tmpfsOptions(pod *v1.Pod, e *v1.EmptyDirVolumeSource) string {
-	var size int64
-	if e.SizeLimit != nil {
-		size = e.SizeLimit.Value()
-	}
-	lim := helpers.PodLimits(pod, helpers.PodResourcesOptions{})
-	if l := lim.Memory().Value(); l > 0 && (size == 0 || l < size) && everyMemoryLimited(pod) {
-		size = l
-	}
-	if size == 0 {
-		return "mode=0777"
-	}
-	return fmt.Sprintf("mode=0777,size=%d", size)
-}
-
-func everyMemoryLimited(pod *v1.Pod) bool {
-	for i := range pod.Spec.Containers {
-		if pod.Spec.Containers[i].Resources.Limits.Memory().IsZero() {
-			return false
-		}
-	}
-	return true
-}
-
-// checkHostPath makes sure that the path is what its type says, and makes it where the type says so.
-func checkHostPath(h *v1.HostPathVolumeSource) error {
-	kind := v1.HostPathUnset
-	if h.Type != nil {
-		kind = *h.Type
-	}
-	if strings.Contains("/"+h.Path+"/", "/../") {
-		return fmt.Errorf("hostPath %s must not contain '..'", h.Path)
-	}
-	info, err := os.Stat(h.Path)
-	absent := errors.Is(err, os.ErrNotExist)
-	if err != nil && !absent {
-		return err
-	}
-	switch kind {
-	case v1.HostPathUnset:
-		if absent {
-			return os.MkdirAll(h.Path, 0o755)
-		}
-		return nil
-	case v1.HostPathDirectoryOrCreate:
-		if absent {
-			return os.MkdirAll(h.Path, 0o755)
-		}
-		return is(info.IsDir(), h.Path, "directory")
-	case v1.HostPathFileOrCreate:
-		if absent {
-			f, err := os.OpenFile(h.Path, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
-			if err != nil {
-				return err
-			}
-			return f.Close()
-		}
-		return is(info.Mode().IsRegular(), h.Path, "file")
-	}
-	what, fits := hostPathKind(kind, info, absent)
-	if what == "" {
-		return fmt.Errorf("%s is an invalid volume type", kind)
-	}
-	return is(fits, h.Path, what)
-}
-
-func hostPathKind(kind v1.HostPathType, info fs.FileInfo, absent bool) (what string, fits bool) {
-	var mode fs.FileMode
-	if !absent {
-		mode = info.Mode()
-	}
-	switch kind {
-	case v1.HostPathDirectory:
-		return "directory", mode.IsDir()
-	case v1.HostPathFile:
-		return "file", !absent && mode.IsRegular()
-	case v1.HostPathSocket:
-		return "socket file", mode&fs.ModeSocket != 0
-	case v1.HostPathCharDev:
-		return "character device", mode&fs.ModeCharDevice != 0
-	case v1.HostPathBlockDev:
-		return "block device", mode&fs.ModeDevice != 0 && mode&fs.ModeCharDevice == 0
-	}
-	return "", false
-}
-
-func is(ok bool, path, what string) error {
-	if ok {
-		return nil
-	}
-	return fmt.Errorf("hostPath type check failed: %s is not a %s", path, what)
-}
 
 // Mount is one bind mount into a container.
 type Mount struct {
 	Source, Destination string
 	ReadOnly            bool
-	Propagation         string // rprivate, rslave or rshared
+	Propagation         string   // rprivate, rslave or rshared
+	Options             []string // of the volume, beside these
 }
 
 // ContainerMounts are the container's mounts of its pod's volumes, expand resolves subPathExpr. Sub-paths are held by
@@ -162,18 +27,21 @@ func (m *Manager) ContainerMounts(pod *v1.Pod, c *v1.Container, mounted Mounted,
 	var out []Mount
 	for i := range c.VolumeMounts {
 		vm := &c.VolumeMounts[i]
-		source, ok := mounted.Paths[vm.Name]
-		if !ok {
+		v, ok := mounted.Volumes[vm.Name]
+		if !ok || v.Block {
 			return nil, fmt.Errorf("cannot find volume %q to mount into container %q", vm.Name, c.Name)
 		}
-		sub := vm.SubPath
+		source, sub := v.Path, vm.SubPath
 		if vm.SubPathExpr != "" {
 			var err error
 			if sub, err = expand(vm.SubPathExpr); err != nil {
 				return nil, err
 			}
 		}
-		if sub != "" {
+		if err := checkSubPath(sub); err != nil {
+			return nil, err
+		}
+		if sub = filepath.Clean(sub); sub != "." {
 			held := filepath.Join(m.PodDir(pod.UID), "subpaths", c.Name, fmt.Sprint(i))
 			if err := holdSubPath(source, sub, held); err != nil {
 				return nil, fmt.Errorf("failed to prepare subPath for volumeMount %q of container %q: %w", vm.Name, c.Name, err)
@@ -184,19 +52,21 @@ func (m *Manager) ContainerMounts(pod *v1.Pod, c *v1.Container, mounted Mounted,
 		if !filepath.IsAbs(dest) {
 			dest = filepath.Join("/", dest)
 		}
-		out = append(out, Mount{Source: source, Destination: dest, ReadOnly: vm.ReadOnly || madeOfObjects(pod, vm.Name), Propagation: propagation(vm.MountPropagation)})
+		out = append(out, Mount{Source: source, Destination: dest, ReadOnly: vm.ReadOnly || v.ReadOnly,
+			Propagation: propagation(vm.MountPropagation), Options: v.Options})
 	}
 	return out, nil
 }
 
-// madeOfObjects: what is written into such a volume would be lost with the next update, so nothing can be.
-func madeOfObjects(pod *v1.Pod, name string) bool {
-	for i := range pod.Spec.Volumes {
-		if v := &pod.Spec.Volumes[i]; v.Name == name {
-			return v.ConfigMap != nil || v.Secret != nil || v.DownwardAPI != nil || v.Projected != nil
-		}
+// checkSubPath is for what an expansion has come to; what a pod says as it is, is checked when it is created.
+func checkSubPath(sub string) error {
+	if filepath.IsAbs(sub) {
+		return fmt.Errorf("error SubPath `%s` must not be an absolute path", sub)
 	}
-	return false
+	if slices.Contains(strings.Split(sub, string(filepath.Separator)), "..") {
+		return fmt.Errorf("unable to provision SubPath `%s`: must not contain '..'", sub)
+	}
+	return nil
 }
 
 func propagation(p *v1.MountPropagationMode) string {
@@ -215,22 +85,12 @@ func propagation(p *v1.MountPropagationMode) string {
 // holdSubPath bind-mounts what lies at sub within volume to held; a folder is made where there is nothing. os.Root
 // keeps the creation, and RESOLVE_BENEATH the opening, within the volume.
 func holdSubPath(volume, sub, held string) error {
-	if !filepath.IsLocal(sub) {
-		return fmt.Errorf("subPath %q must be relative and must not contain '..'", sub)
-	}
 	root, err := os.OpenRoot(volume)
 	if err != nil {
 		return err
 	}
 	defer root.Close()
-	if _, err := root.Stat(sub); errors.Is(err, os.ErrNotExist) {
-		if err := root.MkdirAll(sub, 0o750); err != nil {
-			return err
-		}
-		if info, err := root.Stat("."); err == nil {
-			_ = root.Chmod(sub, info.Mode().Perm())
-		}
-	} else if err != nil {
+	if err := makeFolders(root, sub); err != nil {
 		return err
 	}
 	dir, err := unix.Open(volume, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
@@ -245,6 +105,33 @@ func holdSubPath(volume, sub, held string) error {
 	}
 	defer unix.Close(fd)
 	return hold(fd, held)
+}
+
+// makeFolders makes what is missing of the path. Each folder gets the volume's own mode, so that who may write to the one may
+// write to the other.
+func makeFolders(root *os.Root, path string) error {
+	if _, err := root.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	info, err := root.Stat(".")
+	if err != nil {
+		return err
+	}
+	made := ""
+	for part := range strings.SplitSeq(path, string(filepath.Separator)) {
+		made = filepath.Join(made, part)
+		err := root.Mkdir(made, 0o750)
+		if errors.Is(err, os.ErrExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		if err := root.Chmod(made, info.Mode()&(os.ModePerm|os.ModeSetgid)); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func hold(fd int, held string) error {

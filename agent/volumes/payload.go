@@ -21,6 +21,37 @@ type file struct {
 	uid  *int64 // owner, where it is not root
 }
 
+// objectFiles are volumes whose files are made from API objects and from the pod itself.
+type objectFiles struct {
+	mountsOnly
+	m *Manager
+	// base makes the folder that the pod's volumes of this kind lie in.
+	base func(*request) (string, error)
+}
+
+// plainFiles lie on disk. secretFiles lie on the pod's tmpfs, so that they never get there.
+func (m *Manager) plainFiles() objectFiles {
+	return objectFiles{m: m, base: func(r *request) (string, error) { return filepath.Dir(r.dir), nil }}
+}
+
+func (m *Manager) secretFiles() objectFiles {
+	return objectFiles{m: m, base: func(r *request) (string, error) { return m.memory(r.Pod.Pod) }}
+}
+
+func (k objectFiles) setUp(ctx context.Context, r *request) (Volume, error) {
+	files, refresh, err := k.m.payload(ctx, r.Pod.Pod, r.volume, r.Facts)
+	if err != nil {
+		return Volume{}, err
+	}
+	base, err := k.base(r)
+	if err != nil {
+		return Volume{}, err
+	}
+	// What was written into such a volume would be lost with the next update, so nothing can be.
+	v := Volume{Path: filepath.Join(base, r.volume.Name), ReadOnly: true, Refresh: refresh}
+	return v, writeAtomically(v.Path, files, fsGroup(r.Pod.Pod))
+}
+
 // payload is the content of such a volume, and when it has to be made anew.
 func (m *Manager) payload(ctx context.Context, pod *v1.Pod, v *v1.Volume, facts fields.Facts) (map[string]file, time.Time, error) {
 	files := map[string]file{}
@@ -37,7 +68,7 @@ func (m *Manager) payload(ctx context.Context, pod *v1.Pod, v *v1.Volume, facts 
 		refresh, err := m.addProjected(ctx, pod, files, v, facts)
 		return files, refresh, err
 	}
-	return nil, time.Time{}, fmt.Errorf("volumes of type %s are not supported on this node", unsupportedKind(v))
+	return nil, time.Time{}, fmt.Errorf("volume %s is made from no object", v.Name)
 }
 
 const defaultMode = 0o644
@@ -60,7 +91,7 @@ type source struct {
 func (s source) isOptional() bool { return s.optional != nil && *s.optional }
 
 func (m *Manager) addConfigMap(ctx context.Context, pod *v1.Pod, files map[string]file, s source) error {
-	cm, err := m.objects.ConfigMap(ctx, pod.Namespace, s.name)
+	cm, err := m.cfg.Objects.ConfigMap(ctx, pod.Namespace, s.name)
 	data := map[string][]byte{}
 	switch {
 	case apierrors.IsNotFound(err) && s.isOptional():
@@ -80,7 +111,7 @@ func (m *Manager) addConfigMap(ctx context.Context, pod *v1.Pod, files map[strin
 }
 
 func (m *Manager) addSecret(ctx context.Context, pod *v1.Pod, files map[string]file, s source) error {
-	secret, err := m.objects.Secret(ctx, pod.Namespace, s.name)
+	secret, err := m.cfg.Objects.Secret(ctx, pod.Namespace, s.name)
 	var data map[string][]byte
 	switch {
 	case apierrors.IsNotFound(err) && s.isOptional():
@@ -180,35 +211,4 @@ func (m *Manager) addProjected(ctx context.Context, pod *v1.Pod, files map[strin
 		}
 	}
 	return refresh, nil
-}
-
-// unsupportedKind names the type of a volume that is none of those this package provides; empty if it is one of them.
-func unsupportedKind(v *v1.Volume) string {
-	s := v.VolumeSource
-	if s.EmptyDir != nil && strings.HasPrefix(string(s.EmptyDir.Medium), string(v1.StorageMediumHugePages)) {
-		return "emptyDir of medium " + string(s.EmptyDir.Medium)
-	}
-	if s.EmptyDir != nil || s.HostPath != nil || s.ConfigMap != nil || s.Secret != nil || s.DownwardAPI != nil {
-		return ""
-	}
-	if s.Projected == nil {
-		return setField(reflect.ValueOf(s))
-	}
-	for _, src := range s.Projected.Sources {
-		if src.ConfigMap == nil && src.Secret == nil && src.DownwardAPI == nil && src.ServiceAccountToken == nil {
-			return "projected " + setField(reflect.ValueOf(src))
-		}
-	}
-	return ""
-}
-
-// setField is the JSON name of the pointer that is set in a union.
-func setField(v reflect.Value) string {
-	for i := range v.NumField() {
-		if f := v.Field(i); f.Kind() == reflect.Pointer && !f.IsNil() {
-			name, _, _ := strings.Cut(v.Type().Field(i).Tag.Get("json"), ",")
-			return name
-		}
-	}
-	return "none"
 }

@@ -62,7 +62,7 @@ func (m *Manager) requestToken(ctx context.Context, pod *v1.Pod, s *v1.ServiceAc
 		account = "default"
 	}
 	asked := m.now()
-	r, err := m.objects.Token(ctx, pod.Namespace, account, r)
+	r, err := m.cfg.Objects.Token(ctx, pod.Namespace, account, r)
 	if err != nil {
 		return token{}, err
 	}

@@ -10,7 +10,7 @@ import (
 
 // EmptyDirPath is where the pod's emptyDir volume of that name lies.
 func (m *Manager) EmptyDirPath(uid types.UID, name string) string {
-	return filepath.Join(m.PodDir(uid), "volumes", name)
+	return m.volumeDir(uid, "emptyDir", name)
 }
 
 // DiskUsage is what the files below dir take on disk, in bytes. What cannot be read counts as nothing.

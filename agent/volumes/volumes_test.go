@@ -23,6 +23,9 @@ import (
 type cluster struct {
 	maps    map[string]*v1.ConfigMap
 	secrets map[string]*v1.Secret
+	claims  map[string]*v1.PersistentVolumeClaim
+	volumes map[string]*v1.PersistentVolume
+	node    *v1.Node
 	tokens  int
 	refuse  bool
 }
@@ -41,6 +44,20 @@ func (c *cluster) Secret(_ context.Context, _, name string) (*v1.Secret, error) 
 	return nil, apierrors.NewNotFound(v1.Resource("secrets"), name)
 }
 
+func (c *cluster) Claim(_ context.Context, _, name string) (*v1.PersistentVolumeClaim, error) {
+	if claim := c.claims[name]; claim != nil {
+		return claim, nil
+	}
+	return nil, apierrors.NewNotFound(v1.Resource("persistentvolumeclaims"), name)
+}
+
+func (c *cluster) PersistentVolume(_ context.Context, name string) (*v1.PersistentVolume, error) {
+	if v := c.volumes[name]; v != nil {
+		return v, nil
+	}
+	return nil, apierrors.NewNotFound(v1.Resource("persistentvolumes"), name)
+}
+
 func (c *cluster) Token(_ context.Context, ns, account string, r *authv1.TokenRequest) (*authv1.TokenRequest, error) {
 	if c.refuse {
 		return nil, errors.New("refused")
@@ -56,9 +73,9 @@ func testManager(t *testing.T, c *cluster) *Manager {
 	if os.Geteuid() != 0 {
 		t.Skip("skipped: needs root")
 	}
-	m := New(t.TempDir(), c)
+	m := New(Config{Root: t.TempDir(), Objects: c, Node: func() *v1.Node { return c.node }})
 	t.Cleanup(func() {
-		if err := m.Teardown("u1"); err != nil {
+		if err := m.Teardown(t.Context(), "u1"); err != nil {
 			t.Error(err)
 		}
 		if _, err := os.Lstat(m.PodDir("u1")); !errors.Is(err, os.ErrNotExist) {
@@ -91,11 +108,11 @@ func TestConfigMapChangesAtOnce(t *testing.T) {
 	m := testManager(t, c)
 	pod := podWith(volume("v", v1.VolumeSource{ConfigMap: &v1.ConfigMapVolumeSource{LocalObjectReference: local("cm"), DefaultMode: new(int32(0o640))}}))
 	setup := func() string {
-		out, err := m.Setup(t.Context(), pod, fields.Facts{})
+		out, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return out.Paths["v"]
+		return out.Volumes["v"].Path
 	}
 	dir := setup()
 	if read(t, dir, "a")+read(t, dir, "b")+read(t, dir, "c") != "12\x00" {
@@ -137,11 +154,11 @@ func TestProjectedAndTokens(t *testing.T) {
 	}}}))
 	pod.Spec.SecurityContext = &v1.PodSecurityContext{RunAsUser: new(int64(1234)), FSGroup: new(int64(55))}
 	began := time.Now()
-	out, err := m.Setup(t.Context(), pod, fields.Facts{})
+	out, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := out.Paths["v"]
+	dir := out.Volumes["v"].Path
 	if got := read(t, dir, "tls/ca.crt") + read(t, dir, "ns") + read(t, dir, "token"); got != "CAdefaultdefault/default/u1/1" {
 		t.Errorf("content %q", got)
 	}
@@ -154,12 +171,12 @@ func TestProjectedAndTokens(t *testing.T) {
 	}
 	m.now = func() time.Time { return time.Now().Add(900 * time.Second) }
 	c.refuse = true
-	if _, err := m.Setup(t.Context(), pod, fields.Facts{}); err != nil || read(t, dir, "token") != "default/default/u1/1" {
+	if _, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}}); err != nil || read(t, dir, "token") != "default/default/u1/1" {
 		t.Errorf("an old token is kept while there is no new one: %v", err)
 	}
 	c.refuse = false
 	m.now = func() time.Time { return time.Now().Add(2000 * time.Second) }
-	if _, err := m.Setup(t.Context(), pod, fields.Facts{}); err != nil || read(t, dir, "token") != "default/default/u1/2" {
+	if _, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}}); err != nil || read(t, dir, "token") != "default/default/u1/2" {
 		t.Errorf("token not renewed: %v", err)
 	}
 }
@@ -175,16 +192,20 @@ func TestErrors(t *testing.T) {
 		"hostPath type check failed: " + dir + " is not a file":  {HostPath: &v1.HostPathVolumeSource{Path: dir, Type: new(v1.HostPathFile)}},
 		"hostPath type check failed: /no/x is not a directory":   {HostPath: &v1.HostPathVolumeSource{Path: "/no/x", Type: new(v1.HostPathDirectory)}},
 		"hostPath type check failed: /no/x is not a socket file": {HostPath: &v1.HostPathVolumeSource{Path: "/no/x", Type: new(v1.HostPathSocket)}},
-		"volumes of type nfs are not supported on this node":     {NFS: &v1.NFSVolumeSource{}},
+		"volumes of type iscsi are not supported on this node":   {ISCSI: &v1.ISCSIVolumeSource{}},
 	} {
 		pod := podWith(volume("v", s))
-		_, err := m.Setup(t.Context(), pod, fields.Facts{})
+		_, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}})
 		if err == nil || err.Error() != `MountVolume.SetUp failed for volume "v" : `+want {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	if err := Unsupported(podWith(volume("v", v1.VolumeSource{PersistentVolumeClaim: &v1.PersistentVolumeClaimVolumeSource{}}))); err == nil ||
-		!strings.Contains(err.Error(), "volumes of type persistentVolumeClaim are not supported") {
+	if err := m.Unsupported(podWith(volume("v", v1.VolumeSource{RBD: &v1.RBDVolumeSource{}}))); err == nil ||
+		!strings.Contains(err.Error(), "volumes of type rbd are not supported") {
+		t.Error(err)
+	}
+	trust := v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{{ClusterTrustBundle: &v1.ClusterTrustBundleProjection{}}}}}
+	if err := m.Unsupported(podWith(volume("v", trust))); err == nil || !strings.Contains(err.Error(), "volumes of type projected clusterTrustBundle are not supported") {
 		t.Error(err)
 	}
 }
@@ -217,24 +238,24 @@ func TestEmptyDirs(t *testing.T) {
 	pod := podWith(volume("disk", v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}),
 		volume("mem", v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{Medium: v1.StorageMediumMemory, SizeLimit: &limit}}))
 	pod.Spec.SecurityContext = &v1.PodSecurityContext{FSGroup: new(int64(55))}
-	out, err := m.Setup(t.Context(), pod, fields.Facts{})
+	out, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var st fileOwner
-	if st.read(t, out.Paths["disk"]); st != (fileOwner{0, 55, 0o777}) {
+	if st.read(t, out.Volumes["disk"].Path); st != (fileOwner{0, 55, 0o777}) {
 		t.Errorf("%+v", st)
 	}
-	if err := os.WriteFile(filepath.Join(out.Paths["mem"], "big"), make([]byte, 2<<20), 0o600); err == nil {
+	if err := os.WriteFile(filepath.Join(out.Volumes["mem"].Path, "big"), make([]byte, 2<<20), 0o600); err == nil {
 		t.Error("sizeLimit of a memory volume is not held")
 	}
-	if err := os.WriteFile(filepath.Join(out.Paths["disk"], "f"), []byte("kept"), 0o600); err != nil {
+	if err := os.WriteFile(filepath.Join(out.Volumes["disk"].Path, "f"), []byte("kept"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Setup(t.Context(), pod, fields.Facts{}); err != nil || read(t, out.Paths["disk"], "f") != "kept" {
+	if _, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}}); err != nil || read(t, out.Volumes["disk"].Path, "f") != "kept" {
 		t.Error(err)
 	}
-	if err := m.Unmount("u1"); err != nil || mountPoint(out.Paths["mem"]) {
+	if err := m.Unmount(t.Context(), "u1"); err != nil || mountPoint(out.Volumes["mem"].Path) {
 		t.Errorf("still mounted: %v", err)
 	}
 }
@@ -242,11 +263,11 @@ func TestEmptyDirs(t *testing.T) {
 func TestSubPaths(t *testing.T) {
 	m := testManager(t, &cluster{})
 	pod := podWith(volume("v", v1.VolumeSource{EmptyDir: &v1.EmptyDirVolumeSource{}}))
-	out, err := m.Setup(t.Context(), pod, fields.Facts{})
+	out, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := out.Paths["v"]
+	dir := out.Volumes["v"].Path
 	for link, target := range map[string]string{"out": "/etc", "up": "../../..", "in": "real"} {
 		if err := os.Symlink(target, filepath.Join(dir, link)); err != nil {
 			t.Fatal(err)

@@ -148,7 +148,7 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: []netip.Addr{addr},
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels,
 			CgroupRoot: cgroupRoot(n.o.layout),
-			Sandboxes:  containers, Containers: containers, Images: store, Network: pods,
+			Sandboxes:  containers, Containers: containers, Images: store, Network: pods, VolumeImages: store,
 			RuntimeVersion: "containerd://" + version.Version,
 			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {
 				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Data: n.o.layout.Data})

@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"context"
+	"errors"
+
+	v1 "k8s.io/api/core/v1"
+
+	"github.com/coracle-dev/coracle/agent/lifecycle"
+	"github.com/coracle-dev/coracle/agent/volumes"
+)
+
+// mountVolumes brings the pod's volumes into place, or up to date.
+func (w *worker) mountVolumes(ctx context.Context, pod *v1.Pod) (func(*lifecycle.State), error) {
+	mounted, err := w.volumes(ctx, pod)
+	if err != nil {
+		if ctx.Err() == nil {
+			w.mountEvents(pod, err)
+		}
+		return nil, err
+	}
+	return func(s *lifecycle.State) { w.mounted, s.VolumesReady = mounted, true }, nil
+}
+
+func (w *worker) volumes(ctx context.Context, pod *v1.Pod) (volumes.Mounted, error) {
+	if err := w.a.volumes.Unsupported(pod); err != nil {
+		return volumes.Mounted{}, err
+	}
+	ids, err := w.volumeImages(ctx, pod)
+	if err != nil {
+		return volumes.Mounted{}, err
+	}
+	return w.a.volumes.Setup(ctx, volumes.Pod{Pod: pod, Facts: w.facts(), Images: ids})
+}
+
+// volumeImages makes sure that the images are here that are volumes of the pod, and gives their IDs by volume name. One that
+// is in place already is not asked for again.
+func (w *worker) volumeImages(ctx context.Context, pod *v1.Pod) (map[string]string, error) {
+	ids := map[string]string{}
+	for i := range pod.Spec.Volumes {
+		v := &pod.Spec.Volumes[i]
+		if v.Image == nil || w.a.volumes.InPlace(pod.UID, v) {
+			continue
+		}
+		img, err := w.image(ctx, pod, &v1.Container{Name: v.Name, Image: v.Image.Reference, ImagePullPolicy: v.Image.PullPolicy})
+		if err != nil {
+			return nil, err
+		}
+		ids[v.Name] = img.ID
+	}
+	return ids, nil
+}
+
+func (w *worker) mountEvents(pod *v1.Pod, err error) {
+	var pull *reasonError
+	if errors.As(err, &pull) {
+		return // the pull has told of it
+	}
+	var list interface{ Unwrap() []error }
+	all := []error{err}
+	if errors.As(err, &list) {
+		all = list.Unwrap()
+	}
+	for _, e := range all {
+		w.a.event(pod, v1.EventTypeWarning, "FailedMount", e.Error())
+	}
+}
