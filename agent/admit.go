@@ -29,6 +29,9 @@ func (a *Agent) admit(pod *v1.Pod, runs bool) *lifecycle.Rejection {
 			r = &lifecycle.Rejection{Reason: refused.Reason, Message: refused.Message}
 		}
 	}
+	if r == nil {
+		r = a.guard.Admit(pod)
+	}
 	if r != nil {
 		a.event(pod, v1.EventTypeWarning, r.Reason, r.Message)
 	}

@@ -24,6 +24,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/agent/node"
 	"github.com/coracle-dev/coracle/agent/objects"
 	"github.com/coracle-dev/coracle/agent/podspec"
@@ -44,6 +45,7 @@ type Agent struct {
 	probes   *probes.Manager
 	services corelisters.ServiceLister
 	reporter *node.Reporter
+	guard    *eviction.Manager
 	facts    node.Facts
 	dns      podspec.DNS
 	hostname string
@@ -113,6 +115,7 @@ func (a *Agent) run(ctx context.Context) error {
 	defer broadcaster.Shutdown()
 	a.recorder = broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
 	a.reporter = a.newReporter()
+	a.guard = a.newGuard(ctx)
 
 	factory := client.Informers(a.client)
 	a.services = factory.Core().V1().Services().Lister()
@@ -157,7 +160,7 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	a.wg.Go(func() { pods.RunWithContext(ctx) })
 	a.wg.Go(func() { a.follow(ctx, events) })
-	a.wg.Go(func() { a.watchUsage(ctx) })
+	a.wg.Go(func() { a.guard.Run(ctx) })
 	if a.cfg.Serve != nil {
 		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
 	}
@@ -186,8 +189,10 @@ func one(selector fields.Selector) informers.SharedInformerOption {
 
 func (a *Agent) newReporter() *node.Reporter {
 	c := a.cfg
+	ofMemory, ofStorage := c.Eviction.Reserved(a.facts.Memory, a.facts.Storage)
 	return node.New(node.Config{Client: a.client, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
-		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Port: c.Port, Data: c.Layout.Data, Facts: a.facts,
+		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Port: c.Port, Facts: a.facts,
+		ReservedMemory: ofMemory, ReservedStorage: ofStorage, Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
 		Images: c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
 }
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/rest"
 
+	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/paths"
@@ -33,6 +35,7 @@ type env struct {
 	client kubernetes.Interface
 	node   *double
 	layout paths.Layout
+	left   atomic.Int64 // of memory, in bytes of 100; zero is all
 	stop   func()
 }
 
@@ -63,9 +66,11 @@ func newEnv(t *testing.T) *env {
 func (e *env) start() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
+	thresholds := []eviction.Threshold{{Signal: eviction.MemoryAvailable, Less: eviction.Amount{Quantity: 20}}}
 	cfg := Config{RestConfig: e.rest, NodeName: testNode, Layout: e.layout, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, RuntimeVersion: "double://1", StorageCheck: 20 * time.Millisecond}
+		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, Usage: e.node, RuntimeVersion: "double://1",
+		Eviction: eviction.Policy{Interval: 20 * time.Millisecond, Thresholds: thresholds, Transition: time.Hour}, Observe: e.observe}
 	go func() { done <- Run(ctx, cfg) }()
 	e.stop = func() {
 		cancel()
@@ -79,6 +84,15 @@ func (e *env) start() {
 		}
 		e.stop = func() {}
 	}
+}
+
+// observe is a node of which only memory can run out.
+func (e *env) observe(context.Context) (eviction.Observations, error) {
+	left := e.left.Load()
+	if left == 0 {
+		left = 100
+	}
+	return eviction.Observations{eviction.MemoryAvailable: {Available: left, Capacity: 100}}, nil
 }
 
 func (e *env) await(what string, ok func() bool) {

@@ -15,6 +15,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/rest"
 
+	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
@@ -42,6 +43,14 @@ type Containers interface {
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	Remove(ctx context.Context, id string) error
 	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
+}
+
+// Usage is what containers use; what there is none of uses nothing.
+type Usage interface {
+	Usage(id string) runtime.Usage
+	PodUsage(uid string) runtime.Usage
+	// Written is what a container has written to its root file system: bytes on disk, and files.
+	Written(ctx context.Context, id string) (bytes, inodes int64, err error)
 }
 
 // Images are pulled and looked up.
@@ -87,11 +96,17 @@ type Config struct {
 	Port int32
 	// ParallelPulls is how many images are pulled at once; zero is 5.
 	ParallelPulls int
-	// StorageCheck is how often pods with a limit on local storage are measured; zero is 15 seconds.
-	StorageCheck time.Duration
+	// Eviction is how the node guards itself; the zero value holds pods to their limits of local storage alone.
+	Eviction eviction.Policy
+	// Observe reads what the node has left, Alarm (which may be nil) tells when memory runs short; SplitImages says that
+	// images have a file system of their own.
+	Observe     func(context.Context) (eviction.Observations, error)
+	Alarm       <-chan struct{}
+	SplitImages bool
 
 	Sandboxes  Sandboxes
 	Containers Containers
+	Usage      Usage
 	Images     Images
 	Network    Network
 	// VolumeImages mounts images as volumes; nil refuses such volumes.
@@ -111,8 +126,8 @@ func (c *Config) complete() error {
 		return errors.New("agent: NodeName is needed")
 	case len(c.NodeIPs) == 0:
 		return errors.New("agent: the node has no address: name one with --node-ip")
-	case c.Sandboxes == nil || c.Containers == nil || c.Images == nil || c.Network == nil:
-		return errors.New("agent: Sandboxes, Containers, Images and Network are needed")
+	case c.Sandboxes == nil || c.Containers == nil || c.Usage == nil || c.Images == nil || c.Network == nil:
+		return errors.New("agent: Sandboxes, Containers, Usage, Images and Network are needed")
 	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"
@@ -129,8 +144,8 @@ func (c *Config) complete() error {
 	if c.ParallelPulls == 0 {
 		c.ParallelPulls = 5
 	}
-	if c.StorageCheck == 0 {
-		c.StorageCheck = 15 * time.Second
+	if c.Observe == nil {
+		c.Observe = func(context.Context) (eviction.Observations, error) { return nil, nil }
 	}
 	if c.Log == nil {
 		c.Log = slog.Default()

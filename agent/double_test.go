@@ -27,7 +27,8 @@ type double struct {
 	next       netip.Addr
 	events     chan string
 	log        []string
-	stubborn   map[string]bool // container names that end only by SIGKILL
+	stubborn   map[string]bool   // container names that end only by SIGKILL
+	memory     map[string]uint64 // working set, by container ID
 	execs      func(id string, command []string) int
 	broken     error // returned by Create and Start
 }
@@ -35,7 +36,7 @@ type double struct {
 func newDouble() *double {
 	return &double{sandboxes: map[string]*runtime.Sandbox{}, containers: map[string]*runtime.Container{}, configs: map[string]runtime.ContainerConfig{},
 		ended: map[string]chan struct{}{}, addrs: map[string]netip.Addr{}, next: netip.MustParseAddr("10.244.0.2"),
-		events: make(chan string, 1000), stubborn: map[string]bool{}}
+		events: make(chan string, 1000), stubborn: map[string]bool{}, memory: map[string]uint64{}}
 }
 
 func (d *double) note(format string, args ...any) {
@@ -187,6 +188,16 @@ func (d *double) Exec(_ context.Context, id string, cfg runtime.ExecConfig) (int
 	}
 	return 0, nil
 }
+
+func (d *double) Usage(id string) runtime.Usage {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return runtime.Usage{WorkingSet: d.memory[id]}
+}
+
+func (d *double) PodUsage(string) runtime.Usage { return runtime.Usage{Pids: 1} }
+
+func (d *double) Written(context.Context, string) (int64, int64, error) { return 0, 0, nil }
 
 func (d *double) transcript() []string {
 	d.mu.Lock()

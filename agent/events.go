@@ -18,6 +18,12 @@ func (a *Agent) event(obj runtime.Object, kind, reason, message string) {
 	a.recorder.Event(obj, kind, reason, message)
 }
 
+// nodeEvent records an event of the node, whose UID in events is its name, as the kubelet has it.
+func (a *Agent) nodeEvent(kind, reason, message string) {
+	name := a.cfg.NodeName
+	a.recorder.Event(&v1.ObjectReference{Kind: "Node", APIVersion: "v1", Name: name, UID: apiUID(name)}, kind, reason, message)
+}
+
 // containerEvent records an event of one container of a pod.
 func (a *Agent) containerEvent(pod *v1.Pod, c *v1.Container, kind, reason, format string, args ...any) {
 	ref, err := reference.GetReference(scheme.Scheme, pod)

@@ -71,7 +71,7 @@ func newRealEnv(t *testing.T) *realEnv {
 	done := make(chan error, 1)
 	cfg := Config{RestConfig: e.rest, NodeName: testNode, Layout: e.layout, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")}, CgroupRoot: rt.CgroupRoot,
-		Sandboxes: rt.Runtime, Containers: rt.Runtime, Images: rt.Images, Network: net, RuntimeVersion: "containerd://test"}
+		Sandboxes: rt.Runtime, Containers: rt.Runtime, Usage: rt.Runtime, Images: rt.Images, Network: net, RuntimeVersion: "containerd://test"}
 	go func() { done <- Run(ctx, cfg) }()
 	t.Cleanup(func() {
 		e.deleteAll()

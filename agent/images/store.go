@@ -106,6 +106,20 @@ func New(ctx context.Context, cfg Config) (*Store, error) {
 // Snapshotter is the name of the snapshotter that holds the images' file systems.
 func (s *Store) Snapshotter() string { return s.snapshotter }
 
+// Root is the folder in which containerd keeps the images' file systems.
+func (s *Store) Root(ctx context.Context) (string, error) {
+	resp, err := s.client.IntrospectionService().Plugins(ctx, "type==io.containerd.snapshotter.v1,id=="+s.snapshotter)
+	if err != nil {
+		return "", err
+	}
+	for _, p := range resp.Plugins {
+		if root := p.Exports["root"]; root != "" {
+			return root, nil
+		}
+	}
+	return "", fmt.Errorf("snapshotter %s does not tell its root", s.snapshotter)
+}
+
 // chooseSnapshotter mounts an empty snapshot to see whether overlayfs works here: it does not on top of some
 // file systems, such as another overlay.
 func (s *Store) chooseSnapshotter(ctx context.Context) (string, error) {

@@ -25,6 +25,9 @@ func (d *decision) conditions(out *v1.PodStatus) []v1.PodCondition {
 	if c, ok := d.restarting(out.Phase); ok {
 		own = append(own, c)
 	}
+	if r := d.plan.Rejection; r != nil && r.Disruption && out.Phase == v1.PodFailed {
+		own = append(own, condition(v1.DisruptionTarget, true, v1.PodReasonTerminationByKubelet, r.Message))
+	}
 	for i := range own {
 		own[i].ObservedGeneration = d.Pod.Generation
 		own[i].LastTransitionTime = seconds(d.Now)

@@ -15,6 +15,7 @@ const (
 	ReasonPostStart         = "PostStartHookError"
 	ReasonPreStart          = "PreStartHookError"
 	ReasonDeadline          = "DeadlineExceeded"
+	ReasonEvicted           = "Evicted"
 	ReasonStatusUnknown     = "ContainerStatusUnknown"
 	ReasonCompleted         = "Completed"
 	ReasonError             = "Error"

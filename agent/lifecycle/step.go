@@ -246,7 +246,11 @@ func (d *decision) grace() time.Duration {
 	if g := d.Pod.DeletionGracePeriodSeconds; g != nil {
 		seconds = *g
 	}
-	return time.Duration(max(seconds, 1)) * time.Second
+	grace := time.Duration(max(seconds, 1)) * time.Second
+	if r := d.plan.Rejection; r != nil && r.Grace > 0 {
+		grace = min(grace, r.Grace)
+	}
+	return grace
 }
 
 // reclaim gives back what the pod holds, and ends its record once it is deleted.

@@ -93,6 +93,10 @@ type Failure struct {
 // Rejection ends a pod for a reason of the node: refused at admission, or past its deadline.
 type Rejection struct {
 	Reason, Message string
+	// Grace, if not zero, bounds what the containers get to stop.
+	Grace time.Duration
+	// Disruption: the node ends the pod for the others' sake, which the condition DisruptionTarget tells.
+	Disruption bool
 }
 
 // Node is what of the node appears in a pod's status.

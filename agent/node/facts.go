@@ -25,14 +25,6 @@ type Facts struct {
 	Host    string // the machine's own name
 }
 
-// Usage is what does change.
-type Usage struct {
-	MemoryAvailable            int64
-	DiskAvailable, DiskTotal   int64
-	InodesAvailable, Inodes    int64
-	Processes, ProcessesLimits int64
-}
-
 // ReadFacts reads the machine's facts below root, which is / but for tests; data is the folder that counts for storage.
 func ReadFacts(root, data string) (Facts, error) {
 	f := Facts{CPUs: goruntime.NumCPU()}
@@ -41,11 +33,9 @@ func ReadFacts(root, data string) (Facts, error) {
 		return f, err
 	}
 	f.Memory = mem["MemTotal"]
-	u := Usage{}
-	if err := u.disk(data); err != nil {
+	if f.Storage, err = fileSystemSize(data); err != nil {
 		return f, err
 	}
-	f.Storage = u.DiskTotal
 	f.Host, _ = os.Hostname()
 	f.Info = v1.NodeSystemInfo{
 		MachineID:       line(root, "etc/machine-id"),
@@ -62,34 +52,16 @@ func ReadFacts(root, data string) (Facts, error) {
 	return f, nil
 }
 
-// ReadUsage measures the machine now.
-func ReadUsage(root, data string) (Usage, error) {
-	var u Usage
-	mem, err := meminfo(root)
-	if err != nil {
-		return u, err
-	}
-	u.MemoryAvailable = mem["MemAvailable"]
-	u.ProcessesLimits, _ = strconv.ParseInt(line(root, "proc/sys/kernel/pid_max"), 10, 64)
-	// 0.10 0.20 0.30 1/234 567: running and all threads
-	if f := strings.Fields(line(root, "proc/loadavg")); len(f) > 3 {
-		_, all, _ := strings.Cut(f[3], "/")
-		u.Processes, _ = strconv.ParseInt(all, 10, 64)
-	}
-	return u, u.disk(data)
-}
-
-func (u *Usage) disk(data string) error {
+// fileSystemSize is that of the one that holds dir, which need not exist yet, in bytes.
+func fileSystemSize(data string) (int64, error) {
 	for dir := data; ; dir = filepath.Dir(dir) {
 		var st unix.Statfs_t
 		err := unix.Statfs(dir, &st)
 		if err == nil {
-			u.DiskTotal, u.DiskAvailable = int64(st.Blocks)*st.Bsize, int64(st.Bavail)*st.Bsize
-			u.Inodes, u.InodesAvailable = int64(st.Files), int64(st.Ffree)
-			return nil
+			return int64(st.Blocks) * st.Bsize, nil
 		}
 		if dir == "/" || dir == "." {
-			return &os.PathError{Op: "statfs", Path: data, Err: err}
+			return 0, &os.PathError{Op: "statfs", Path: data, Err: err}
 		}
 	}
 }

@@ -26,8 +26,7 @@ import (
 func healthy() Input {
 	return Input{
 		Facts: Facts{CPUs: 2, Memory: 4 << 30, Storage: 100 << 30}, Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, MaxPods: 110,
-		Usage: Usage{MemoryAvailable: 1 << 30, DiskAvailable: 50 << 30, DiskTotal: 100 << 30, InodesAvailable: 50, Inodes: 100, Processes: 10, ProcessesLimits: 1000},
-		Now:   time.Unix(1000, 0),
+		Now: time.Unix(1000, 0), ReservedMemory: 100 << 20, ReservedStorage: 10 << 30,
 	}
 }
 
@@ -47,11 +46,10 @@ func TestConditions(t *testing.T) {
 		want   string
 	}{
 		"ready":  {func(*Input) {}, v1.NodeReady, "True KubeletReady: kubelet is posting ready status"},
-		"memory": {func(in *Input) { in.Usage.MemoryAvailable = 50 << 20 }, v1.NodeMemoryPressure, "True KubeletHasInsufficientMemory: kubelet has insufficient memory available"},
-		"disk":   {func(in *Input) { in.Usage.DiskAvailable = 9 << 30 }, v1.NodeDiskPressure, "True KubeletHasDiskPressure: kubelet has disk pressure"},
-		"inodes": {func(in *Input) { in.Usage.InodesAvailable, in.Usage.Inodes = 4000, 100000 }, v1.NodeDiskPressure, "True KubeletHasDiskPressure: kubelet has disk pressure"},
+		"memory": {func(in *Input) { in.Pressure = []v1.NodeConditionType{v1.NodeMemoryPressure} }, v1.NodeMemoryPressure, "True KubeletHasInsufficientMemory: kubelet has insufficient memory available"},
+		"disk":   {func(in *Input) { in.Pressure = []v1.NodeConditionType{v1.NodeDiskPressure, v1.NodePIDPressure} }, v1.NodeDiskPressure, "True KubeletHasDiskPressure: kubelet has disk pressure"},
 		"calm":   {func(*Input) {}, v1.NodeDiskPressure, "False KubeletHasNoDiskPressure: kubelet has no disk pressure"},
-		"pids":   {func(in *Input) { in.Usage.Processes = 990 }, v1.NodePIDPressure, "True KubeletHasInsufficientPID: kubelet has insufficient PID available"},
+		"pids":   {func(in *Input) { in.Pressure = []v1.NodeConditionType{v1.NodePIDPressure} }, v1.NodePIDPressure, "True KubeletHasInsufficientPID: kubelet has insufficient PID available"},
 		"down":   {func(in *Input) { in.NotReady = []string{"a", "b"} }, v1.NodeReady, "False KubeletNotReady: a, b"},
 	} {
 		in := healthy()
@@ -105,7 +103,6 @@ func TestReadFacts(t *testing.T) {
 	for path, text := range map[string]string{
 		"proc/meminfo": "MemTotal:        2048 kB\nMemAvailable:    1024 kB\nHugePages_Total:       0\n", "etc/machine-id": "abc\n",
 		"proc/sys/kernel/random/boot_id": "boot\n", "proc/sys/kernel/osrelease": "6.18\n", "etc/os-release": "NAME=x\nPRETTY_NAME=\"Some Linux 1\"\n",
-		"proc/loadavg": "0.1 0.2 0.3 2/321 999\n", "proc/sys/kernel/pid_max": "4194304\n",
 	} {
 		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
 			t.Fatal(err)
@@ -114,14 +111,10 @@ func TestReadFacts(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	f, err := ReadFacts(root, root)
+	f, err := ReadFacts(root, filepath.Join(root, "not", "there"))
 	if err != nil || f.Memory != 2<<20 || f.Info.MachineID != "abc" || f.Info.SystemUUID != "abc" || f.Info.BootID != "boot" ||
 		f.Info.OSImage != "Some Linux 1" || f.Info.KernelVersion != "6.18" || f.Storage == 0 {
 		t.Errorf("%+v, %v", f, err)
-	}
-	u, err := ReadUsage(root, filepath.Join(root, "not", "there"))
-	if err != nil || u.MemoryAvailable != 1<<20 || u.Processes != 321 || u.ProcessesLimits != 4194304 || u.DiskTotal == 0 {
-		t.Errorf("%+v, %v", u, err)
 	}
 }
 
@@ -137,8 +130,9 @@ func TestReporter(t *testing.T) {
 	}
 	recorder := record.NewFakeRecorder(100)
 	var tired atomic.Bool
-	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Data: "/", Facts: healthy().Facts, ControlPlane: true,
-		Images: func(context.Context) ([]runtime.Image, error) { return nil, nil },
+	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, ControlPlane: true,
+		Pressure: func() []v1.NodeConditionType { return nil },
+		Images:   func(context.Context) ([]runtime.Image, error) { return nil, nil },
 		NotReady: func(context.Context) []string {
 			if tired.Load() {
 				return []string{"tired"}
@@ -184,7 +178,7 @@ func TestReporter(t *testing.T) {
 func TestNewAgentDisturbsNoReadyNode(t *testing.T) {
 	written := false
 	ready := v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}
-	r := New(Config{
+	r := New(Config{Pressure: func() []v1.NodeConditionType { return nil },
 		NotReady: func(context.Context) []string { written = true; return []string{"container runtime is down"} },
 		Log:      slog.New(slog.DiscardHandler)})
 	r.started = time.Now()

@@ -42,9 +42,12 @@ type Config struct {
 	Taints       []v1.Taint
 	MaxPods      int
 	Port         int32
-	Data         string // folder that counts for storage
 	Facts        Facts
-	Images       func(context.Context) ([]runtime.Image, error)
+	// ReservedMemory and ReservedStorage are kept from pods, in bytes.
+	ReservedMemory, ReservedStorage int64
+	// Pressure tells which pressures the node is under.
+	Pressure func() []v1.NodeConditionType
+	Images   func(context.Context) ([]runtime.Image, error)
 	// NotReady says what keeps the node from being ready.
 	NotReady func(context.Context) []string
 	Recorder record.EventRecorder
@@ -206,13 +209,12 @@ func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 }
 
 func (r *Reporter) input(ctx context.Context) Input {
-	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Port: r.cfg.Port, Now: time.Now()}
+	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Port: r.cfg.Port, Now: time.Now(),
+		ReservedMemory: r.cfg.ReservedMemory, ReservedStorage: r.cfg.ReservedStorage}
 	in.NotReady = r.cfg.NotReady(ctx)
-	var err error
-	if in.Usage, err = ReadUsage("/", r.cfg.Data); err != nil {
-		in.NotReady = append(in.NotReady, err.Error())
-	}
+	in.Pressure = r.cfg.Pressure()
 	if len(in.NotReady) == 0 { // else the runtime may not answer
+		var err error
 		if in.Images, err = r.cfg.Images(ctx); err != nil {
 			r.cfg.Log.Debug("images not listed", "error", err)
 		}

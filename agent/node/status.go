@@ -14,25 +14,23 @@ import (
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
-// What must stay free before the node is under pressure, and is not offered to pods; the kubelet's defaults.
 const (
-	memoryReserve  = 100 << 20
-	diskFraction   = 10 // percent
-	inodesFraction = 5  // percent
-	pidFraction    = 2  // percent
-	maxImages      = 50
-	maxImageNames  = 5
+	maxImages     = 50
+	maxImageNames = 5
 )
 
 // Input is all that a node's status is made of.
 type Input struct {
 	Facts   Facts
-	Usage   Usage
 	Name    string
 	IPs     []netip.Addr
 	MaxPods int
 	Port    int32
 	Images  []runtime.Image
+	// ReservedMemory and ReservedStorage are not offered to pods, in bytes.
+	ReservedMemory, ReservedStorage int64
+	// Pressure has the pressures that the node is under.
+	Pressure []v1.NodeConditionType
 	// NotReady says what keeps the node from being ready; none makes it ready.
 	NotReady []string
 	Now      time.Time
@@ -72,8 +70,8 @@ func capacity(in Input) v1.ResourceList {
 
 func allocatable(in Input) v1.ResourceList {
 	out := capacity(in)
-	out[v1.ResourceMemory] = *resource.NewQuantity(max(in.Facts.Memory-memoryReserve, 0), resource.BinarySI)
-	out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(in.Facts.Storage/100*(100-diskFraction), resource.DecimalSI)
+	out[v1.ResourceMemory] = *resource.NewQuantity(max(in.Facts.Memory-in.ReservedMemory, 0), resource.BinarySI)
+	out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(max(in.Facts.Storage-in.ReservedStorage, 0), resource.DecimalSI)
 	return out
 }
 
@@ -127,16 +125,10 @@ var pressures = []struct {
 }
 
 func conditions(in Input, old []v1.NodeCondition) []v1.NodeCondition {
-	u := in.Usage
-	under := map[v1.NodeConditionType]bool{
-		v1.NodeMemoryPressure: u.MemoryAvailable < memoryReserve,
-		v1.NodeDiskPressure:   below(u.DiskAvailable, u.DiskTotal, diskFraction) || below(u.InodesAvailable, u.Inodes, inodesFraction),
-		v1.NodePIDPressure:    below(u.ProcessesLimits-u.Processes, u.ProcessesLimits, pidFraction),
-	}
 	var own []v1.NodeCondition
 	for _, p := range pressures {
 		c := v1.NodeCondition{Type: p.kind, Status: v1.ConditionFalse, Reason: p.okReason, Message: p.okMessage}
-		if under[p.kind] {
+		if slices.Contains(in.Pressure, p.kind) {
 			c.Status, c.Reason, c.Message = v1.ConditionTrue, p.badReason, p.badMessage
 		}
 		own = append(own, c)
@@ -160,10 +152,6 @@ func conditions(in Input, old []v1.NodeCondition) []v1.NodeCondition {
 		}
 	}
 	return own
-}
-
-func below(have, all int64, percent int64) bool {
-	return all > 0 && have < all/100*percent
 }
 
 // same compares statuses but for their heartbeats.

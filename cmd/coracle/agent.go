@@ -51,7 +51,7 @@ func newAgent() *cobra.Command {
 		}
 		n := &node{o: o, config: config, remote: config}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, kubeconfigFlag)
+	}, commonFlags, clusterFlags, agentFlags, evictionFlags, kubeconfigFlag)
 }
 
 func newContainerd() *cobra.Command {
@@ -128,6 +128,14 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	policy, err := n.o.evictionPolicy()
+	if err != nil {
+		return err
+	}
+	machine, err := n.o.machine(ctx, store)
+	if err != nil {
+		return err
+	}
 	binary, err := runtimeBinary()
 	if err != nil {
 		return err
@@ -148,7 +156,8 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: []netip.Addr{addr},
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels,
 			CgroupRoot: cgroupRoot(n.o.layout),
-			Sandboxes:  containers, Containers: containers, Images: store, Network: pods, VolumeImages: store,
+			Sandboxes:  containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
+			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
 			RuntimeVersion: "containerd://" + version.Version,
 			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {
 				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Data: n.o.layout.Data})

@@ -18,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
+	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/internal/metrics"
@@ -54,6 +55,7 @@ type options struct {
 	containerd string
 	logSize    string // of a container's log file
 	logFiles   int
+	eviction   eviction.Flags
 
 	metrics string
 	// schedulerConfig is a KubeSchedulerConfiguration file.
@@ -235,7 +237,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags} {
 		add(&options{}, f)
 	}
 	var names []string
@@ -306,6 +308,9 @@ func (o *options) check() error {
 		return err
 	}
 	if _, _, err := parsePortRange(o.nodePorts); err != nil {
+		return err
+	}
+	if _, err := o.evictionPolicy(); err != nil {
 		return err
 	}
 	if err := o.checkAnonymous(); err != nil {

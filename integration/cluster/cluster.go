@@ -147,10 +147,13 @@ func (c *Cluster) ServerFlags() []string {
 	return append(c.Flags(), "--kubeconfig-out", c.Kubeconfig, "--config", "/dev/null")
 }
 
+// agentFlags keep a test's pods from being evicted because the machine's disk is nearly full.
+var agentFlags = []string{"--eviction-hard=memory.available<50Mi"}
+
 // Up brings the whole cluster up as `coracle up` does; the node is called node.
 func (c *Cluster) Up(args ...string) string {
 	c.t.Helper()
-	all := append([]string{"up"}, c.ServerFlags()...)
+	all := append(append([]string{"up"}, c.ServerFlags()...), agentFlags...)
 	all = append(all, "--node-name", "node")
 	out, err := c.Command(c.bin, append(all, args...)...).CombinedOutput()
 	if err != nil {
