@@ -183,7 +183,7 @@ func TestPodLife(t *testing.T) {
 		return os.IsNotExist(err)
 	})
 	e.await("events", func() bool { return len(e.events("web")) >= 4 })
-	for _, want := range []string{"Started: Started container app", "Created: Created container: app",
+	for _, want := range []string{"Started: Container started", "Created: Container created",
 		`Pulled: Container image "demo:v1" already present on machine`, "BackOff: Back-off restarting failed container app in pod web_default("} {
 		if !slices.ContainsFunc(e.events("web"), func(s string) bool { return strings.HasPrefix(s, want) }) {
 			t.Errorf("no event %q in %q", want, e.events("web"))

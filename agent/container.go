@@ -51,11 +51,11 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, act lifecycle.
 	case err != nil: // perhaps because the image has been removed meanwhile
 		return used, w.startFailed(ctx, pod, c, because(lifecycle.ReasonCreateContainer, err))
 	}
-	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Created", "Created container: %s", c.Name)
+	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Created", "Container created")
 	if err := w.a.cfg.Containers.Start(ctx, id); err != nil {
 		return used, w.startFailed(ctx, pod, c, because(lifecycle.ReasonRunContainer, err))
 	}
-	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Started", "Started container %s", c.Name)
+	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Started", "Container started")
 	return used, nil
 }
 

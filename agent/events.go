@@ -84,7 +84,7 @@ func (a *Agent) Verdict(t probes.Target, k probes.Kind, ok bool) {
 	}
 }
 
-// Unhealthy records a probe's failure.
-func (a *Agent) Unhealthy(t probes.Target, k probes.Kind, message string) {
-	a.containerEvent(t.Pod, t.Container, v1.EventTypeWarning, "Unhealthy", "%s probe failed: %s", k, message)
+// Tell records what a probe has to tell.
+func (a *Agent) Tell(t probes.Target, reason, message string) {
+	a.containerEvent(t.Pod, t.Container, v1.EventTypeWarning, reason, "%s", message)
 }

@@ -59,12 +59,7 @@ func (a *Agent) runHook(ctx context.Context, h *v1.LifecycleHandler, t probes.Ta
 		if err != nil {
 			return err
 		}
-		client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
-		resp, err := client.Do(r)
-		if err != nil {
-			return err
-		}
-		return resp.Body.Close()
+		return a.httpHook(r, t)
 	case h.Sleep != nil:
 		select {
 		case <-time.After(time.Duration(h.Sleep.Seconds) * time.Second):
@@ -73,13 +68,31 @@ func (a *Agent) runHook(ctx context.Context, h *v1.LifecycleHandler, t probes.Ta
 			return ctx.Err()
 		}
 	case h.TCPSocket != nil:
-		ok, message := a.asker.Ask(ctx, &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: h.TCPSocket}}, t)
-		if !ok {
+		result, message := a.asker.Ask(ctx, &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: h.TCPSocket}}, t)
+		if !result.OK() {
 			return errors.New(message)
 		}
 		return nil
 	}
 	return errors.New("invalid handler: it has no action")
+}
+
+// httpHook sends a hook's request; any answer will do. A server without TLS is asked again without, as the kubelet does.
+func (a *Agent) httpHook(r *http.Request, t probes.Target) error {
+	client := http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{InsecureSkipVerify: true}}}
+	resp, err := client.Do(r)
+	if r.URL.Scheme == "https" && err != nil && strings.Contains(err.Error(), "server gave HTTP response to HTTPS client") {
+		r.URL.Scheme = "http"
+		r.Header.Del("Authorization")
+		if resp, err = client.Do(r); err == nil {
+			a.event(t.Pod, v1.EventTypeWarning, "LifecycleHTTPFallback",
+				fmt.Sprintf("request to HTTPS lifecycle hook %s got HTTP response, retry with HTTP succeeded", r.URL.Host))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	return resp.Body.Close()
 }
 
 // exec runs a command in a container and gathers its output.

@@ -208,16 +208,19 @@ func (d *decision) hookPending(c *v1.Container, cur *Container) bool {
 
 // mustStop says why a running instance is to be stopped; an empty message says that it is not.
 func (d *decision) mustStop(c *v1.Container, cur *Container) (string, time.Duration) {
-	h := d.Health[cur.ID]
+	h, again := d.Health[cur.ID], ""
+	if d.shouldRestart(c, IsSidecar(c), 137) {
+		again = ", will be restarted"
+	}
 	switch {
 	case imageChanged(c, cur):
-		return "Container " + c.Name + " definition changed, will be restarted", d.grace()
+		return "Container " + c.Name + " definition changed" + again, d.grace()
 	case d.Hooks[cur.ID].Failed:
 		return "FailedPostStartHook", d.grace()
 	case h.Started != nil && !*h.Started:
-		return "Container " + c.Name + " failed startup probe, will be restarted", d.probeGrace(c.StartupProbe)
+		return "Container " + c.Name + " failed startup probe" + again, d.probeGrace(c.StartupProbe)
 	case h.Live != nil && !*h.Live:
-		return "Container " + c.Name + " failed liveness probe, will be restarted", d.probeGrace(c.LivenessProbe)
+		return "Container " + c.Name + " failed liveness probe" + again, d.probeGrace(c.LivenessProbe)
 	}
 	return "", 0
 }

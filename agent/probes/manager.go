@@ -2,6 +2,8 @@ package probes
 
 import (
 	"context"
+	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -35,8 +37,8 @@ type Target struct {
 type Listener interface {
 	// Verdict is told when the answer, after thresholds, has changed.
 	Verdict(t Target, k Kind, ok bool)
-	// Unhealthy is told of each failed question.
-	Unhealthy(t Target, k Kind, message string)
+	// Tell is told what an event is to say of a question: its reason and message.
+	Tell(t Target, reason, message string)
 }
 
 // Manager watches containers.
@@ -133,7 +135,7 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 		}
 	}
 	period := time.Duration(max(p.PeriodSeconds, 1)) * time.Second
-	timer := time.NewTimer(max(time.Until(w.target.StartedAt.Add(time.Duration(p.InitialDelaySeconds)*time.Second)), 0))
+	timer := time.NewTimer(firstDelay(time.Until(w.target.StartedAt.Add(time.Duration(p.InitialDelaySeconds)*time.Second)), period))
 	defer timer.Stop()
 	c := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1)}
 	eager := time.Duration(0)
@@ -147,14 +149,16 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 		case <-timer.C:
 		}
 		began := time.Now()
-		ok, message := m.asker.Ask(ctx, p, w.target)
+		result, message := m.asker.Ask(ctx, p, w.target)
 		if ctx.Err() != nil {
 			return
 		}
+		ok := result.OK()
 		if ok {
 			eager = 0
-		} else if eager == 0 || eager > quietRetries {
-			m.listen.Unhealthy(w.target, k, message)
+		}
+		if result != Success && (eager == 0 || eager > quietRetries) {
+			m.listen.Tell(w.target, reasonOf(result), fmt.Sprintf(wordsOf(result), k, message))
 		}
 		if verdict, changed := c.count(ok); changed {
 			m.listen.Verdict(w.target, k, verdict)
@@ -172,6 +176,33 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 		}
 		timer.Reset(max(pause-time.Since(began), 0))
 	}
+}
+
+// firstDelay is how long to wait before the first question, of which due is left. One that is long overdue, as when the agent
+// comes back to a node full of containers, is asked at some moment of the first period, so that not all are at once.
+func firstDelay(due, period time.Duration) time.Duration {
+	if due < -period {
+		return rand.N(period)
+	}
+	return max(due, 0)
+}
+
+// reasonOf and wordsOf are the kubelet's for an event about a question.
+func reasonOf(r Result) string {
+	if r == Warning {
+		return "ProbeWarning"
+	}
+	return "Unhealthy"
+}
+
+func wordsOf(r Result) string {
+	switch r {
+	case Warning:
+		return "%s probe warning: %s"
+	case Unknown:
+		return "%s probe errored and resulted in unknown state: %s"
+	}
+	return "%s probe failed: %s"
 }
 
 // Until a container was ready once, its readiness is asked for more often than its period says, from firstRetry to lastRetry

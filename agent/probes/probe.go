@@ -21,6 +21,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/connectivity"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
@@ -69,8 +70,25 @@ func sameHost(r *http.Request, via []*http.Request) error {
 	return nil
 }
 
-// Ask asks once. ok is the container's answer, message what an event tells of a failure.
-func (a *Asker) Ask(ctx context.Context, p *v1.Probe, t Target) (ok bool, message string) {
+// Result is what one question came to.
+type Result int
+
+// The results of a question.
+const (
+	// Failure: the container answered that it is not well, or did not answer.
+	Failure Result = iota
+	Success
+	// Warning is a success that is worth an event.
+	Warning
+	// Unknown: the question could not be asked; that counts as a failure.
+	Unknown
+)
+
+// OK tells whether the container counts as well.
+func (r Result) OK() bool { return r == Success || r == Warning }
+
+// Ask asks once. The message is what an event tells of anything but Success.
+func (a *Asker) Ask(ctx context.Context, p *v1.Probe, t Target) (Result, string) {
 	timeout := time.Duration(max(p.TimeoutSeconds, 1)) * time.Second
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
@@ -84,20 +102,20 @@ func (a *Asker) Ask(ctx context.Context, p *v1.Probe, t Target) (ok bool, messag
 	case p.GRPC != nil:
 		return a.grpc(ctx, p.GRPC, t, timeout)
 	}
-	return false, "probe has no handler"
+	return Unknown, fmt.Sprintf("missing probe handler for %s:%s", t.Pod.Namespace+"/"+t.Pod.Name, t.Container.Name)
 }
 
-func (a *Asker) command(ctx context.Context, command []string, id string, timeout time.Duration) (bool, string) {
+func (a *Asker) command(ctx context.Context, command []string, id string, timeout time.Duration) (Result, string) {
 	out, code, err := a.Exec(ctx, id, command, timeout)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return false, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(command, " "), timeout)
+		return Failure, fmt.Sprintf("command timed out: %q timed out after %s", strings.Join(command, " "), timeout)
 	case err != nil:
-		return false, err.Error()
+		return Unknown, err.Error()
 	case code != 0:
-		return false, string(bytes.TrimSuffix(clip(out), []byte("\n")))
+		return Failure, string(bytes.TrimSuffix(clip(out), []byte("\n")))
 	}
-	return true, ""
+	return Success, ""
 }
 
 func clip(b []byte) []byte {
@@ -153,27 +171,30 @@ func addDefault(h http.Header, name, value string) {
 	}
 }
 
-func (a *Asker) http(ctx context.Context, h *v1.HTTPGetAction, t Target) (bool, string) {
+func (a *Asker) http(ctx context.Context, h *v1.HTTPGetAction, t Target) (Result, string) {
 	r, err := NewRequest(ctx, h, t.Container, t.IP)
 	if err != nil {
-		return false, err.Error()
+		return Unknown, err.Error()
 	}
 	resp, err := a.client.Do(r)
 	if err != nil {
-		return false, err.Error()
+		return Failure, err.Error()
 	}
 	defer resp.Body.Close()
-	_, _ = io.CopyN(io.Discard, resp.Body, maxBody)
-	if resp.StatusCode >= 200 && resp.StatusCode < 400 {
-		return true, ""
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	switch {
+	case resp.StatusCode >= 200 && resp.StatusCode < 300:
+		return Success, ""
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return Warning, fmt.Sprintf("Probe terminated redirects, Response body: %v", string(body))
 	}
-	return false, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode)
+	return Failure, fmt.Sprintf("HTTP probe failed with statuscode: %d", resp.StatusCode)
 }
 
-func (a *Asker) tcp(ctx context.Context, s *v1.TCPSocketAction, t Target) (bool, string) {
+func (a *Asker) tcp(ctx context.Context, s *v1.TCPSocketAction, t Target) (Result, string) {
 	port, err := portNumber(s.Port, t.Container)
 	if err != nil {
-		return false, err.Error()
+		return Unknown, err.Error()
 	}
 	host := s.Host
 	if host == "" {
@@ -181,20 +202,20 @@ func (a *Asker) tcp(ctx context.Context, s *v1.TCPSocketAction, t Target) (bool,
 	}
 	conn, err := dialer().DialContext(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
-		return false, err.Error()
+		return Failure, err.Error()
 	}
 	_ = conn.Close()
-	return true, ""
+	return Success, ""
 }
 
-func (a *Asker) grpc(ctx context.Context, g *v1.GRPCAction, t Target, timeout time.Duration) (bool, string) {
+func (a *Asker) grpc(ctx context.Context, g *v1.GRPCAction, t Target, timeout time.Duration) (Result, string) {
 	addr := net.JoinHostPort(t.IP, strconv.Itoa(int(g.Port)))
 	conn, err := grpc.NewClient("passthrough:///"+addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
 		grpc.WithUserAgent(userAgent), grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
 			return dialer().DialContext(ctx, "tcp", addr)
 		}))
 	if err != nil {
-		return false, err.Error()
+		return Failure, err.Error()
 	}
 	defer conn.Close()
 	service := ""
@@ -205,16 +226,19 @@ func (a *Asker) grpc(ctx context.Context, g *v1.GRPCAction, t Target, timeout ti
 	switch status.Code(err) {
 	case codes.OK:
 	case codes.Unimplemented:
-		return false, fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message())
+		return Failure, fmt.Sprintf("error: this server does not implement the grpc health protocol (grpc.health.v1.Health): %s", status.Convert(err).Message())
 	case codes.DeadlineExceeded:
-		return false, fmt.Sprintf("timeout: health rpc did not complete within %v", timeout)
+		if conn.GetState() != connectivity.Ready {
+			return Failure, fmt.Sprintf("timeout: failed to connect service %q within %v", addr, timeout)
+		}
+		return Failure, fmt.Sprintf("timeout: health rpc did not complete within %v", timeout)
 	default:
-		return false, fmt.Sprintf("error: health rpc probe failed: %v", err)
+		return Failure, fmt.Sprintf("error: health rpc probe failed: %v", err)
 	}
 	if resp.GetStatus() != grpc_health_v1.HealthCheckResponse_SERVING {
-		return false, fmt.Sprintf("service unhealthy (responded with %q)", resp.GetStatus().String())
+		return Failure, fmt.Sprintf("service unhealthy (responded with %q)", resp.GetStatus().String())
 	}
-	return true, ""
+	return Success, ""
 }
 
 // portNumber resolves a port by number, or by its name among the container's ports.
