@@ -84,7 +84,7 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 	}
 	group := podspec.PodCgroup(w.a.cfg.CgroupRoot, pod)
 	cfg := runtime.SandboxConfig{Pod: w.ref, Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC,
-		HostPID: pod.Spec.HostPID, ShareProcess: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace,
+		HostPID: pod.Spec.HostPID, UserNamespace: pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers, ShareProcess: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace,
 		CgroupParent: group.Path, Resources: &runtime.Resources{CPUShares: group.Shares, CPUQuota: group.Quota, MemoryLimit: group.Memory}}
 	if group.Quota != 0 {
 		cfg.Resources.CPUPeriod = uint64(group.Period)

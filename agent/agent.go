@@ -189,8 +189,9 @@ func one(selector fields.Selector) informers.SharedInformerOption {
 
 func (a *Agent) newReporter() *node.Reporter {
 	c := a.cfg
+	handler := v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(c.Support.RecursiveReadOnly), UserNamespaces: new(c.Support.UserNamespaces == "")}
 	ofMemory, ofStorage := c.Eviction.Reserved(a.facts.Memory, a.facts.Storage)
-	return node.New(node.Config{Client: a.client, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
+	return node.New(node.Config{Client: a.client, Handler: handler, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
 		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Port: c.Port, Facts: a.facts,
 		ReservedMemory: ofMemory, ReservedStorage: ofStorage, Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
 		Images: c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})

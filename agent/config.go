@@ -18,6 +18,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/network"
+	"github.com/coracle-dev/coracle/agent/podspec"
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/agent/volumes"
 	"github.com/coracle-dev/coracle/internal/paths"
@@ -103,6 +104,9 @@ type Config struct {
 	Observe     func(context.Context) (eviction.Observations, error)
 	Alarm       <-chan struct{}
 	SplitImages bool
+
+	// Support is what pods can have here beyond what every node gives them.
+	Support podspec.Support
 
 	Sandboxes  Sandboxes
 	Containers Containers

@@ -91,7 +91,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Contain
 	}
 	in := podspec.Input{Pod: pod, Container: c, Attempt: act.Attempt, Backoff: act.Backoff, Image: img, ImageName: name, Sources: src, Facts: facts,
 		Capacity: w.a.memory(), Hostname: hostname, LogPath: podspec.LogPath(w.a.cfg.Layout.PodLogs(), pod, c.Name, act.Attempt),
-		Seccomp: w.a.seccompProfile, Target: target}
+		Seccomp: w.a.seccompProfile, Support: w.a.cfg.Support, Target: target}
 	cfg, warnings, err := podspec.Container(in)
 	if err != nil {
 		return cfg, err
@@ -151,9 +151,14 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, attempt int, facts fields.
 	}
 	var out []runtime.Mount
 	taken := map[string]bool{}
+	recursive, err := podspec.RecursiveReadOnly(c, w.a.cfg.Support)
+	if err != nil {
+		return nil, err
+	}
 	for _, m := range list {
-		out = append(out, runtime.Mount(m))
-		taken[filepath.Clean(m.Destination)] = true
+		dest := filepath.Clean(m.Destination)
+		out = append(out, runtime.Mount{Source: m.Source, Destination: m.Destination, ReadOnly: m.ReadOnly, Propagation: m.Propagation, Recursive: recursive[dest]})
+		taken[dest] = true
 	}
 	files, err := w.files(pod, c, attempt, facts)
 	if err != nil {

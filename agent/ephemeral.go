@@ -22,7 +22,7 @@ func (w *worker) target(pod *v1.Pod, c *v1.Container) (string, error) {
 	if !found {
 		return "", nil
 	}
-	if r := podspec.UnsupportedContainer(c); r != nil {
+	if r := podspec.UnsupportedContainer(c, w.a.cfg.Support); r != nil {
 		return "", errors.New(r.Message)
 	}
 	if name == "" {

@@ -49,6 +49,7 @@ func newWorker(a *Agent, pod *v1.Pod) *worker {
 			Hooks: map[string]lifecycle.Hook{}, Failed: map[string]lifecycle.Failure{}, InFlight: map[string]lifecycle.Action{},
 		},
 	}
+	w.state.Node.RecursiveReadOnly = a.cfg.Support.RecursiveReadOnly
 	for _, ip := range a.cfg.NodeIPs {
 		w.state.Node.IPs = append(w.state.Node.IPs, ip.String())
 	}

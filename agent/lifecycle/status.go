@@ -109,7 +109,7 @@ func find(list []v1.ContainerStatus, name string) *v1.ContainerStatus {
 
 // containerStatus is one container's; prev is what was last said of it.
 func (d *decision) containerStatus(c *v1.Container, prev *v1.ContainerStatus) v1.ContainerStatus {
-	st := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool), VolumeMounts: volumeMounts(c),
+	st := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool), VolumeMounts: volumeMounts(c, d.Node.RecursiveReadOnly),
 		Resources: c.Resources.DeepCopy(), AllocatedResources: c.Resources.Requests.DeepCopy()}
 	if prev != nil {
 		st.RestartCount, st.LastTerminationState = prev.RestartCount, prev.LastTerminationState
@@ -330,13 +330,16 @@ func (d *decision) neverInitialized() bool {
 	return false
 }
 
-func volumeMounts(c *v1.Container) []v1.VolumeMountStatus {
+func volumeMounts(c *v1.Container, recursive bool) []v1.VolumeMountStatus {
 	var out []v1.VolumeMountStatus
 	for _, m := range c.VolumeMounts {
 		st := v1.VolumeMountStatus{Name: m.Name, MountPath: m.MountPath, ReadOnly: m.ReadOnly}
 		if m.ReadOnly {
-			off := v1.RecursiveReadOnlyDisabled
-			st.RecursiveReadOnly = &off
+			mode := v1.RecursiveReadOnlyDisabled
+			if asked := m.RecursiveReadOnly; asked != nil && *asked != v1.RecursiveReadOnlyDisabled && recursive {
+				mode = v1.RecursiveReadOnlyEnabled
+			}
+			st.RecursiveReadOnly = &mode
 		}
 		out = append(out, st)
 	}

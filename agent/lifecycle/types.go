@@ -102,6 +102,8 @@ type Rejection struct {
 // Node is what of the node appears in a pod's status.
 type Node struct {
 	IPs []string
+	// RecursiveReadOnly mounts are those that ask for it if it is possible.
+	RecursiveReadOnly bool
 }
 
 // State is all that a decision rests on.

@@ -48,6 +48,8 @@ type Config struct {
 	// Pressure tells which pressures the node is under.
 	Pressure func() []v1.NodeConditionType
 	Images   func(context.Context) ([]runtime.Image, error)
+	// Handler has what pods can have here of what not every container runtime gives.
+	Handler v1.NodeRuntimeHandlerFeatures
 	// NotReady says what keeps the node from being ready.
 	NotReady func(context.Context) []string
 	Recorder record.EventRecorder
@@ -209,7 +211,7 @@ func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 }
 
 func (r *Reporter) input(ctx context.Context) Input {
-	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Port: r.cfg.Port, Now: time.Now(),
+	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Port: r.cfg.Port, Handler: r.cfg.Handler, Now: time.Now(),
 		ReservedMemory: r.cfg.ReservedMemory, ReservedStorage: r.cfg.ReservedStorage}
 	in.NotReady = r.cfg.NotReady(ctx)
 	in.Pressure = r.cfg.Pressure()

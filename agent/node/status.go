@@ -27,6 +27,7 @@ type Input struct {
 	MaxPods int
 	Port    int32
 	Images  []runtime.Image
+	Handler v1.NodeRuntimeHandlerFeatures
 	// ReservedMemory and ReservedStorage are not offered to pods, in bytes.
 	ReservedMemory, ReservedStorage int64
 	// Pressure has the pressures that the node is under.
@@ -50,8 +51,7 @@ func Status(in Input, old *v1.NodeStatus) v1.NodeStatus {
 	st.DaemonEndpoints.KubeletEndpoint.Port = in.Port
 	st.Images = imageList(in.Images)
 	st.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
-	st.RuntimeHandlers = []v1.NodeRuntimeHandler{{Features: &v1.NodeRuntimeHandlerFeatures{
-		RecursiveReadOnlyMounts: new(false), UserNamespaces: new(false)}}}
+	st.RuntimeHandlers = []v1.NodeRuntimeHandler{{Features: in.Handler.DeepCopy()}}
 	st.Conditions = conditions(in, old.Conditions)
 	return st
 }

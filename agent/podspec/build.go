@@ -47,7 +47,8 @@ type Input struct {
 	LogPath string
 	Seccomp SeccompLoader
 	// Target is the ID of the container whose processes an ephemeral one is to see; empty is none.
-	Target string
+	Target  string
+	Support Support
 }
 
 // Container builds the runtime's configuration. Its errors are of the pod's making: CreateContainerConfigError.
@@ -57,7 +58,7 @@ func Container(in Input) (cfg runtime.ContainerConfig, warnings []string, err er
 	if err != nil {
 		return cfg, nil, err
 	}
-	sec, err := Security(pod, c, in.Image, in.Seccomp)
+	sec, err := Security(pod, c, in.Support, in.Seccomp)
 	if err != nil {
 		return cfg, nil, err
 	}

@@ -107,7 +107,7 @@ func TestEnvErrors(t *testing.T) {
 func TestResourcesAndCgroup(t *testing.T) {
 	pod := testPod()
 	r := Resources(pod, &pod.Spec.Containers[0], 1<<30)
-	if want := (runtime.Resources{CPUShares: 256, MemoryLimit: 128 << 20, OOMScoreAdj: 938}); r != want {
+	if want := (runtime.Resources{CPUShares: 256, MemoryLimit: 128 << 20, OOMScoreAdj: 938}); cmp.Diff(want, r) != "" {
 		t.Errorf("resources %+v, want %+v", r, want)
 	}
 	g := PodCgroup("kubepods", pod)
@@ -153,22 +153,11 @@ func TestSecurity(t *testing.T) {
 		SeccompProfile: &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}}
 	c.SecurityContext = &v1.SecurityContext{RunAsUser: new(int64(6)), AllowPrivilegeEscalation: new(false),
 		Capabilities: &v1.Capabilities{Add: []v1.Capability{"NET_ADMIN"}, Drop: []v1.Capability{"ALL"}}}
-	s, err := Security(pod, c, runtime.Image{}, nil)
+	s, err := Security(pod, c, Support{}, nil)
 	want := runtime.Security{UID: new(int64(6)), Groups: []int64{8, 7}, RunAsNonRoot: true, NoNewPrivs: true, AddCaps: []string{"NET_ADMIN"},
 		DropCaps: []string{"ALL"}, SeccompDefault: true}
 	if d := cmp.Diff(want, s); d != "" || err != nil {
 		t.Error(d, err)
-	}
-	pod.Spec.SecurityContext.RunAsUser, c.SecurityContext.RunAsUser = nil, nil
-	for text, img := range map[string]runtime.Image{
-		"image will run as root": {}, "non-numeric user (www)": {User: "www"}, "run as root": {UID: new(int64(0)), User: "0"},
-	} {
-		if _, err := Security(pod, c, img, nil); err == nil || !strings.Contains(err.Error(), text) {
-			t.Errorf("%v: %v", img, err)
-		}
-	}
-	if _, err := Security(pod, c, runtime.Image{UID: new(int64(4)), User: "4"}, nil); err != nil {
-		t.Error(err)
 	}
 }
 
@@ -189,16 +178,5 @@ func TestHostsAndHostname(t *testing.T) {
 	pod.Name = strings.Repeat("a", 62) + ".b"
 	if n, _ := Hostname(pod, ""); n != strings.Repeat("a", 62) {
 		t.Error(n)
-	}
-}
-
-func TestUnsupported(t *testing.T) {
-	pod := testPod()
-	if r := Unsupported(pod); r != nil {
-		t.Errorf("plain pod refused: %v", r)
-	}
-	pod.Spec.SecurityContext = &v1.PodSecurityContext{Sysctls: []v1.Sysctl{{Name: "kernel.msgmax", Value: "1"}}}
-	if r := Unsupported(pod); r == nil || r.Reason != "SysctlForbidden" {
-		t.Errorf("sysctl: %v", r)
 	}
 }

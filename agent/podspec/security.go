@@ -2,7 +2,6 @@ package podspec
 
 import (
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -14,8 +13,22 @@ import (
 // SeccompLoader reads a profile of type Localhost by its name.
 type SeccompLoader func(name string) (*specs.LinuxSeccomp, error)
 
-// Security merges the security contexts of pod and container, and refuses an image that contradicts them.
-func Security(pod *v1.Pod, c *v1.Container, image runtime.Image, seccomp SeccompLoader) (runtime.Security, error) {
+// Support is what a node can give a pod beyond what every node can, and what its owner lets pods do.
+type Support struct {
+	// UserNamespaces says why a pod cannot have a user namespace; empty where it can.
+	UserNamespaces string
+	// RecursiveReadOnly: whatever is mounted below a read-only mount can be made read-only too.
+	RecursiveReadOnly bool
+	// AppArmor tells whether a profile is loaded; nil where the machine enforces none.
+	AppArmor func(profile string) bool
+	// Sysctls are those that pods may set.
+	Sysctls Sysctls
+	// SeccompDefault gives containers that ask for no seccomp profile the runtime's default one.
+	SeccompDefault bool
+}
+
+// Security merges the security contexts of pod and container.
+func Security(pod *v1.Pod, c *v1.Container, node Support, seccomp SeccompLoader) (runtime.Security, error) {
 	p, s := pod.Spec.SecurityContext, c.SecurityContext
 	if p == nil {
 		p = &v1.PodSecurityContext{}
@@ -46,11 +59,28 @@ func Security(pod *v1.Pod, c *v1.Container, image runtime.Image, seccomp Seccomp
 	if s.ProcMount != nil && *s.ProcMount == v1.UnmaskedProcMount {
 		out.MaskedPathsUnmasked = true
 	}
-	if err := checkNonRoot(pod, c, out, image); err != nil {
-		return out, err
+	if node.AppArmor != nil {
+		out.AppArmor = appArmorProfile(either(s.AppArmorProfile, p.AppArmorProfile), out.Privileged)
 	}
-	err := addSeccomp(&out, either(s.SeccompProfile, p.SeccompProfile), seccomp)
+	profile := either(s.SeccompProfile, p.SeccompProfile)
+	if profile == nil && node.SeccompDefault {
+		profile = &v1.SeccompProfile{Type: v1.SeccompProfileTypeRuntimeDefault}
+	}
+	err := addSeccomp(&out, profile, seccomp)
 	return out, err
+}
+
+// appArmorProfile names the profile of a container on a machine that enforces them; empty is none. The default is not for privileged ones.
+func appArmorProfile(p *v1.AppArmorProfile, privileged bool) string {
+	switch {
+	case p != nil && p.Type == v1.AppArmorProfileTypeUnconfined:
+		return ""
+	case p != nil && p.Type == v1.AppArmorProfileTypeLocalhost && p.LocalhostProfile != nil:
+		return *p.LocalhostProfile
+	case privileged:
+		return ""
+	}
+	return runtime.DefaultAppArmor
 }
 
 // addSeccomp resolves the profile; a privileged container runs unconfined.
@@ -78,21 +108,3 @@ func either[T any](a, b *T) *T {
 }
 
 func isTrue(b *bool) bool { return b != nil && *b }
-
-func checkNonRoot(pod *v1.Pod, c *v1.Container, s runtime.Security, image runtime.Image) error {
-	if !s.RunAsNonRoot {
-		return nil
-	}
-	at := fmt.Sprintf("(pod: %q, container: %s)", pod.Name+"_"+pod.Namespace+"("+string(pod.UID)+")", c.Name)
-	switch {
-	case s.UID != nil && *s.UID == 0:
-		return fmt.Errorf("container's runAsUser breaks non-root policy %s", at)
-	case s.UID != nil:
-		return nil
-	case image.UID != nil && *image.UID == 0, image.UID == nil && image.User == "":
-		return fmt.Errorf("container has runAsNonRoot and image will run as root %s", at)
-	case image.UID == nil:
-		return fmt.Errorf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root %s", image.User, at)
-	}
-	return nil
-}

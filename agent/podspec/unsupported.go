@@ -10,29 +10,29 @@ import (
 type Refusal struct{ Reason, Message string }
 
 // Unsupported finds the first thing a pod asks for that this node cannot give; nil is none. Volumes have their own check.
-func Unsupported(pod *v1.Pod) *Refusal {
+func Unsupported(pod *v1.Pod, node Support) *Refusal {
 	spec := &pod.Spec
 	switch {
 	case spec.OS != nil && spec.OS.Name != v1.Linux:
 		return &Refusal{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
 	case spec.RuntimeClassName != nil && *spec.RuntimeClassName != "":
 		return refuse("RuntimeClass %q not found", *spec.RuntimeClassName)
-	case spec.HostUsers != nil && !*spec.HostUsers:
-		return refuse("user namespaces (hostUsers: false) are not supported on this node")
+	case spec.HostUsers != nil && !*spec.HostUsers && node.UserNamespaces != "":
+		return refuse("can't set `spec.hostUsers: false`, runtime does not support user namespaces: %s", node.UserNamespaces)
 	case len(spec.ResourceClaims) > 0:
 		return refuse("resourceClaims are not supported on this node")
 	}
 	if s := spec.SecurityContext; s != nil {
-		if r := appArmor(s.AppArmorProfile); r != nil {
+		if r := node.appArmor(s.AppArmorProfile); r != nil {
 			return r
 		}
 	}
-	if r := sysctls(spec); r != nil {
+	if r := node.Sysctls.check(spec); r != nil {
 		return r
 	}
 	for _, list := range [][]v1.Container{spec.InitContainers, spec.Containers} {
 		for i := range list {
-			if r := UnsupportedContainer(&list[i]); r != nil {
+			if r := UnsupportedContainer(&list[i], node); r != nil {
 				return r
 			}
 		}
@@ -44,27 +44,27 @@ func refuse(format string, args ...any) *Refusal {
 	return &Refusal{"UnsupportedPod", fmt.Sprintf(format, args...)}
 }
 
-func appArmor(p *v1.AppArmorProfile) *Refusal {
+// appArmor refuses what the machine cannot enforce.
+func (node Support) appArmor(p *v1.AppArmorProfile) *Refusal {
 	if p == nil || p.Type == v1.AppArmorProfileTypeUnconfined {
 		return nil
 	}
-	return &Refusal{"AppArmor", "Cannot enforce AppArmor: AppArmor is not enabled on the host"}
+	why := ""
+	switch {
+	case node.AppArmor == nil:
+		why = "AppArmor is not enabled on the host"
+	case p.Type == v1.AppArmorProfileTypeLocalhost && p.LocalhostProfile != nil && !node.AppArmor(*p.LocalhostProfile):
+		why = fmt.Sprintf("profile %q is not loaded", *p.LocalhostProfile)
+	default:
+		return nil
+	}
+	return &Refusal{"AppArmor", "Cannot enforce AppArmor: " + why}
 }
 
 // UnsupportedContainer finds the first thing that one container asks for and this node cannot give.
-func UnsupportedContainer(c *v1.Container) *Refusal {
-	for _, p := range c.Ports {
-		if p.HostPort > 0 && p.HostIP != "" && p.HostIP != "0.0.0.0" && p.HostIP != "::" {
-			return refuse("container %s: hostIP %s of port %d is not supported on this node", c.Name, p.HostIP, p.ContainerPort)
-		}
-	}
+func UnsupportedContainer(c *v1.Container, node Support) *Refusal {
 	if len(c.VolumeDevices) > 0 {
 		return refuse("container %s: volumeDevices are not supported on this node", c.Name)
-	}
-	for _, m := range c.VolumeMounts {
-		if m.RecursiveReadOnly != nil && *m.RecursiveReadOnly == v1.RecursiveReadOnlyEnabled {
-			return refuse("container %s: recursiveReadOnly: Enabled is not supported on this node", c.Name)
-		}
 	}
 	for _, e := range c.Env {
 		if e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil {
@@ -75,27 +75,7 @@ func UnsupportedContainer(c *v1.Container) *Refusal {
 		return refuse("container %s: resource claims are not supported on this node", c.Name)
 	}
 	if c.SecurityContext != nil {
-		return appArmor(c.SecurityContext.AppArmorProfile)
-	}
-	return nil
-}
-
-// safeSysctls are namespaced and harm no other pod; the rest is refused, as by a kubelet without --allowed-unsafe-sysctls.
-var safeSysctls = map[string]bool{
-	"kernel.shm_rmid_forced": true, "net.ipv4.ip_local_port_range": true, "net.ipv4.tcp_syncookies": true,
-	"net.ipv4.ping_group_range": true, "net.ipv4.ip_unprivileged_port_start": true, "net.ipv4.ip_local_reserved_ports": true,
-	"net.ipv4.tcp_keepalive_time": true, "net.ipv4.tcp_fin_timeout": true, "net.ipv4.tcp_keepalive_intvl": true,
-	"net.ipv4.tcp_keepalive_probes": true, "net.ipv4.tcp_rmem": true, "net.ipv4.tcp_wmem": true,
-}
-
-func sysctls(spec *v1.PodSpec) *Refusal {
-	if spec.SecurityContext == nil {
-		return nil
-	}
-	for _, s := range spec.SecurityContext.Sysctls {
-		if !safeSysctls[s.Name] {
-			return &Refusal{"SysctlForbidden", fmt.Sprintf("forbidden sysctl: %q not allowlisted", s.Name)}
-		}
+		return node.appArmor(c.SecurityContext.AppArmorProfile)
 	}
 	return nil
 }

@@ -24,10 +24,12 @@ type SandboxConfig struct {
 	HostIPC      bool
 	HostPID      bool
 	ShareProcess bool
-	CgroupParent string            // the pod's cgroup, under which containers get theirs
-	Resources    *Resources        // limits of the pod's cgroup; nil sets none
-	Sysctls      map[string]string // set in the pod's namespaces
-	Annotations  map[string]string // kept beside the sandbox, returned by List
+	// UserNamespace gives the pod users of its own: its root is nobody outside.
+	UserNamespace bool
+	CgroupParent  string            // the pod's cgroup, under which containers get theirs
+	Resources     *Resources        // limits of the pod's cgroup; nil sets none
+	Sysctls       map[string]string // set in the pod's namespaces
+	Annotations   map[string]string // kept beside the sandbox, returned by List
 }
 
 // Sandbox is a pod's shared namespaces.
@@ -48,6 +50,7 @@ type Mount struct {
 	ReadOnly            bool
 	Propagation         string   // rprivate (default), rslave, rshared
 	Options             []string // further ones of mount(8), as noexec
+	Recursive           bool     // ReadOnly holds for what is mounted below as well
 }
 
 // Resources are cgroup limits; zero is unlimited.
@@ -76,7 +79,11 @@ type Security struct {
 	Seccomp             *specs.LinuxSeccomp // a profile of the pod's own
 	SeccompDefault      bool                // the runtime's default profile; without it and Seccomp: unconfined
 	MaskedPathsUnmasked bool
+	AppArmor            string // the profile's name; empty: unconfined
 }
+
+// DefaultAppArmor is the profile of containers that ask for none, where the machine enforces profiles.
+const DefaultAppArmor = "coracle-default"
 
 // ContainerConfig is one container of a pod, everything resolved.
 type ContainerConfig struct {

@@ -101,7 +101,10 @@ func (r *Runtime) Create(ctx context.Context, cfg ContainerConfig) (id string, e
 	if err != nil {
 		return "", fmt.Errorf("failed to resolve image %q: %w", cfg.Image, err)
 	}
-	in := specInput{id: id, cfg: cfg, sandbox: sandbox.Config, dir: dir, image: image, oomMin: r.oomMin}
+	if cfg.Mounts, err = sandbox.mapMounts(dir, id, cfg.Mounts); err != nil {
+		return "", fmt.Errorf("failed to map the owners of a volume: %w", err)
+	}
+	in := specInput{id: id, cfg: cfg, sandbox: sandbox.Config, firstID: sandbox.FirstID, dir: dir, image: image, oomMin: r.oomMin}
 	if in.processes, err = r.processesOf(ctx, cfg); err != nil {
 		return "", err
 	}
@@ -122,7 +125,7 @@ func (r *Runtime) Create(ctx context.Context, cfg ContainerConfig) (id string, e
 	}
 	// The record came first, so that the snapshot is referred to from its first moment.
 	sn := r.client.SnapshotService(image.Snapshotter)
-	if c.rootfs, err = sn.Prepare(ctx, id, image.Parent); errdefs.IsAlreadyExists(err) {
+	if c.rootfs, err = sn.Prepare(ctx, id, image.Parent, sandbox.snapshotOptions()...); errdefs.IsAlreadyExists(err) {
 		c.rootfs, err = sn.Mounts(ctx, id)
 	}
 	if err != nil {
@@ -219,10 +222,12 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if r.stateOf(c) != StateCreated {
 		return nil
 	}
-	if err := r.startTask(ctx, c); err != nil {
-		if ctx.Err() != nil || errdefs.IsUnavailable(err) {
-			return err // the node's trouble: to be tried again
-		}
+	err = r.startTask(ctx, c)
+	if err != nil && (ctx.Err() != nil || errdefs.IsUnavailable(err)) {
+		return err // the node's trouble: to be tried again
+	}
+	r.dropMappedMounts(c)
+	if err != nil {
 		now := time.Now().UTC()
 		r.finish(context.WithoutCancel(ctx), c, status{StartedAt: now, FinishedAt: now, ExitCode: 128, Reason: "StartError", Message: err.Error()})
 		return err
@@ -290,7 +295,11 @@ func (r *Runtime) rootfsOf(ctx context.Context, c *container) ([]mount.Mount, er
 		if ierr != nil {
 			return nil, ierr
 		}
-		mounts, err = sn.Prepare(ctx, rec.SnapshotKey, image.Parent)
+		sandbox, serr := readSandbox(r.sandboxDir(c.meta.Pod.UID))
+		if serr != nil {
+			return nil, serr
+		}
+		mounts, err = sn.Prepare(ctx, rec.SnapshotKey, image.Parent, sandbox.snapshotOptions()...)
 	}
 	return mounts, err
 }
@@ -412,6 +421,7 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	if err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("failed to delete container %q: %w", id, err)
 	}
+	r.dropMappedMounts(c)
 	c.logs.drain(time.Second)
 	r.removeFIFOs(c)
 	removeLogs(c.meta.LogPath)

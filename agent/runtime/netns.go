@@ -1,17 +1,21 @@
 package runtime
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+	"k8s.io/component-helpers/node/util/sysctl"
 
 	"github.com/coracle-dev/coracle/internal/thread"
 )
@@ -31,6 +35,9 @@ func (cfg SandboxConfig) namespaces() []namespace {
 	if !cfg.HostIPC {
 		out = append(out, namespace{"ipc", unix.CLONE_NEWIPC})
 	}
+	if cfg.UserNamespace {
+		out = append(out, namespace{"user", unix.CLONE_NEWUSER})
+	}
 	return out
 }
 
@@ -39,7 +46,7 @@ func (cfg SandboxConfig) namespaces() []namespace {
 func makeNamespaces(dir string, cfg SandboxConfig) error {
 	list := cfg.namespaces()
 	if len(list) == 0 {
-		return setSysctls(cfg, nil)
+		return setSysctls(cfg, nil, 0)
 	}
 	return thread.Do(func() error { return unshareHere(dir, cfg, list) })
 }
@@ -52,17 +59,7 @@ func unshareHere(dir string, cfg SandboxConfig, list []namespace) error {
 	if err := unix.Unshare(flags); err != nil {
 		return fmt.Errorf("unshare: %w", err)
 	}
-	if flags&unix.CLONE_NEWUTS != 0 && cfg.Hostname != "" {
-		if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
-			return fmt.Errorf("set host name %q: %w", cfg.Hostname, err)
-		}
-	}
-	if flags&unix.CLONE_NEWNET != 0 {
-		if err := loopbackUp(); err != nil {
-			return fmt.Errorf("loopback: %w", err)
-		}
-	}
-	if err := setSysctls(cfg, list); err != nil {
+	if err := prepareNamespaces(cfg, list, 0); err != nil {
 		return err
 	}
 	for _, ns := range list {
@@ -72,6 +69,24 @@ func unshareHere(dir string, cfg SandboxConfig, list []namespace) error {
 		}
 	}
 	return nil
+}
+
+// prepareNamespaces sets host name, loopback and sysctls in the calling thread's namespaces, which are the listed ones. owner is the ID of
+// their root where that is not the machine's.
+func prepareNamespaces(cfg SandboxConfig, list []namespace, owner uint32) error {
+	for _, ns := range list {
+		switch {
+		case ns.flag == unix.CLONE_NEWUTS && cfg.Hostname != "":
+			if err := unix.Sethostname([]byte(cfg.Hostname)); err != nil {
+				return fmt.Errorf("set host name %q: %w", cfg.Hostname, err)
+			}
+		case ns.flag == unix.CLONE_NEWNET:
+			if err := loopbackUp(); err != nil {
+				return fmt.Errorf("loopback: %w", err)
+			}
+		}
+	}
+	return setSysctls(cfg, list, owner)
 }
 
 func bindNamespace(source, target string) error {
@@ -112,7 +127,7 @@ func loopbackUp() error {
 
 // setSysctls writes the pod's sysctls in the calling thread's namespaces. A new network namespace lets
 // processes without privileges bind low ports and ping, as containerd's CRI plugin does by default.
-func setSysctls(cfg SandboxConfig, list []namespace) error {
+func setSysctls(cfg SandboxConfig, list []namespace, owner uint32) error {
 	all := map[string]string{}
 	for _, ns := range list {
 		if ns.flag == unix.CLONE_NEWNET {
@@ -120,18 +135,36 @@ func setSysctls(cfg SandboxConfig, list []namespace) error {
 			all["net.ipv4.ping_group_range"] = "0 2147483647"
 		}
 	}
-	defaults := len(all)
-	for k, v := range cfg.Sysctls {
-		all[strings.ReplaceAll(k, "/", ".")] = v
+	if owner != 0 { // groups that the user namespace does not have cannot be named
+		all["net.ipv4.ping_group_range"] = fmt.Sprintf("0 %d", idsPerPod-1)
 	}
-	for k, v := range all {
-		path := filepath.Join("/proc/sys", strings.ReplaceAll(k, ".", "/"))
-		err := os.WriteFile(path, []byte(v), 0)
-		if _, asked := cfg.Sysctls[k]; err != nil && (asked || defaults == 0) {
-			return fmt.Errorf("sysctl %s=%s: %w", k, v, err)
+	asked := map[string]bool{}
+	for k, v := range cfg.Sysctls {
+		k = sysctl.NormalizeName(k)
+		all[k], asked[k] = v, true
+	}
+	// Only their owner may change what the kernel keeps for IPC namespaces; the thread has no way back from being that.
+	names := slices.SortedFunc(maps.Keys(all), func(a, b string) int { return cmp.Compare(rank(a), rank(b)) })
+	for _, k := range names {
+		if owner != 0 && rank(k) > 0 {
+			if _, _, errno := unix.RawSyscall(unix.SYS_SETRESUID, ^uintptr(0), uintptr(owner), ^uintptr(0)); errno != 0 {
+				return fmt.Errorf("become user %d: %w", owner, errno)
+			}
+		}
+		path := filepath.Join("/proc/sys", strings.NewReplacer(".", "/", "/", ".").Replace(k))
+		if err := os.WriteFile(path, []byte(all[k]), 0); err != nil && asked[k] {
+			return fmt.Errorf("sysctl %s=%s: %w", k, all[k], err)
 		}
 	}
 	return nil
+}
+
+// rank puts the network's parameters first.
+func rank(name string) int {
+	if strings.HasPrefix(name, "net.") {
+		return 0
+	}
+	return 1
 }
 
 // startPause starts the process that holds and is the init of a pod's shared PID namespace. It has a session
@@ -139,7 +172,7 @@ func setSysctls(cfg SandboxConfig, list []namespace) error {
 func (r *Runtime) startPause(dir string, cfg SandboxConfig) (pid int, started string, err error) {
 	cmd := exec.Command(r.cfg.Shim, "pause")
 	cmd.Dir = "/"
-	cmd.Env = []string{"GOGC=20", "GOMAXPROCS=1"}
+	cmd.Env = pauseEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWPID}
 	if err := cmd.Start(); err != nil {
 		return 0, "", fmt.Errorf("start the holder of the PID namespace: %w", err)
@@ -151,6 +184,8 @@ func (r *Runtime) startPause(dir string, cfg SandboxConfig) (pid int, started st
 	}
 	return pid, startTime(pid), nil
 }
+
+func pauseEnv() []string { return []string{"GOGC=20", "GOMAXPROCS=1"} }
 
 // startTime tells two processes with one PID apart: field 22 of /proc/PID/stat, empty without such a process.
 func startTime(pid int) string {

@@ -44,6 +44,10 @@ type Config struct {
 	Shim string
 	// OCIRuntime is the name or path of the OCI runtime; empty is runc.
 	OCIRuntime string
+	// Snapshotter holds the images' file systems; by default overlayfs.
+	Snapshotter string
+	// PodIDs are for pods with user namespaces, 65536 for each; by default DefaultPodIDs.
+	PodIDs IDRange
 	// LogSize is the size in bytes at which a container's log is rotated (default 10 MiB); LogFiles is how many
 	// files are kept (default 5).
 	LogSize  int64
@@ -62,6 +66,7 @@ type Runtime struct {
 	mu         sync.Mutex
 	containers map[string]*container // by ID
 	pods       map[string]*sync.Mutex
+	ids        map[string]uint32 // by pod UID, the first of its user IDs; nil until one is asked for
 	listeners  map[*listener]struct{}
 }
 
@@ -89,6 +94,12 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	if cfg.Shim == "" {
 		cfg.Shim = filepath.Join(cfg.Layout.Bin(), "containerd-shim-runc-v2")
+	}
+	if cfg.Snapshotter == "" {
+		cfg.Snapshotter = "overlayfs"
+	}
+	if cfg.PodIDs.Count == 0 {
+		cfg.PodIDs = DefaultPodIDs()
 	}
 	if cfg.LogSize == 0 {
 		cfg.LogSize = 10 << 20

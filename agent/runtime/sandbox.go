@@ -23,6 +23,8 @@ type sandboxRecord struct {
 	// PauseStart is the start time of the process that holds a shared PID namespace, and Pause its PID.
 	Pause      int    `json:",omitempty"`
 	PauseStart string `json:",omitempty"`
+	// FirstID is the first of the machine's user and group IDs that the pod has; zero without a user namespace.
+	FirstID uint32 `json:",omitempty"`
 }
 
 const (
@@ -45,6 +47,12 @@ func (r *Runtime) RunSandbox(ctx context.Context, cfg SandboxConfig) (*Sandbox, 
 		return nil, err
 	}
 	rec := &sandboxRecord{Config: cfg, CreatedAt: time.Now().UTC()}
+	if cfg.UserNamespace {
+		var err error
+		if rec.FirstID, err = r.takeIDs(cfg.Pod.UID); err != nil {
+			return nil, fmt.Errorf("failed to create pod sandbox: %w", err)
+		}
+	}
 	if err := r.setUp(ctx, dir, rec); err != nil {
 		return nil, errors.Join(fmt.Errorf("failed to create pod sandbox: %w", err), r.teardown(dir))
 	}
@@ -54,14 +62,20 @@ func (r *Runtime) RunSandbox(ctx context.Context, cfg SandboxConfig) (*Sandbox, 
 func (r *Runtime) setUp(ctx context.Context, dir string, rec *sandboxRecord) error {
 	cfg := rec.Config
 	g, _ := errgroup.WithContext(ctx)
-	g.Go(func() error { return makeNamespaces(dir, cfg) })
+	g.Go(func() error {
+		if cfg.UserNamespace {
+			return r.makeUserNamespaces(dir, rec)
+		}
+		return makeNamespaces(dir, cfg)
+	})
 	if !cfg.HostIPC {
 		g.Go(func() error {
 			shm := filepath.Join(dir, "shm")
 			if err := os.Mkdir(shm, 0o1777); err != nil {
 				return err
 			}
-			return unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, "mode=1777,size="+shmSize)
+			return unix.Mount("shm", shm, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC,
+				fmt.Sprintf("mode=1777,size=%s,uid=%d,gid=%d", shmSize, rec.FirstID, rec.FirstID))
 		})
 	}
 	if cfg.CgroupParent != "" {
@@ -72,7 +86,7 @@ func (r *Runtime) setUp(ctx context.Context, dir string, rec *sandboxRecord) err
 			return SetCgroup(cfg.CgroupParent, *cfg.Resources)
 		})
 	}
-	if cfg.ShareProcess && !cfg.HostPID {
+	if cfg.ShareProcess && !cfg.HostPID && !cfg.UserNamespace {
 		g.Go(func() (err error) {
 			rec.Pause, rec.PauseStart, err = r.startPause(dir, cfg)
 			return err
@@ -162,6 +176,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	_ = os.Remove(r.shimSocket(uid))
 	r.mu.Lock()
 	delete(r.pods, uid)
+	delete(r.ids, uid)
 	r.mu.Unlock()
 	return nil
 }
@@ -172,7 +187,13 @@ func (r *Runtime) teardown(dir string) error {
 		_ = unix.Kill(rec.Pause, unix.SIGKILL)
 	}
 	var errs []error
-	for _, name := range []string{"net", "ipc", "uts", "pid", "shm"} {
+	mapped, _ := os.ReadDir(filepath.Join(dir, "mapped"))
+	for _, e := range mapped {
+		if err := unmountBelow(filepath.Join(dir, "mapped", e.Name())); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	for _, name := range []string{"net", "ipc", "uts", "user", "pid", "shm"} {
 		p := filepath.Join(dir, name)
 		for range 8 { // a path may carry several mounts
 			if err := unix.Unmount(p, unix.MNT_DETACH|unix.UMOUNT_NOFOLLOW); err != nil {

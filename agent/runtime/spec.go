@@ -27,11 +27,12 @@ func defaultCaps() []string {
 	}
 }
 
+// maskedPaths tell of the machine what concerns no container.
 func maskedPaths() []string {
-	return []string{
+	throttle, _ := filepath.Glob("/sys/devices/system/cpu/cpu*/thermal_throttle")
+	return append(throttle,
 		"/proc/asound", "/proc/acpi", "/proc/interrupts", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list", "/proc/timer_stats",
-		"/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
-	}
+		"/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap")
 }
 
 func readonlyPaths() []string {
@@ -44,6 +45,7 @@ type specInput struct {
 	cfg     ContainerConfig
 	sandbox SandboxConfig
 	dir     string // the sandbox's folder
+	firstID uint32 // of the pod's user namespace; zero without
 	image   Rootfs
 	oomMin  int
 	v2      bool     // cgroup v2
@@ -56,7 +58,7 @@ type specInput struct {
 // gather reads what of the machine goes into a spec.
 func (in *specInput) gather() error {
 	in.v2 = unified()
-	if !in.cfg.Security.Privileged && !slices.Contains(in.cfg.Security.AddCaps, "ALL") {
+	if !in.cfg.Security.Privileged && !hasAll(in.cfg.Security.AddCaps) {
 		return nil
 	}
 	var err error
@@ -99,7 +101,7 @@ func buildSpec(in specInput) (*specs.Spec, error) {
 		Hostname: "", // the UTS namespace has it
 		Process: &specs.Process{
 			Terminal: in.cfg.TTY, Args: args, Env: environment(in), Cwd: cwd, User: user,
-			NoNewPrivileges: sec.NoNewPrivs, OOMScoreAdj: &oom, Capabilities: capabilities(in),
+			NoNewPrivileges: sec.NoNewPrivs, OOMScoreAdj: &oom, Capabilities: capabilities(in), ApparmorProfile: sec.AppArmor,
 		},
 		Mounts:      mounts(in),
 		Annotations: map[string]string{groupAnnotation: in.cfg.Pod.UID},
@@ -108,6 +110,10 @@ func buildSpec(in specInput) (*specs.Spec, error) {
 			Namespaces:  joinedNamespaces(in),
 			Resources:   resources(in),
 		},
+	}
+	if in.firstID != 0 {
+		ids := idMappings(in.firstID)
+		spec.Linux.UIDMappings, spec.Linux.GIDMappings = ids, ids
 	}
 	protect(spec, in)
 	return spec, nil
@@ -160,32 +166,38 @@ func environment(in specInput) []string {
 	return out
 }
 
-// capabilities applies add and drop to the default set; ALL stands for every one.
+// capabilities applies add and then drop to the default set; ALL stands for every one, and goes first. A process that is not root's
+// has none in effect but may regain those of the bounding set by a file that has them: no ambient ones are set.
 func capabilities(in specInput) *specs.LinuxCapabilities {
 	sec := in.cfg.Security
+	list := defaultCaps()
+	if sec.Privileged || hasAll(sec.AddCaps) {
+		list = in.allCaps
+	}
 	set := map[string]bool{}
-	switch {
-	case sec.Privileged, slices.Contains(sec.AddCaps, "ALL"):
-		for _, c := range in.allCaps {
-			set[c] = true
-		}
-	case !slices.Contains(sec.DropCaps, "ALL"):
-		for _, c := range defaultCaps() {
+	if sec.Privileged || !hasAll(sec.DropCaps) {
+		for _, c := range list {
 			set[c] = true
 		}
 	}
 	if !sec.Privileged {
+		for _, c := range sec.AddCaps {
+			set[capName(c)] = true
+		}
 		for _, c := range sec.DropCaps {
 			delete(set, capName(c))
 		}
-		for _, c := range sec.AddCaps {
-			if c != "ALL" {
-				set[capName(c)] = true
-			}
-		}
+		delete(set, capName(allCaps))
 	}
-	list := slices.Sorted(maps.Keys(set))
-	return &specs.LinuxCapabilities{Bounding: list, Effective: list, Permitted: list}
+	sorted := slices.Sorted(maps.Keys(set))
+	return &specs.LinuxCapabilities{Bounding: sorted, Effective: sorted, Permitted: sorted}
+}
+
+// allCaps stands for every capability.
+const allCaps = "ALL"
+
+func hasAll(caps []string) bool {
+	return slices.ContainsFunc(caps, func(c string) bool { return strings.EqualFold(c, allCaps) })
 }
 
 func capName(c string) string {
@@ -225,7 +237,10 @@ func mounts(in specInput) []specs.Mount {
 			propagation = "rprivate"
 		}
 		mode := "rw"
-		if m.ReadOnly {
+		switch {
+		case m.ReadOnly && m.Recursive:
+			mode = "rro"
+		case m.ReadOnly:
 			mode = "ro"
 		}
 		out = append(out, specs.Mount{Destination: dest, Type: "bind", Source: m.Source, Options: append([]string{"rbind", propagation, mode}, m.Options...)})
@@ -247,6 +262,13 @@ func joinedNamespaces(in specInput) []specs.LinuxNamespace {
 	}
 	if !in.sandbox.HostIPC {
 		join(specs.IPCNamespace, "ipc")
+	}
+	if in.sandbox.UserNamespace {
+		join(specs.UserNamespace, "user")
+	}
+	if in.v2 && !in.cfg.Security.Privileged {
+		// Else the whole machine's groups would show in /sys/fs/cgroup.
+		out = append(out, specs.LinuxNamespace{Type: specs.CgroupNamespace})
 	}
 	switch {
 	case in.processes != "":

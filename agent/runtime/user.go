@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -141,8 +142,12 @@ func verifyNonRoot(cfg ContainerConfig, img Rootfs) error {
 	if err != nil {
 		return &ConfigError{fmt.Sprintf("container has runAsNonRoot and image has non-numeric user (%s), cannot verify user is non-root %s", name, who)}
 	}
-	if uid == 0 {
+	switch {
+	case uid == 0:
 		return &ConfigError{"container has runAsNonRoot and image will run as root " + who}
+	case uid < 0 || uid > math.MaxInt32:
+		return &ConfigError{fmt.Sprintf("container has runAsNonRoot and image has an invalid user id (%d). (Must be 1-(%d)): must be between 0 and %d, inclusive %s",
+			uid, math.MaxInt32, math.MaxInt32, who)}
 	}
 	return nil
 }

@@ -144,9 +144,17 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 	if err != nil {
 		return err
 	}
+	ids, err := n.o.security.idRange()
+	if err != nil {
+		return err
+	}
 	containers, err := runtime.New(runtime.Config{
-		Layout: n.o.layout, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary,
+		Layout: n.o.layout, PodIDs: ids, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary,
 		LogSize: logSize, LogFiles: n.o.logFiles})
+	if err != nil {
+		return err
+	}
+	support, err := n.o.security.support(containers.Features(ctx))
 	if err != nil {
 		return err
 	}
@@ -155,8 +163,8 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: []netip.Addr{addr},
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels,
-			CgroupRoot: cgroupRoot(n.o.layout),
-			Sandboxes:  containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
+			CgroupRoot: cgroupRoot(n.o.layout), Support: support,
+			Sandboxes: containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
 			RuntimeVersion: "containerd://" + version.Version,
 			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {

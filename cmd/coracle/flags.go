@@ -56,6 +56,7 @@ type options struct {
 	logSize    string // of a container's log file
 	logFiles   int
 	eviction   eviction.Flags
+	security   podSecurity
 
 	metrics string
 	// schedulerConfig is a KubeSchedulerConfiguration file.
@@ -116,6 +117,7 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels for the node, as disk=ssd,rack=2")
 	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
 	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
+	podSecurityFlags(&o.security, f)
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
 }
 

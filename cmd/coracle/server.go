@@ -130,7 +130,7 @@ func openEngine(ctx context.Context, o *options) (*etcd.Engine, error) {
 	if len(o.etcd.endpoints) > 0 {
 		return etcd.Open(ctx, etcd.ExternalConfig{Endpoints: o.etcd.endpoints, CAFile: o.etcd.ca, CertFile: o.etcd.cert, KeyFile: o.etcd.key})
 	}
-	if err := os.MkdirAll(o.layout.Run, 0o700); err != nil {
+	if err := os.MkdirAll(o.layout.Run, 0o711); err != nil {
 		return nil, err
 	}
 	return etcd.OpenEmbedded(ctx, etcd.EmbeddedConfig{DataDir: o.layout.Etcd(), Socket: o.layout.EtcdSocket()})

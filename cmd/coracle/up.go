@@ -105,10 +105,8 @@ func startSupervisor(o *options, logFile string, flags []string) (died <-chan st
 	if err != nil {
 		return nil, err
 	}
-	for _, dir := range []string{o.layout.Run, o.layout.Logs()} {
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return nil, err
-		}
+	if err := errors.Join(os.MkdirAll(o.layout.Run, 0o711), os.MkdirAll(o.layout.Logs(), 0o700)); err != nil {
+		return nil, err
 	}
 	supervise := filepath.Join(o.layout.Bin(), assets.Supervise)
 	args := append([]string{"-pidfile", o.layout.PidFile(), "-log", logFile, "--", self, "up", "--foreground"}, flags...)
