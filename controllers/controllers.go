@@ -41,6 +41,8 @@ type Config struct {
 	// SigningKey is the key of the first certificate in ClusterCA; with it, approved certificate requests to the cluster's own
 	// signers are signed. Nil signs none.
 	SigningKey crypto.Signer
+	// SigningDuration is how long a certificate is valid at most, and where the request does not say; a year when zero.
+	SigningDuration time.Duration
 	// SignToken makes the tokens in Secrets of type kubernetes.io/service-account-token; nil leaves those Secrets alone.
 	SignToken serviceaccounttoken.Sign
 	// PodCIDR is cut into one range a node; the zero value assigns none.

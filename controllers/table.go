@@ -110,6 +110,7 @@ var table = []struct {
 		if err != nil {
 			return nil, err
 		}
+		ca.Longest = c.SigningDuration
 		return certificates.NewSigner(e, ca), nil
 	}},
 	{"csrcleaner", func(_ Config, e env.Env) (runner, error) { return certificates.NewCleaner(e), nil }},

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"net"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
@@ -24,6 +25,7 @@ type member struct {
 	pool    *pool
 	conn    *grpc.ClientConn
 	streams int
+	old     bool // made with a certificate that has a successor: no more streams
 }
 
 // get returns a connection with room for one more stream; release it when the stream is over.
@@ -34,7 +36,7 @@ func (p *pool) get() (*member, error) {
 		return nil, net.ErrClosed
 	}
 	for _, m := range p.members {
-		if m.streams < perConn {
+		if !m.old && m.streams < perConn {
 			m.streams++
 			return m, nil
 		}
@@ -54,16 +56,28 @@ func (m *member) release() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	m.streams--
-	if m.streams > 0 || len(p.members) == 0 || p.members[0] == m {
+	if m.streams > 0 || !m.old && (len(p.members) == 0 || p.members[0] == m) {
 		return
 	}
-	for i, other := range p.members {
-		if other == m {
-			p.members = append(p.members[:i:i], p.members[i+1:]...)
-			break
+	p.drop(m)
+}
+
+// drop closes a connection for good. The caller holds the lock.
+func (p *pool) drop(m *member) {
+	p.members = slices.DeleteFunc(p.members, func(other *member) bool { return other == m })
+	_ = m.conn.Close()
+}
+
+// renew has what comes next use new connections; those there are end with their last stream.
+func (p *pool) renew() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range slices.Clone(p.members) {
+		m.old = true
+		if m.streams == 0 {
+			p.drop(m)
 		}
 	}
-	_ = m.conn.Close()
 }
 
 // close ends every stream.

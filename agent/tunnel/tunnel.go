@@ -33,6 +33,9 @@ type Config struct {
 	Server string
 	// TLS has the node's client certificate and the cluster CA.
 	TLS *tls.Config
+	// Renewed, if set, gives a channel that is closed when TLS has another certificate to show: what is opened from then on is
+	// opened with that, and what is open goes on.
+	Renewed func() <-chan struct{}
 	// Handler answers what the API server asks: the kubelet's paths, over HTTP/1.1, hijacking included.
 	Handler http.Handler
 	// MinBackoff and MaxBackoff bound the wait between attempts; 250 ms and 10 s by default.
@@ -94,6 +97,9 @@ func newTunnel(cfg Config) (*tunnel, error) {
 	if _, _, err := net.SplitHostPort(address); err != nil {
 		return nil, fmt.Errorf("tunnel: server %q: want https://HOST:PORT", cfg.Server)
 	}
+	if cfg.Renewed == nil {
+		cfg.Renewed = func() <-chan struct{} { return nil }
+	}
 	if cfg.MinBackoff == 0 {
 		cfg.MinBackoff = 250 * time.Millisecond
 	}
@@ -114,10 +120,16 @@ func newTunnel(cfg Config) (*tunnel, error) {
 func (t *tunnel) keepListening(ctx context.Context) {
 	defer t.carry.Wait()
 	backoff, failing := t.cfg.MinBackoff, false
+	renewed := t.cfg.Renewed()
 	for {
-		heard, err := t.listen(ctx)
+		heard, err := t.listen(ctx, renewed)
 		if ctx.Err() != nil {
 			return
+		}
+		if isClosed(renewed) {
+			renewed = t.cfg.Renewed()
+			t.pool.renew()
+			continue
 		}
 		if heard {
 			backoff, failing = t.cfg.MinBackoff, false
@@ -138,8 +150,17 @@ func (t *tunnel) keepListening(ctx context.Context) {
 	}
 }
 
-// listen holds one Listen stream until it breaks; heard tells that the server took it.
-func (t *tunnel) listen(ctx context.Context) (heard bool, err error) {
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}
+
+// listen holds one Listen stream until it breaks, or the certificate is renewed; heard tells that the server took it.
+func (t *tunnel) listen(ctx context.Context, renewed <-chan struct{}) (heard bool, err error) {
 	member, err := t.pool.get()
 	if err != nil {
 		return false, err
@@ -147,6 +168,13 @@ func (t *tunnel) listen(ctx context.Context) (heard bool, err error) {
 	defer member.release()
 	listening, cancel := context.WithCancel(ctx)
 	defer cancel()
+	go func() {
+		select {
+		case <-renewed:
+			cancel()
+		case <-listening.Done():
+		}
+	}()
 	member.conn.ResetConnectBackoff() // the wait between attempts is this loop's
 	stream, err := pb.NewNodeTunnelClient(member.conn).Listen(listening, &pb.ListenRequest{})
 	if err != nil {

@@ -27,6 +27,7 @@ func NewDefaults() Defaults {
 	d.addNodeRoles()
 	d.addControllerRoles()
 	d.addNamespaceRoles()
+	d.addJoinRoles()
 	d.addOwnRoles()
 	return d
 }
@@ -79,9 +80,12 @@ func (d *Defaults) clusterRole(name string, rules ...rbacv1.PolicyRule) *rbacv1.
 }
 
 // bind gives a cluster role to subjects everywhere, by a binding of the role's name.
-func (d *Defaults) bind(role string, subjects ...rbacv1.Subject) {
+func (d *Defaults) bind(role string, subjects ...rbacv1.Subject) { d.bindAs(role, role, subjects...) }
+
+// bindAs is bind by a binding of another name.
+func (d *Defaults) bindAs(name, role string, subjects ...rbacv1.Subject) {
 	d.ClusterRoleBindings = append(d.ClusterRoleBindings, rbacv1.ClusterRoleBinding{
-		ObjectMeta: defaultMeta("", role), Subjects: subjects,
+		ObjectMeta: defaultMeta("", name), Subjects: subjects,
 		RoleRef: rbacv1.RoleRef{APIGroup: rbacv1.GroupName, Kind: "ClusterRole", Name: role},
 	})
 }

@@ -171,6 +171,19 @@ func (d *Defaults) addNamespaceRoles() {
 	d.bindIn(public, finder, finder, named(user.Anonymous))
 }
 
+// BootstrapGroup is that of machines with a token that may join, as kubeadm names it.
+const BootstrapGroup = bootstrapGroup + ":kubeadm:default-node-token"
+
+// addJoinRoles lets machines with a token become nodes, and nodes renew their certificates, by kubeadm's bindings.
+func (d *Defaults) addJoinRoles() {
+	const getNodes, approved = "kubeadm:get-nodes", "system:certificates.k8s.io:certificatesigningrequests:"
+	d.clusterRole(getNodes, rule("get", core, "nodes"))
+	d.bind(getNodes, group(BootstrapGroup))
+	d.bindAs("kubeadm:kubelet-bootstrap", "system:node-bootstrapper", group(BootstrapGroup))
+	d.bindAs("kubeadm:node-autoapprove-bootstrap", approved+"nodeclient", group(BootstrapGroup))
+	d.bindAs("kubeadm:node-autoapprove-certificate-rotation", approved+"selfnodeclient", group(user.NodesGroup))
+}
+
 // addOwnRoles adds what our components do beyond upstream's: the controllers share one identity, nodes route to each other's
 // pods and serve DNS and Services.
 func (d *Defaults) addOwnRoles() {

@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"net/netip"
+	"strings"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -19,8 +20,19 @@ func (o *options) advertiseAddress() (netip.Addr, error) {
 	return o.machineAddress("--advertise-address", o.advertise)
 }
 
-// nodeAddress is the node's own.
-func (o *options) nodeAddress() (netip.Addr, error) { return o.machineAddress("--node-ip", o.nodeIP) }
+// nodeAddresses are the node's own: an IPv4 one, and perhaps an IPv6 one.
+func (o *options) nodeAddresses() ([]netip.Addr, error) {
+	given, second, two := strings.Cut(o.nodeIP, ",")
+	first, err := o.machineAddress("--node-ip", given)
+	if err != nil || !two {
+		return []netip.Addr{first}, err
+	}
+	other, err := netip.ParseAddr(second)
+	if err != nil || !other.Is6() || other.Is4In6() || other.Zone() != "" || other.IsLoopback() || other.IsUnspecified() || other.IsMulticast() {
+		return nil, usage("--node-ip %q: want an IPv4 address of this machine, and with a comma behind it at most an IPv6 one", o.nodeIP)
+	}
+	return []netip.Addr{first, other}, nil
+}
 
 // machineAddress is the one given by the flag, or else this machine's.
 func (o *options) machineAddress(flag, given string) (netip.Addr, error) {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/coracle-dev/coracle/agent"
 	"github.com/coracle-dev/coracle/agent/containerd"
+	"github.com/coracle-dev/coracle/agent/identity"
 	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/nodeapi"
@@ -41,17 +42,17 @@ func newAgent() *cobra.Command {
 		if err := checkNode(); err != nil {
 			return err
 		}
-		path := o.kubeconfig
-		if path == "" {
-			path = o.layout.Kubeconfig("agent")
-		}
-		config, err := client.Config{Kubeconfig: path, Component: "agent"}.REST()
+		id, err := o.join(cmd.Context())
 		if err != nil {
-			return usage("%w; name a kubeconfig with --kubeconfig", err)
+			return err
 		}
-		n := &node{o: o, config: config, remote: config}
+		config, err := id.REST()
+		if err != nil {
+			return err
+		}
+		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, evictionFlags, kubeconfigFlag)
+	}, commonFlags, clusterFlags, agentFlags, evictionFlags, joinFlags, kubeconfigFlag)
 }
 
 func newContainerd() *cobra.Command {
@@ -74,17 +75,15 @@ func newContainerd() *cobra.Command {
 // node is one node's parts.
 type node struct {
 	o *options
-	// config is how the agent and the proxy reach the API server; remote is the way over the network, for the tunnel.
-	config, remote *restclient.Config
+	// config is how the agent and the proxy reach the API server.
+	config *restclient.Config
+	// identity is by what the API server knows the node over the network: the tunnel needs it in any case.
+	identity *identity.Identity
 }
 
 // run keeps containerd, the agent and the proxy until ctx ends. Containers and containerd outlive it.
 func (n *node) run(ctx context.Context) error {
 	if err := assets.Unpack(n.o.layout); err != nil {
-		return err
-	}
-	addr, err := n.o.nodeAddress()
-	if err != nil {
 		return err
 	}
 	kube, err := client.Config{RestConfig: n.config, Component: "proxy"}.Clientset()
@@ -96,7 +95,8 @@ func (n *node) run(ctx context.Context) error {
 		return err
 	}
 	runs := []func(context.Context) error{
-		func(ctx context.Context) error { return n.runAgent(ctx, addr) },
+		n.identity.Run,
+		n.runAgent,
 		func(ctx context.Context) error { return proxy.Run(ctx, proxyConfig) },
 	}
 	if n.o.containerd == "" {
@@ -106,7 +106,11 @@ func (n *node) run(ctx context.Context) error {
 	return run.All(ctx, runs...)
 }
 
-func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
+func (n *node) runAgent(ctx context.Context) error {
+	addrs, err := n.o.nodeAddresses()
+	if err != nil {
+		return err
+	}
 	c, err := n.o.cluster()
 	if err != nil {
 		return err
@@ -161,8 +165,8 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls())})
 	return run.All(ctx, containers.Run, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
-			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: []netip.Addr{addr},
-			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels,
+			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
+			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,
 			CgroupRoot: cgroupRoot(n.o.layout), Support: support,
 			Sandboxes: containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
@@ -177,11 +181,11 @@ func (n *node) runAgent(ctx context.Context, addr netip.Addr) error {
 
 // serve answers the API server's requests through the tunnel.
 func (n *node) serve(ctx context.Context, api nodeapi.Config) error {
-	tlsConfig, err := restclient.TLSConfigFor(n.remote)
+	tlsConfig, err := n.identity.TLS()
 	if err != nil {
 		return err
 	}
-	return tunnel.Run(ctx, tunnel.Config{Server: n.remote.Host, TLS: tlsConfig, Handler: nodeapi.New(api)})
+	return tunnel.Run(ctx, tunnel.Config{Server: n.identity.Server(), TLS: tlsConfig, Renewed: n.identity.Renewed, Handler: nodeapi.New(api)})
 }
 
 func (o *options) containerdAddress() string {

@@ -9,6 +9,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 
+	"github.com/coracle-dev/coracle/agent/identity"
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/pki"
 	"github.com/coracle-dev/coracle/internal/run"
@@ -35,11 +36,11 @@ func runAlone(ctx context.Context, o *options) error {
 		if err != nil {
 			return ignoreEnd(ctx, err)
 		}
-		remote, err := client.Config{Kubeconfig: o.layout.Kubeconfig("agent"), Component: "agent"}.REST()
+		id, err := identity.Open(o.layout.Kubeconfig("agent"), "", slog.Default())
 		if err != nil {
 			return err
 		}
-		n := &node{o: o, config: config, remote: remote}
+		n := &node{o: o, config: config, identity: id}
 		return n.run(ctx)
 	})
 }

@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	"k8s.io/apimachinery/pkg/api/resource"
-	"k8s.io/apimachinery/pkg/util/validation"
 	"sigs.k8s.io/yaml"
 
 	"github.com/coracle-dev/coracle/agent/eviction"
@@ -52,16 +51,21 @@ type options struct {
 	nodeName   string
 	nodeIP     string
 	nodeLabels map[string]string
+	taints     taints
 	containerd string
 	logSize    string // of a container's log file
 	logFiles   int
 	eviction   eviction.Flags
 	security   podSecurity
 
+	joinServer, joinToken string
+
 	metrics string
 	// schedulerConfig is a KubeSchedulerConfiguration file.
 	schedulerConfig string
 	autoscaling     autoscale.Config
+	// signingDuration is how long certificates that the controllers sign are valid at most.
+	signingDuration time.Duration
 }
 
 type etcdOptions struct {
@@ -113,12 +117,22 @@ func clusterFlags(o *options, f *pflag.FlagSet) {
 
 func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "the node's name (default: the host's name, in lower case)")
-	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address (default: that of the default route)")
+	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address, and perhaps an IPv6 one behind a comma (default: that of the default route)")
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels for the node, as disk=ssd,rack=2")
 	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
 	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
 	podSecurityFlags(&o.security, f)
+	f.Var(&o.taints, "register-with-taints", "taints for the node when it registers, as only=db:NoSchedule; several with commas")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
+}
+
+func joinFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.joinServer, "server", "", "the API server of the cluster to join, as https://10.0.0.1:6443")
+	f.StringVar(&o.joinToken, "token", "", "what `coracle token create` printed; needed once, until the node has its certificate")
+}
+
+func signingFlags(o *options, f *pflag.FlagSet) {
+	f.DurationVar(&o.signingDuration, "cluster-signing-duration", 365*24*time.Hour, "how long certificates are valid that nodes and others ask for, at most")
 }
 
 func kubeconfigFlag(o *options, f *pflag.FlagSet) {
@@ -239,7 +253,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags} {
 		add(&options{}, f)
 	}
 	var names []string
@@ -318,20 +332,13 @@ func (o *options) check() error {
 	if err := o.checkAnonymous(); err != nil {
 		return err
 	}
-	for flag, given := range map[string]string{"--advertise-address": o.advertise, "--node-ip": o.nodeIP} {
-		if _, err := parseMachineAddress(flag, given); given != "" && err != nil {
-			return err
-		}
+	if _, err := parseMachineAddress("--advertise-address", o.advertise); o.advertise != "" && err != nil {
+		return err
 	}
 	if _, err := o.containerLogs(); o.logSize != "" && err != nil {
 		return err
 	}
-	if o.nodeName != "" {
-		if problems := validation.IsDNS1123Subdomain(o.nodeName); len(problems) > 0 {
-			return usage("--node-name %q: %s", o.nodeName, problems[0])
-		}
-	}
-	return nil
+	return o.checkNodeFlags()
 }
 
 // containerLogs is the size in bytes at which a container's log is rotated. Its limits are the kubelet's.

@@ -84,7 +84,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newUp(), newDown(), newServer(), newAgent(),
 		newAPIServer(), newScheduler(), newControllers(), newProxy(),
-		newImage(), newStatus(), newWhy(), newVersion(), newContainerd(), newSimulate(),
+		newImage(), newToken(), newStatus(), newWhy(), newVersion(), newContainerd(), newSimulate(),
 		&cobra.Command{Use: "kubectl", Short: "kubectl itself, with the admin's kubeconfig unless another is given"},
 	)
 	// Cobra reports surplus arguments and unknown commands as plain errors; they are usage errors too.

@@ -105,10 +105,10 @@ func newControllers() *cobra.Command {
 		work := loop.NewMetrics()
 		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
 			return controllers.Run(ctx, controllers.Config{
-				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling,
+				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling, SigningDuration: o.signingDuration,
 			})
 		})
-	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags)
+	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags)
 }
 
 func newProxy() *cobra.Command {
@@ -143,8 +143,11 @@ func (o *options) proxyConfig(kube kubernetes.Interface) (proxy.Config, error) {
 	if err != nil {
 		return proxy.Config{}, err
 	}
-	addr, err := o.nodeAddress()
-	return proxy.Config{Client: kube, NodeName: name, NodeIP: addr, ServiceCIDR: c.services, DNS: c.dns, ClusterDomain: c.domain}, err
+	addrs, err := o.nodeAddresses()
+	if err != nil {
+		return proxy.Config{}, err
+	}
+	return proxy.Config{Client: kube, NodeName: name, NodeIP: addrs[0], ServiceCIDR: c.services, DNS: c.dns, ClusterDomain: c.domain}, nil
 }
 
 func cleanupProxy() error { return proxy.Cleanup() }

@@ -49,7 +49,7 @@ func newServer() *cobra.Command {
 		}
 		defer s.close()
 		return run.All(cmd.Context(), keepSmall, s.runAPI, s.runScheduler, s.runControllers)
-	}, commonFlags, serverFlags, clusterFlags, schedulerFlags, autoscalingFlags)
+	}, commonFlags, serverFlags, clusterFlags, schedulerFlags, autoscalingFlags, signingFlags)
 }
 
 func newAPIServer() *cobra.Command {
@@ -298,7 +298,7 @@ func (s *server) runControllers(ctx context.Context) error {
 	}
 	defer s.controls.begin()()
 	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work,
-		LeaderElect: s.several(), Autoscaling: s.o.autoscaling})
+		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration})
 }
 
 // several tells whether there may be other servers of the cluster: an embedded etcd is this one's alone.

@@ -4,12 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/resource"
 
 	"github.com/coracle-dev/coracle/agent"
@@ -101,23 +99,9 @@ func (t simulateFlags) into(cfg *simulate.Config) (err error) {
 	for _, text := range t.taints {
 		taint, err := parseTaint(text)
 		if err != nil {
-			return err
+			return usage("--taints: %w", err)
 		}
 		cfg.Taints = append(cfg.Taints, taint)
 	}
 	return nil
-}
-
-// parseTaint reads key=value:Effect, where =value may be left out.
-func parseTaint(text string) (corev1.Taint, error) {
-	pair, effect, _ := strings.Cut(text, ":")
-	key, value, _ := strings.Cut(pair, "=")
-	t := corev1.Taint{Key: key, Value: value, Effect: corev1.TaintEffect(effect)}
-	switch t.Effect {
-	case corev1.TaintEffectNoSchedule, corev1.TaintEffectPreferNoSchedule, corev1.TaintEffectNoExecute:
-		if key != "" {
-			return t, nil
-		}
-	}
-	return t, usage("taint %q is not key=value:Effect, where Effect is NoSchedule, PreferNoSchedule or NoExecute", text)
 }

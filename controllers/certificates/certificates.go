@@ -8,6 +8,7 @@ package certificates
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -83,10 +84,14 @@ const (
 )
 
 // right is what a node needs for its request to be approved without a person.
-type right struct{ subresource, message string }
+type right struct {
+	subresource, message string
+	// node, if not empty, must not be alive: nobody else becomes a node that is, whatever token he holds.
+	node string
+}
 
 // NewApprover approves requests for nodes' client certificates, where who asks may create
-// certificatesigningrequests/selfnodeclient (for itself) or .../nodeclient (for any node).
+// certificatesigningrequests/selfnodeclient (for itself) or .../nodeclient (for any node that is not Ready).
 func NewApprover(e env.Env) *Controller {
 	c := newController(e, "csrapproving")
 	c.handle = c.approve
@@ -103,7 +108,14 @@ func (c *Controller) approve(ctx context.Context, r *certificatesv1.CertificateS
 		if err != nil {
 			return err
 		}
-		if allowed {
+		if !allowed {
+			continue
+		}
+		alive, err := c.alive(ctx, need.node)
+		if err != nil {
+			return err
+		}
+		if !alive {
 			return c.setApproved(ctx, r, need.message)
 		}
 	}
@@ -123,11 +135,28 @@ func rightsFor(r *certificatesv1.CertificateSigningRequest) []right {
 	if err != nil || csr.NodeClient(req, r.Spec.Usages) != nil {
 		return nil
 	}
-	any := right{"nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview."}
+	any := right{"nodeclient", "Auto approving kubelet client certificate after SubjectAccessReview.", csr.NodeName(req)}
 	if r.Spec.Username != req.Subject.CommonName {
 		return []right{any}
 	}
-	return []right{{"selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview."}, any}
+	return []right{{"selfnodeclient", "Auto approving self kubelet client certificate after SubjectAccessReview.", ""}, any}
+}
+
+// alive tells whether there is a node of that name and it is Ready.
+func (c *Controller) alive(ctx context.Context, node string) (bool, error) {
+	if node == "" {
+		return false, nil
+	}
+	n, err := c.client.CoreV1().Nodes().Get(ctx, node, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(n.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	}), nil
 }
 
 func (c *Controller) allowed(ctx context.Context, r *certificatesv1.CertificateSigningRequest, subresource string) (bool, error) {

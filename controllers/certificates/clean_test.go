@@ -50,7 +50,7 @@ func TestValidity(t *testing.T) {
 		{ptr.To[int32](24 * 3600), -5 * time.Minute, 24*time.Hour - 5*time.Minute},
 		{ptr.To[int32](2_000_000_000), -5 * time.Minute, 365*24*time.Hour - 5*time.Minute},
 	} {
-		from, to := validity(c.seconds, now)
+		from, to := validity(c.seconds, longest, now)
 		if from.Sub(now) != c.from || to.Sub(now) != c.to {
 			t.Errorf("%v: %v to %v", ptr.Deref(c.seconds, 0), from.Sub(now), to.Sub(now))
 		}

@@ -1,6 +1,7 @@
 package certificates
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -21,7 +22,7 @@ import (
 )
 
 const (
-	// longest is how long a certificate is valid at most, and where the request does not say.
+	// longest is Authority.Longest where that is not set.
 	longest = 365 * 24 * time.Hour
 	// shortest is how long it is valid at least.
 	shortest = 10 * time.Minute
@@ -35,6 +36,8 @@ const (
 type Authority struct {
 	Cert *x509.Certificate
 	Key  crypto.Signer
+	// Longest is how long a certificate is valid at most, and where the request does not say; a year when zero.
+	Longest time.Duration
 }
 
 // ParseAuthority pairs the first certificate of a PEM bundle with its key.
@@ -107,7 +110,7 @@ func (ca Authority) sign(req *x509.CertificateRequest, usages []certificatesv1.K
 	if template.KeyUsage, template.ExtKeyUsage, err = x509Usages(usages); err != nil {
 		return nil, err
 	}
-	template.NotBefore, template.NotAfter = validity(seconds, now)
+	template.NotBefore, template.NotAfter = validity(seconds, cmp.Or(ca.Longest, longest), now)
 	if template.NotAfter.After(ca.Cert.NotAfter) {
 		template.NotAfter = ca.Cert.NotAfter
 	}
@@ -122,7 +125,7 @@ func (ca Authority) sign(req *x509.CertificateRequest, usages []certificatesv1.K
 }
 
 // validity is from when to when a certificate is good that is asked for so many seconds.
-func validity(seconds *int32, now time.Time) (from, to time.Time) {
+func validity(seconds *int32, longest time.Duration, now time.Time) (from, to time.Time) {
 	wanted := longest
 	if seconds != nil {
 		wanted = min(max(time.Duration(*seconds)*time.Second, shortest), longest)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -94,4 +95,37 @@ func (c *Cluster) ImportDemo(repository string) {
 	if out, err := c.Image("import", archive); err != nil {
 		c.fatalf("import the demo images: %v\n%s", err, out)
 	}
+}
+
+// Machine makes the places of a further machine, and a cable to it: the cluster's end has the address 10.99.N.1, the machine's, 10.99.N.2 with a
+// default route to the cluster. Its Kubeconfig is not there: kubectl is the cluster's.
+func (c *Cluster) Machine(n int) *Cluster {
+	c.t.Helper()
+	m := New(c.t)
+	name := fmt.Sprintf("cable%d", n)
+	for _, command := range [][]string{
+		{c.NetNS, "ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", m.NetNS},
+		{c.NetNS, "ip", "address", "add", fmt.Sprintf("10.99.%d.1/24", n), "dev", name},
+		{c.NetNS, "ip", "link", "set", name, "up"},
+		{m.NetNS, "ip", "address", "add", fmt.Sprintf("10.99.%d.2/24", n), "dev", "eth0"},
+		{m.NetNS, "ip", "link", "set", "eth0", "up"},
+		{m.NetNS, "ip", "route", "add", "default", "via", fmt.Sprintf("10.99.%d.1", n)},
+	} {
+		if out, err := exec.Command("nsenter", append([]string{"--net=" + command[0], "--"}, command[1:]...)...).CombinedOutput(); err != nil {
+			c.fatalf("%v: %v\n%s", command[1:], err, out)
+		}
+	}
+	return m
+}
+
+// AgentFlags are what `coracle agent` wants besides its own.
+func (c *Cluster) AgentFlags() []string { return append(c.Flags(), "--config", "/dev/null") }
+
+// Output is what the process has printed so far.
+func (p *Process) Output() string { return p.output.String() }
+
+// Run runs a command of the binary as it is given, and returns all it printed.
+func (c *Cluster) Run(args ...string) (string, error) {
+	out, err := c.Command(c.bin, args...).CombinedOutput()
+	return string(out), err
 }

@@ -83,6 +83,11 @@ func NodeClient(req *x509.CertificateRequest, usages []certificatesv1.KeyUsage) 
 	return nodeUsages(usages, certificatesv1.UsageClientAuth)
 }
 
+// NodeName is the name of the node that a request which passes NodeClient is for.
+func NodeName(req *x509.CertificateRequest) string {
+	return strings.TrimPrefix(req.Subject.CommonName, nodePrefix)
+}
+
 // nodeServing checks a request for the certificate that a node's agent serves with.
 func nodeServing(req *x509.CertificateRequest, usages []certificatesv1.KeyUsage) error {
 	switch {
