@@ -43,6 +43,8 @@ func (w *worker) perform(ctx context.Context, pod *v1.Pod, act lifecycle.Action)
 		return w.reclaim(ctx, act)
 	case lifecycle.DeletePod:
 		return w.deletePod(ctx, pod)
+	case lifecycle.ResizePod:
+		return w.resizePod(ctx, pod)
 	}
 	return nil, fmt.Errorf("unknown action %s", act.Kind)
 }
@@ -74,6 +76,10 @@ func (w *worker) createSandbox(ctx context.Context, pod *v1.Pod, act lifecycle.A
 	}
 	return func(s *lifecycle.State) {
 		s.Sandbox = &lifecycle.Sandbox{CreatedAt: sandbox.CreatedAt, Networked: true, IPs: ips}
+		if sandbox.Resources != nil { // one that there was already may be of another size
+			target := podspec.PodCgroup(w.a.cfg.CgroupRoot, s.Pod, w.a.machine()).Resources
+			s.Resize.Pod = !sameLimits(*sandbox.Resources, target)
+		}
 	}, nil
 }
 
@@ -82,13 +88,10 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 	if err != nil {
 		return nil, nil, err
 	}
-	group := podspec.PodCgroup(w.a.cfg.CgroupRoot, pod)
+	group := podspec.PodCgroup(w.a.cfg.CgroupRoot, pod, w.a.machine())
 	cfg := runtime.SandboxConfig{Pod: w.ref, Hostname: hostname, HostNetwork: pod.Spec.HostNetwork, HostIPC: pod.Spec.HostIPC,
 		HostPID: pod.Spec.HostPID, UserNamespace: pod.Spec.HostUsers != nil && !*pod.Spec.HostUsers, ShareProcess: pod.Spec.ShareProcessNamespace != nil && *pod.Spec.ShareProcessNamespace,
-		CgroupParent: group.Path, Resources: &runtime.Resources{CPUShares: group.Shares, CPUQuota: group.Quota, MemoryLimit: group.Memory}}
-	if group.Quota != 0 {
-		cfg.Resources.CPUPeriod = uint64(group.Period)
-	}
+		CgroupParent: group.Path, Resources: &group.Resources}
 	if s := pod.Spec.SecurityContext; s != nil {
 		cfg.Sysctls = map[string]string{}
 		for _, kv := range s.Sysctls {
@@ -206,6 +209,7 @@ func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifec
 		w.log.Warn("resources of the pod not given back yet", "error", err)
 		return nil, err
 	}
+	w.a.weighQOS()
 	if act.Purge {
 		if err := os.RemoveAll(podspec.LogDir(w.a.cfg.Layout.PodLogs(), w.ref)); err != nil {
 			return nil, err

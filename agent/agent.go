@@ -13,6 +13,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/equality"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
@@ -50,16 +51,21 @@ type Agent struct {
 	dns      podspec.DNS
 	hostname string
 	qos      qosGroups
-	pulls    chan struct{} // one element for each pull under way
-	starts   chan struct{} // one element for each container being started
+	forPods  v1.ResourceList // what of the machine is not reserved
+	pulls    chan struct{}   // one element for each pull under way
+	starts   chan struct{}   // one element for each container being started
 
 	node      atomic.Pointer[v1.Node]
 	networked atomic.Bool // the node has its range of pod addresses
+	adopted   atomic.Bool // all pods that the API server had at the start have a worker
 	listed    atomic.Bool // the runtime has told what it runs
 	syncOnce  sync.Once
 
 	registered   chan struct{} // closed when node is set
 	registerOnce sync.Once
+
+	// allocating is held while the node's resources are given to a pod; it comes before mu, which comes before a worker's.
+	allocating sync.Mutex
 
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
@@ -94,7 +100,8 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
 	}
-	a.qos.written = map[string]uint64{}
+	a.qos.written = map[string]runtime.Resources{}
+	a.forPods = node.ForPods(a.facts, cfg.Reserved)
 	a.facts.Info.KubeletVersion = KubeletVersion()
 	a.facts.Info.ContainerRuntimeVersion = cfg.RuntimeVersion
 	a.hostname = a.facts.Host
@@ -166,6 +173,8 @@ func (a *Agent) run(ctx context.Context) error {
 	}
 	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
 		a.adoptOrphans(ctx)
+		a.adopted.Store(true)
+		a.allocate()
 	}
 	<-ctx.Done()
 	return nil
@@ -190,11 +199,10 @@ func one(selector fields.Selector) informers.SharedInformerOption {
 func (a *Agent) newReporter() *node.Reporter {
 	c := a.cfg
 	handler := v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(c.Support.RecursiveReadOnly), UserNamespaces: new(c.Support.UserNamespaces == "")}
-	ofMemory, ofStorage := c.Eviction.Reserved(a.facts.Memory, a.facts.Storage)
 	return node.New(node.Config{Client: a.client, Handler: handler, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
-		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Port: c.Port, Facts: a.facts,
-		ReservedMemory: ofMemory, ReservedStorage: ofStorage, Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
-		Images: c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
+		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts,
+		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
+		Images:   c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
 }
 
 // notReady says what keeps the node from running pods.
@@ -241,7 +249,10 @@ func (a *Agent) awaitNode(ctx context.Context) bool {
 
 // observeNode takes the node as the API server has it, and its range of pod addresses once it has one.
 func (a *Agent) observeNode(ctx context.Context, n *v1.Node) {
-	a.node.Store(n)
+	old := a.node.Swap(n)
+	if old != nil && !equality.Semantic.DeepEqual(old.Status.Allocatable, n.Status.Allocatable) {
+		a.allocate()
+	}
 	a.registerOnce.Do(func() { close(a.registered) })
 	a.reporter.Observe(n)
 	if a.networked.Load() || n.Spec.PodCIDR == "" {
@@ -325,6 +336,8 @@ func (a *Agent) observePod(ctx context.Context, pod *v1.Pod) {
 		w.update(pod)
 		return
 	}
+	a.allocating.Lock()
+	defer a.allocating.Unlock()
 	w = newWorker(a, pod)
 	w.state.Rejection = a.admit(pod, len(a.cfg.Sandboxes.Pod(string(pod.UID)).Containers) > 0)
 	a.start(ctx, w)
@@ -424,8 +437,10 @@ func (a *Agent) allocatable() v1.ResourceList {
 	return nil
 }
 
-// memory is the node's, in bytes.
-func (a *Agent) memory() int64 { return a.facts.Memory }
+// machine is what of the node decides about cgroups.
+func (a *Agent) machine() podspec.Machine {
+	return podspec.Machine{Memory: a.facts.Memory, PageSizes: a.facts.PageSizes(), PodPids: a.cfg.PodPids}
+}
 
 func (a *Agent) hostResolv() string {
 	data, err := os.ReadFile(a.cfg.ResolvConf)

@@ -356,26 +356,6 @@ func TestEvictionForLocalStorage(t *testing.T) {
 	})
 }
 
-func TestSharesAreWritten(t *testing.T) {
-	mount := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(mount, "cpu", "pods"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(mount, "cpu", "pods", "cpu.shares")
-	if err := os.WriteFile(file, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := writeShares(mount, "/pods", 512); err != nil {
-		t.Fatal(err)
-	}
-	if data, _ := os.ReadFile(file); string(data) != "512" {
-		t.Errorf("got %q", data)
-	}
-	if err := writeShares(mount, "/none", 512); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("absent cgroup: %v", err)
-	}
-}
-
 func TestContainerdAway(t *testing.T) {
 	e := newEnv(t)
 	e.node.mu.Lock()

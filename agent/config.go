@@ -28,6 +28,10 @@ import (
 type Sandboxes interface {
 	RunSandbox(ctx context.Context, cfg runtime.SandboxConfig) (*runtime.Sandbox, error)
 	RemoveSandbox(ctx context.Context, uid string) error
+	// ResizeSandbox gives the pod's cgroup other limits.
+	ResizeSandbox(ctx context.Context, uid string, res runtime.Resources) error
+	// SetCgroup gives a cgroup above the pods' those of the limits that are not zero.
+	SetCgroup(path string, res runtime.Resources) error
 	// Pod tells what is known of a pod, from memory.
 	Pod(uid string) runtime.Pod
 	// List rebuilds that memory.
@@ -43,6 +47,8 @@ type Containers interface {
 	// Stop ends the container with its stop signal, and after grace with SIGKILL; it returns when it has ended.
 	Stop(ctx context.Context, id string, grace time.Duration) error
 	Remove(ctx context.Context, id string) error
+	// Update changes the limits of a container that runs, and adds labels to its own.
+	Update(ctx context.Context, id string, res runtime.Resources, labels map[string]string) error
 	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
 }
 
@@ -89,6 +95,10 @@ type Config struct {
 	Taints       []v1.Taint
 	// MaxPods on this node; zero is 110.
 	MaxPods int
+	// Reserved is kept from pods for the system and the cluster's own processes: cpu, memory, ephemeral-storage and pid.
+	Reserved v1.ResourceList
+	// PodPids is how many processes a pod may have; zero is any number.
+	PodPids int64
 	// CgroupRoot is the cgroup of all pods; empty is kubepods.
 	CgroupRoot string
 	// ResolvConf is the host's; empty is /etc/resolv.conf.

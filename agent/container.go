@@ -43,6 +43,9 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, act lifecycle.
 		delete(s.Images, c.Name)
 		delete(w.images, c.Name)
 	}
+	if err := w.makeRoom(ctx, pod); err != nil {
+		return nil, w.startFailed(ctx, pod, c, because(lifecycle.ReasonCreateContainer, err))
+	}
 	id, err := w.a.cfg.Containers.Create(ctx, cfg)
 	var config *runtime.ConfigError
 	switch {
@@ -90,7 +93,7 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Contain
 		return cfg, err
 	}
 	in := podspec.Input{Pod: pod, Container: c, Attempt: act.Attempt, Backoff: act.Backoff, Image: img, ImageName: name, Sources: src, Facts: facts,
-		Capacity: w.a.memory(), Hostname: hostname, LogPath: podspec.LogPath(w.a.cfg.Layout.PodLogs(), pod, c.Name, act.Attempt),
+		Machine: w.a.machine(), Hostname: hostname, LogPath: podspec.LogPath(w.a.cfg.Layout.PodLogs(), pod, c.Name, act.Attempt),
 		Seccomp: w.a.seccompProfile, Support: w.a.cfg.Support, Target: target}
 	cfg, warnings, err := podspec.Container(in)
 	if err != nil {

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -30,13 +31,15 @@ type double struct {
 	stubborn   map[string]bool   // container names that end only by SIGKILL
 	memory     map[string]uint64 // working set, by container ID
 	execs      func(id string, command []string) int
-	broken     error // returned by Create and Start
+	groups     map[string]runtime.Resources
+	used       uint64 // of memory, by every cgroup
+	broken     error  // returned by Create and Start
 }
 
 func newDouble() *double {
 	return &double{sandboxes: map[string]*runtime.Sandbox{}, containers: map[string]*runtime.Container{}, configs: map[string]runtime.ContainerConfig{},
 		ended: map[string]chan struct{}{}, addrs: map[string]netip.Addr{}, next: netip.MustParseAddr("10.244.0.2"),
-		events: make(chan string, 1000), stubborn: map[string]bool{}, memory: map[string]uint64{}}
+		events: make(chan string, 1000), stubborn: map[string]bool{}, memory: map[string]uint64{}, groups: map[string]runtime.Resources{}}
 }
 
 func (d *double) note(format string, args ...any) {
@@ -49,10 +52,37 @@ func (d *double) RunSandbox(_ context.Context, cfg runtime.SandboxConfig) (*runt
 	if s := d.sandboxes[cfg.Pod.UID]; s != nil {
 		return s, nil
 	}
-	s := &runtime.Sandbox{Pod: cfg.Pod, NetNS: "/run/netns/" + cfg.Pod.UID, CreatedAt: time.Now()}
+	s := &runtime.Sandbox{Pod: cfg.Pod, NetNS: "/run/netns/" + cfg.Pod.UID, CreatedAt: time.Now(), Resources: cfg.Resources}
 	d.sandboxes[cfg.Pod.UID] = s
 	d.note("sandbox %s", cfg.Pod.Name)
 	return s, nil
+}
+
+func (d *double) ResizeSandbox(_ context.Context, uid string, res runtime.Resources) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := *d.sandboxes[uid]
+	s.Resources = &res
+	d.sandboxes[uid] = &s
+	d.note("resize %s cpu=%d memory=%d", s.Pod.Name, res.CPUQuota, res.MemoryLimit)
+	return nil
+}
+
+func (d *double) SetCgroup(path string, res runtime.Resources) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.groups[path] = res
+	return nil
+}
+
+func (d *double) Update(_ context.Context, id string, res runtime.Resources, labels map[string]string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	c := d.containers[id]
+	c.Labels = maps.Clone(c.Labels)
+	maps.Copy(c.Labels, labels)
+	d.note("resize %s/%s cpu=%d memory=%d", c.Pod.Name, c.Name, res.CPUQuota, res.MemoryLimit)
+	return nil
 }
 
 func (d *double) RemoveSandbox(_ context.Context, uid string) error {
@@ -192,10 +222,14 @@ func (d *double) Exec(_ context.Context, id string, cfg runtime.ExecConfig) (int
 func (d *double) Usage(id string) runtime.Usage {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return runtime.Usage{WorkingSet: d.memory[id]}
+	return runtime.Usage{Memory: d.used, WorkingSet: d.memory[id]}
 }
 
-func (d *double) PodUsage(string) runtime.Usage { return runtime.Usage{Pids: 1} }
+func (d *double) PodUsage(string) runtime.Usage {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return runtime.Usage{Memory: d.used, Pids: 1}
+}
 
 func (d *double) Written(context.Context, string) (int64, int64, error) { return 0, 0, nil }
 

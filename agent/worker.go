@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"slices"
 	"strconv"
 	"sync"
@@ -36,6 +37,7 @@ type worker struct {
 	watched  map[string]bool               // container IDs with probes
 	stopping map[string]bool               // container IDs whose preStop hook has begun
 	report   report
+	resize   resize
 }
 
 func newWorker(a *Agent, pod *v1.Pod) *worker {
@@ -60,6 +62,7 @@ func newWorker(a *Agent, pod *v1.Pod) *worker {
 // adopt takes over what an earlier run of the agent has made of the pod.
 func (w *worker) adopt() {
 	found, pod := w.a.cfg.Sandboxes.Pod(w.ref.UID), w.state.Pod
+	w.adoptResources(pod, found)
 	if found.Sandbox != nil && (pod.Spec.HostNetwork || pod.Status.PodIP != "") {
 		w.state.Sandbox = &lifecycle.Sandbox{CreatedAt: found.Sandbox.CreatedAt, Networked: true}
 		for _, ip := range pod.Status.PodIPs {
@@ -136,7 +139,8 @@ func (w *worker) take(pod *v1.Pod) {
 	if revision(pod) <= revision(old) && old.ResourceVersion != "" {
 		return
 	}
-	w.state.Pod = pod
+	have, whole := podspec.ResourcesOf(old)
+	w.takeResources(pod, have, whole)
 	if !equality.Semantic.DeepEqual(old.Labels, pod.Labels) || !equality.Semantic.DeepEqual(old.Annotations, pod.Annotations) {
 		w.state.VolumesStale = true
 	}
@@ -172,7 +176,13 @@ func (w *worker) run(ctx context.Context) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for ctx.Err() == nil {
+		if w.wantsResources() {
+			w.a.allocate()
+		}
 		next, done := w.do(ctx, &actions)
+		if w.gaveRoom() {
+			w.a.allocate()
+		}
 		if done {
 			return
 		}
@@ -199,7 +209,7 @@ func (w *worker) do(ctx context.Context, wg *sync.WaitGroup) (next time.Time, do
 		w.a.event(w.state.Pod, v1.EventTypeNormal, r.Reason, r.Message)
 	}
 	w.state.Stage, w.state.Since, w.state.Rejection = plan.Stage, plan.Since, plan.Rejection
-	for _, e := range backOffEvents(w.state.Pod, &w.state.Last, &plan.Status) {
+	for _, e := range slices.Concat(backOffEvents(w.state.Pod, &w.state.Last, &plan.Status), resizeEvents(w.state.Pod, &w.state.Last, &plan.Status)) {
 		w.a.event(w.state.Pod, e.kind, e.reason, e.message)
 	}
 	w.state.Last = plan.Status
@@ -247,6 +257,7 @@ func (w *worker) observe() {
 	for _, rc := range found.Containers {
 		present[rc.ID] = true
 		c := podspec.Observed(rc)
+		c.Resources = w.resize.appliedTo(&rc)
 		if c.State == lifecycle.Exited {
 			c.Message = w.terminationMessage(rc)
 		}
@@ -264,6 +275,8 @@ func (w *worker) observe() {
 			delete(s.Health, id)
 		}
 	}
+	w.resize.forget(present)
+	maps.DeleteFunc(s.Resize.Restarting, func(id string, _ bool) bool { return !present[id] })
 	if s.VolumesReady && !w.mounted.Refresh.IsZero() && !s.Now.Before(w.mounted.Refresh) {
 		s.VolumesStale = true
 	}
@@ -278,6 +291,12 @@ func (w *worker) begin(ctx context.Context, wg *sync.WaitGroup, act lifecycle.Ac
 	pod := w.state.Pod
 	if act.Kind == lifecycle.MountVolumes {
 		w.state.VolumesStale = false // what changes from here on makes it stale again
+	}
+	if act.Resize {
+		if w.state.Resize.Restarting == nil {
+			w.state.Resize.Restarting = map[string]bool{}
+		}
+		w.state.Resize.Restarting[act.ID] = true
 	}
 	wg.Go(func() {
 		defer cancel()

@@ -4,6 +4,7 @@ package admission
 
 import (
 	"fmt"
+	"strings"
 
 	v1 "k8s.io/api/core/v1"
 	helpers "k8s.io/component-helpers/resource"
@@ -14,6 +15,9 @@ import (
 
 // Rejection is why the node does not take the pod, in the kubelet's words.
 type Rejection struct{ Reason, Message string }
+
+// rejected begins the message of every pod that is refused.
+const rejected = "Pod was rejected: "
 
 // Check tells whether node takes pod beside others, the pods it has taken and that have not ended. nil is yes.
 func Check(node *v1.Node, others []*v1.Pod, pod *v1.Pod) *Rejection {
@@ -38,13 +42,29 @@ func Check(node *v1.Node, others []*v1.Pod, pod *v1.Pod) *Rejection {
 	return nil
 }
 
+// Resize tells whether node gives pod the resources that it asks for now, beside others.
+func Resize(node *v1.Node, others []*v1.Pod, pod *v1.Pod) *Rejection {
+	want := helpers.PodRequests(pod, helpers.PodResourcesOptions{})
+	for _, name := range []v1.ResourceName{v1.ResourceMemory, v1.ResourceCPU} {
+		asked, have := want[name], node.Status.Allocatable[name]
+		if asked.Cmp(have) > 0 {
+			return &Rejection{v1.PodReasonInfeasible, fmt.Sprintf("Node didn't have enough capacity: %s, requested: %d, capacity: %d",
+				name, amount(name, asked.MilliValue(), asked.Value()), amount(name, have.MilliValue(), have.Value()))}
+		}
+	}
+	if r := resources(node, others, pod); r != nil {
+		return &Rejection{v1.PodReasonDeferred, strings.TrimPrefix(r.Message, rejected)}
+	}
+	return nil
+}
+
 func tolerates(pod *v1.Pod, t *v1.Taint) bool {
 	_, untolerated := corev1.FindMatchingUntoleratedTaint(klog.Background(), []v1.Taint{*t}, pod.Spec.Tolerations, nil, true)
 	return !untolerated
 }
 
 func predicate(name, message string) *Rejection {
-	return &Rejection{name, fmt.Sprintf("Pod was rejected: Predicate %s failed: %s", name, message)}
+	return &Rejection{name, fmt.Sprintf(rejected+"Predicate %s failed: %s", name, message)}
 }
 
 // resources compares what all pods together ask for with what the node has to give.
@@ -83,7 +103,7 @@ func amount(name v1.ResourceName, milli, whole int64) int64 {
 }
 
 func short(name string, asked, used, all int64) *Rejection {
-	return &Rejection{"OutOf" + name, fmt.Sprintf("Pod was rejected: Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
+	return &Rejection{"OutOf" + name, fmt.Sprintf(rejected+"Node didn't have enough resource: %s, requested: %d, used: %d, capacity: %d",
 		name, asked, used, all)}
 }
 

@@ -35,8 +35,9 @@ func (d *decision) conditions(out *v1.PodStatus) []v1.PodCondition {
 			own[i].LastTransitionTime = old.LastTransitionTime
 		}
 	}
+	own = append(own, d.resizeConditions()...)
 	return append(own, slices.DeleteFunc(slices.Clone(foreign), func(c v1.PodCondition) bool {
-		return findCondition(own, c.Type) != nil
+		return findCondition(own, c.Type) != nil || isResizeCondition(c.Type)
 	})...)
 }
 

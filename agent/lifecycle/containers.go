@@ -215,6 +215,8 @@ func (d *decision) mustStop(c *v1.Container, cur *Container) (string, time.Durat
 	switch {
 	case imageChanged(c, cur):
 		return "Container " + c.Name + " definition changed" + again, d.grace()
+	case restartsToResize(c, cur):
+		return "Container " + c.Name + " resize requires restart", d.grace()
 	case d.Hooks[cur.ID].Failed:
 		return "FailedPostStartHook", d.grace()
 	case h.Started != nil && !*h.Started:

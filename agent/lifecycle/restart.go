@@ -86,9 +86,9 @@ func (d *decision) anewSince() time.Time {
 	return at
 }
 
-// replaced: the instance belongs to what is started anew as a whole.
+// replaced: the instance belongs to what is started anew as a whole, or was stopped to have other resources.
 func (d *decision) replaced(n *Container) bool {
-	return n.CreatedAt.Before(d.anew) && !d.isEphemeral(n.Name)
+	return d.Resize.Restarting[n.ID] || n.CreatedAt.Before(d.anew) && !d.isEphemeral(n.Name)
 }
 
 // awaitsRestart: some container is still to be started anew with all others.

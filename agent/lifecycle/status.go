@@ -24,6 +24,7 @@ func (d *decision) status() v1.PodStatus {
 	if out.QOSClass == "" {
 		out.QOSClass = QOSClass(&d.Pod.Spec)
 	}
+	d.podResources(&out)
 	out.Conditions = d.conditions(&out)
 	return out
 }
@@ -110,7 +111,7 @@ func find(list []v1.ContainerStatus, name string) *v1.ContainerStatus {
 // containerStatus is one container's; prev is what was last said of it.
 func (d *decision) containerStatus(c *v1.Container, prev *v1.ContainerStatus) v1.ContainerStatus {
 	st := v1.ContainerStatus{Name: c.Name, Image: c.Image, Started: new(bool), VolumeMounts: volumeMounts(c, d.Node.RecursiveReadOnly),
-		Resources: c.Resources.DeepCopy(), AllocatedResources: c.Resources.Requests.DeepCopy()}
+		Resources: resources(c, d.newest(c.Name)), AllocatedResources: c.Resources.Requests.DeepCopy()}
 	if prev != nil {
 		st.RestartCount, st.LastTerminationState = prev.RestartCount, prev.LastTerminationState
 		st.User = prev.User
@@ -265,10 +266,14 @@ func (d *decision) explainWaiting(c *v1.Container, n *Container, st *v1.Containe
 	if st.State.Running != nil {
 		return
 	}
+	resized := n != nil && d.Resize.Restarting[n.ID]
 	if t := st.State.Terminated; t != nil && !d.shouldRestart(c, IsSidecar(c), t.ExitCode) && (n == nil || !d.replaced(n)) {
 		return
 	}
 	why := d.whyWaiting(c, n)
+	if why == nil && resized && st.State.Terminated != nil {
+		why = d.defaultWaiting(c) // whatever its exit code says, it has not come to its end
+	}
 	if why == nil {
 		return
 	}

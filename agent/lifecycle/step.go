@@ -149,6 +149,7 @@ func (d *decision) sync() {
 			d.container(&d.Pod.Spec.Containers[i], false)
 		}
 	}
+	d.resize()
 	d.pruneDead()
 }
 
@@ -228,6 +229,9 @@ func (d *decision) stop(c *Container, message string, grace time.Duration) {
 
 func (d *decision) stopWith(a Action, c *Container) {
 	a.Kind, a.Container, a.ID, a.Attempt, a.Deadline = StopContainer, c.Name, c.ID, c.Attempt, d.Now.Add(a.Grace)
+	if spec := d.spec(c.Name); spec != nil && d.plan.Stage == Syncing {
+		a.Resize = restartsToResize(spec, c)
+	}
 	if under, ok := d.InFlight[a.Key()]; ok {
 		if a.Deadline.Before(under.Deadline) && a.Grace < under.Grace {
 			d.plan.Cancel = append(d.plan.Cancel, a.Key())

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	v1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -125,6 +126,10 @@ func (s *sim) command(t *testing.T, f []string) {
 	case "debug": // debug NAME: an ephemeral container is added
 		s.Pod.Spec.EphemeralContainers = append(s.Pod.Spec.EphemeralContainers,
 			v1.EphemeralContainer{EphemeralContainerCommon: v1.EphemeralContainerCommon{Name: f[1], Image: "demo:v1"}})
+	case "resize": // resize NAME CPU MEMORY
+		s.resize(f[1], f[2], f[3])
+	case "pending": // pending REASON message...
+		s.Resize.Pending = &Pending{Reason: f[1], Message: strings.Join(f[2:], " "), Generation: s.Pod.Generation + 1}
 	case "delete": // delete SECONDS
 		g, _ := strconv.ParseInt(f[1], 10, 64)
 		now := metav1.NewTime(s.Now)
@@ -148,6 +153,34 @@ func (s *sim) command(t *testing.T, f []string) {
 		s.restartAgent()
 	default:
 		t.Fatalf("unknown command %v", f)
+	}
+}
+
+// resize is the node's consent to other resources of a container.
+func (s *sim) resize(name, cpu, memory string) {
+	list := v1.ResourceList{v1.ResourceCPU: resource.MustParse(cpu), v1.ResourceMemory: resource.MustParse(memory)}
+	s.Pod = s.Pod.DeepCopy()
+	for i := range s.Pod.Spec.Containers {
+		if c := &s.Pod.Spec.Containers[i]; c.Name == name {
+			c.Resources = v1.ResourceRequirements{Requests: list, Limits: list}
+		}
+	}
+	s.Pod.Generation++
+	s.Resize = Resize{Generation: s.Pod.Generation, Pod: true}
+}
+
+// resized puts resources in place as the agent does.
+func (s *sim) resized() {
+	s.Resize.Pod = false
+	for i := range s.Containers {
+		c := &s.Containers[i]
+		for j := range s.Pod.Spec.Containers {
+			if spec := &s.Pod.Spec.Containers[j]; spec.Name == c.Name && restartsToResize(spec, c) {
+				s.Resize.Pod = true
+			} else if spec.Name == c.Name {
+				c.Resources = spec.Resources.DeepCopy()
+			}
+		}
 	}
 }
 
@@ -278,7 +311,12 @@ func (s *sim) perform(a Action) {
 		s.start(a)
 	case PostStart:
 		s.Hooks[a.ID] = Hook{}
+	case ResizePod:
+		s.resized()
 	case StopContainer:
+		if a.Resize {
+			s.Resize.Restarting = map[string]bool{a.ID: true}
+		}
 		for i := range s.Containers {
 			if c := &s.Containers[i]; c.ID == a.ID {
 				c.State, c.ExitCode, c.FinishedAt = Exited, 137, s.Now
@@ -303,13 +341,14 @@ func (s *sim) start(a Action) {
 		return
 	}
 	image := ""
+	var resources *v1.ResourceRequirements
 	for _, c := range slices.Concat(s.Pod.Spec.InitContainers, s.Pod.Spec.Containers) {
 		if c.Name == a.Container {
-			image = c.Image
+			image, resources = c.Image, c.Resources.DeepCopy()
 		}
 	}
 	s.Containers = append(s.Containers, Container{ID: fmt.Sprintf("%s-%d", a.Container, a.Attempt), Name: a.Container, Attempt: a.Attempt,
-		State: Running, CreatedAt: s.Now, StartedAt: s.Now, SpecImage: image, Image: image, Backoff: a.Backoff})
+		State: Running, CreatedAt: s.Now, StartedAt: s.Now, SpecImage: image, Image: image, Backoff: a.Backoff, Resources: resources})
 }
 
 // show is a status in one line, with what differs between two moments of a pod's life.
@@ -323,6 +362,9 @@ func show(st *v1.PodStatus) string {
 		fmt.Fprintf(&b, "\n         %s: %s", c.Name, showState(c.State))
 		if c.Ready {
 			b.WriteString(" ready")
+		}
+		if c.Resources != nil && len(c.Resources.Limits) > 0 {
+			fmt.Fprintf(&b, " cpu=%s memory=%s", c.Resources.Limits.Cpu(), c.Resources.Limits.Memory())
 		}
 		if c.RestartCount > 0 {
 			fmt.Fprintf(&b, " restarts=%d", c.RestartCount)

@@ -62,6 +62,8 @@ type Container struct {
 	Grace time.Duration
 	// User is who its first process runs as; nil if not known.
 	User *v1.LinuxContainerUser
+	// Resources are those it was made with, or was given since; nil if not known.
+	Resources *v1.ResourceRequirements
 }
 
 // Sandbox is what the pod's containers share.
@@ -118,6 +120,7 @@ type State struct {
 	// Since is when the pod started to terminate.
 	Since     time.Time
 	Rejection *Rejection
+	Resize    Resize
 
 	// VolumesReady: every volume is mounted. VolumesStale: a source has changed since.
 	VolumesReady, VolumesStale bool
@@ -157,11 +160,13 @@ const (
 	Reclaim
 	// DeletePod removes the API object.
 	DeletePod
+	// ResizePod gives containers that run, and the pod, the resources that are allocated to them.
+	ResizePod
 )
 
 func (k Kind) String() string {
 	return [...]string{"MountVolumes", "CreateSandbox", "PullImage", "StartContainer", "PostStart", "StopContainer",
-		"RemoveContainer", "Reclaim", "DeletePod"}[k]
+		"RemoveContainer", "Reclaim", "DeletePod", "ResizePod"}[k]
 }
 
 // Action is one thing to do. Actions of different keys may run side by side.
@@ -177,6 +182,7 @@ type Action struct {
 	NoHook    bool          // StopContainer: without its preStop hook
 	Purge     bool
 	Recreate  bool // CreateSandbox: one existed before
+	Resize    bool // StopContainer: the next instance has other resources
 }
 
 // Key identifies an action among those of its pod: two of one key never run at once.

@@ -21,8 +21,11 @@ type Facts struct {
 	CPUs    int
 	Memory  int64 // bytes
 	Storage int64 // bytes of the file system that holds the data folder
-	Info    v1.NodeSystemInfo
-	Host    string // the machine's own name
+	// MaxPids is how many processes the machine can have.
+	MaxPids   int64
+	HugePages []HugePages
+	Info      v1.NodeSystemInfo
+	Host      string // the machine's own name
 }
 
 // ReadFacts reads the machine's facts below root, which is / but for tests; data is the folder that counts for storage.
@@ -37,6 +40,8 @@ func ReadFacts(root, data string) (Facts, error) {
 		return f, err
 	}
 	f.Host, _ = os.Hostname()
+	f.HugePages = hugePages(root)
+	f.MaxPids, _ = strconv.ParseInt(line(root, "proc/sys/kernel/pid_max"), 10, 64)
 	f.Info = v1.NodeSystemInfo{
 		MachineID:       line(root, "etc/machine-id"),
 		BootID:          line(root, "proc/sys/kernel/random/boot_id"),

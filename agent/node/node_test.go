@@ -26,7 +26,8 @@ import (
 func healthy() Input {
 	return Input{
 		Facts: Facts{CPUs: 2, Memory: 4 << 30, Storage: 100 << 30}, Name: "n1", IPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")}, MaxPods: 110,
-		Now: time.Unix(1000, 0), ReservedMemory: 100 << 20, ReservedStorage: 10 << 30,
+		Now: time.Unix(1000, 0), Reserved: v1.ResourceList{
+			v1.ResourceMemory: resource.MustParse("100Mi"), v1.ResourceEphemeralStorage: resource.MustParse("10Gi")},
 	}
 }
 

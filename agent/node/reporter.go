@@ -41,10 +41,9 @@ type Config struct {
 	Labels       map[string]string
 	Taints       []v1.Taint
 	MaxPods      int
+	Reserved     v1.ResourceList // kept from pods
 	Port         int32
 	Facts        Facts
-	// ReservedMemory and ReservedStorage are kept from pods, in bytes.
-	ReservedMemory, ReservedStorage int64
 	// Pressure tells which pressures the node is under.
 	Pressure func() []v1.NodeConditionType
 	Images   func(context.Context) ([]runtime.Image, error)
@@ -211,8 +210,8 @@ func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 }
 
 func (r *Reporter) input(ctx context.Context) Input {
-	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Port: r.cfg.Port, Handler: r.cfg.Handler, Now: time.Now(),
-		ReservedMemory: r.cfg.ReservedMemory, ReservedStorage: r.cfg.ReservedStorage}
+	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Reserved: r.cfg.Reserved, Port: r.cfg.Port,
+		Handler: r.cfg.Handler, Now: time.Now()}
 	in.NotReady = r.cfg.NotReady(ctx)
 	in.Pressure = r.cfg.Pressure()
 	if len(in.NotReady) == 0 { // else the runtime may not answer

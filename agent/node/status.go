@@ -8,7 +8,6 @@ import (
 
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/api/equality"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/agent/runtime"
@@ -28,8 +27,8 @@ type Input struct {
 	Port    int32
 	Images  []runtime.Image
 	Handler v1.NodeRuntimeHandlerFeatures
-	// ReservedMemory and ReservedStorage are not offered to pods, in bytes.
-	ReservedMemory, ReservedStorage int64
+	// Reserved is kept from pods.
+	Reserved v1.ResourceList
 	// Pressure has the pressures that the node is under.
 	Pressure []v1.NodeConditionType
 	// NotReady says what keeps the node from being ready; none makes it ready.
@@ -54,25 +53,6 @@ func Status(in Input, old *v1.NodeStatus) v1.NodeStatus {
 	st.RuntimeHandlers = []v1.NodeRuntimeHandler{{Features: in.Handler.DeepCopy()}}
 	st.Conditions = conditions(in, old.Conditions)
 	return st
-}
-
-func capacity(in Input) v1.ResourceList {
-	return v1.ResourceList{
-		v1.ResourceCPU:              *resource.NewQuantity(int64(in.Facts.CPUs), resource.DecimalSI),
-		v1.ResourceMemory:           *resource.NewQuantity(in.Facts.Memory, resource.BinarySI),
-		v1.ResourceEphemeralStorage: *resource.NewQuantity(in.Facts.Storage, resource.BinarySI),
-		v1.ResourcePods:             *resource.NewQuantity(int64(in.MaxPods), resource.DecimalSI),
-		// None is offered: a container could not be held to its limit.
-		"hugepages-2Mi": *resource.NewQuantity(0, resource.DecimalSI),
-		"hugepages-1Gi": *resource.NewQuantity(0, resource.DecimalSI),
-	}
-}
-
-func allocatable(in Input) v1.ResourceList {
-	out := capacity(in)
-	out[v1.ResourceMemory] = *resource.NewQuantity(max(in.Facts.Memory-in.ReservedMemory, 0), resource.BinarySI)
-	out[v1.ResourceEphemeralStorage] = *resource.NewQuantity(max(in.Facts.Storage-in.ReservedStorage, 0), resource.DecimalSI)
-	return out
 }
 
 // extended tells whether a resource is one that somebody else advertises for the node, by a name with a domain.

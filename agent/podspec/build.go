@@ -39,9 +39,8 @@ type Input struct {
 	ImageName string
 	Sources   Sources
 	Facts     fields.Facts
-	// Capacity is the node's memory in bytes.
-	Capacity int64
-	Hostname string
+	Machine   Machine
+	Hostname  string
 	// Mounts has the volumes' mounts (of volumes.Manager), then the files that the agent makes: hosts, resolv.conf ...
 	Mounts  []runtime.Mount
 	LogPath string
@@ -73,13 +72,13 @@ func Container(in Input) (cfg runtime.ContainerConfig, warnings []string, err er
 		Env:        e.list(),
 		WorkingDir: c.WorkingDir,
 		Mounts:     in.Mounts,
-		Resources:  Resources(pod, c, in.Capacity),
+		Resources:  Resources(pod, c, in.Machine),
 		Security:   sec,
 		TTY:        c.TTY, Stdin: c.Stdin, StdinOnce: c.StdinOnce,
 		LogPath: in.LogPath, ProcessesOf: in.Target,
 		Labels: map[string]string{LabelImage: c.Image, LabelBackoff: in.Backoff.String(),
 			LabelGrace: strconv.FormatInt(gracePeriod(pod), 10), LabelMessage: MessagePath(c),
-			LabelImageName: in.ImageName, LabelImageID: imageID(in.Image, in.ImageName)},
+			LabelImageName: in.ImageName, LabelImageID: imageID(in.Image, in.ImageName), LabelResources: AppliedLabel(c.Resources)},
 	}
 	if _, ok := e.values["HOSTNAME"]; !ok && in.Hostname != "" {
 		cfg.Env = append([]string{"HOSTNAME=" + in.Hostname}, cfg.Env...)

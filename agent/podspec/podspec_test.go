@@ -106,21 +106,22 @@ func TestEnvErrors(t *testing.T) {
 
 func TestResourcesAndCgroup(t *testing.T) {
 	pod := testPod()
-	r := Resources(pod, &pod.Spec.Containers[0], 1<<30)
-	if want := (runtime.Resources{CPUShares: 256, MemoryLimit: 128 << 20, OOMScoreAdj: 938}); cmp.Diff(want, r) != "" {
-		t.Errorf("resources %+v, want %+v", r, want)
+	m := Machine{Memory: 1 << 30, PodPids: 99}
+	r := Resources(pod, &pod.Spec.Containers[0], m)
+	if d := cmp.Diff(runtime.Resources{CPUShares: 256, MemoryLimit: 128 << 20, OOMScoreAdj: 938}, r); d != "" {
+		t.Error(d)
 	}
-	g := PodCgroup("kubepods", pod)
-	if want := (Cgroup{Path: "/kubepods/burstable/podu1", Shares: 256, Period: 100000, Memory: 128 << 20}); g != want {
-		t.Errorf("cgroup %+v, want %+v", g, want)
+	g := PodCgroup("kubepods", pod, m)
+	if d := cmp.Diff(Cgroup{"/kubepods/burstable/podu1", runtime.Resources{CPUShares: 256, MemoryLimit: 128 << 20, PidsLimit: 99}}, g); d != "" {
+		t.Error(d)
 	}
 	pod.Spec.Containers[0].Resources = v1.ResourceRequirements{}
-	if g := PodCgroup("kubepods", pod); g.Path != "/kubepods/besteffort/podu1" || g.Shares != 2 || g.Memory != 0 {
+	if g := PodCgroup("kubepods", pod, m); g.Path != "/kubepods/besteffort/podu1" || g.Resources.CPUShares != 2 || g.Resources.MemoryLimit != 0 {
 		t.Errorf("cgroup %+v", g)
 	}
 	lim := v1.ResourceList{v1.ResourceCPU: resource.MustParse("500m"), v1.ResourceMemory: resource.MustParse("1Mi")}
 	pod.Spec.Containers[0].Resources = v1.ResourceRequirements{Requests: lim, Limits: lim}
-	if g := PodCgroup("kubepods", pod); g.Path != "/kubepods/podu1" || g.Quota != 50000 {
+	if g := PodCgroup("kubepods", pod, m); g.Path != "/kubepods/podu1" || g.Resources.CPUQuota != 50000 {
 		t.Errorf("cgroup %+v", g)
 	}
 }

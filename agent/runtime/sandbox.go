@@ -111,6 +111,9 @@ func (rec *sandboxRecord) write(dir string) error {
 	return os.Rename(file+".new", file)
 }
 
+// SetCgroup makes a cgroup and sets those of its limits that are not zero.
+func (r *Runtime) SetCgroup(path string, res Resources) error { return SetCgroup(path, res) }
+
 // ResizeSandbox gives the pod's cgroup other limits; those that are zero stay as they are.
 func (r *Runtime) ResizeSandbox(_ context.Context, uid string, res Resources) error {
 	defer r.lockPod(uid)()
