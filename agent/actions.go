@@ -132,7 +132,12 @@ func hostPorts(pod *v1.Pod, addrs []netip.Addr) []network.HostPort {
 			if protocol == "" {
 				protocol = "TCP"
 			}
-			out = append(out, network.HostPort{Protocol: protocol, Port: uint16(p.HostPort),
+			// The unspecified address of either family stands for all.
+			address, err := netip.ParseAddr(p.HostIP)
+			if err != nil || address.IsUnspecified() {
+				address = netip.Addr{}
+			}
+			out = append(out, network.HostPort{Address: address, Protocol: protocol, Port: uint16(p.HostPort),
 				Target: netip.AddrPortFrom(addrs[0], uint16(p.ContainerPort))})
 		}
 	}

@@ -114,11 +114,14 @@ func (n *Network) setSysctls() error {
 // setLinkSysctls sets what goes with a pod's link, and with it.
 func setLinkSysctls(link string) error {
 	for key, value := range map[string]string{
-		"rp_filter":      "1", // a pod sends from no address but its own
-		"send_redirects": "0",
-		"route_localnet": "1", // answers to connections that this machine made to its own node ports by loopback
+		"ipv4/conf/" + link + "/rp_filter":      "1", // a pod sends from no address but its own
+		"ipv4/conf/" + link + "/send_redirects": "0",
+		"ipv4/conf/" + link + "/route_localnet": "1", // answers to connections that this machine made to its own node ports by loopback
+		// Pods have no IPv6 address. Without this, one could announce itself to the machine as its router.
+		"ipv6/conf/" + link + "/disable_ipv6": "1",
 	} {
-		if err := os.WriteFile("/proc/sys/net/ipv4/conf/"+link+"/"+key, []byte(value), 0o644); err != nil {
+		err := os.WriteFile("/proc/sys/net/"+key, []byte(value), 0o644)
+		if err != nil && !(strings.HasPrefix(key, "ipv6/") && errors.Is(err, os.ErrNotExist)) { // a kernel may have none
 			return err
 		}
 	}

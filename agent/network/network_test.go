@@ -123,11 +123,24 @@ func TestPodsReachEachOtherAndTheHost(t *testing.T) {
 	if got, err := ask("10.244.3.1:8081"); err != nil || !strings.HasPrefix(got, "b ") {
 		t.Errorf("host port: %q, %v", got, err)
 	}
+	to := netip.AddrPortFrom(addrB[0], 8080)
+	if err := n.SetHostPorts(ref("b"), []HostPort{{Protocol: "TCP", Port: 8081, Target: to},
+		{Address: netip.MustParseAddr("127.0.0.1"), Protocol: "TCP", Port: 8082, Target: to}}); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ask("127.0.0.1:8082"); err != nil || !strings.HasPrefix(got, "b ") {
+		t.Errorf("host port of one address: %q, %v", got, err)
+	}
+	if got, err := ask("10.244.3.1:8082"); err == nil {
+		t.Errorf("the host port of another address answers: %q", got)
+	}
 	if err := n.Teardown(ctx, ref("b")); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ask("10.244.3.1:8081"); err == nil {
-		t.Error("the host port answers after its pod is gone")
+	for _, addr := range []string{"10.244.3.1:8081", "127.0.0.1:8082"} {
+		if _, err := ask(addr); err == nil {
+			t.Errorf("the host port %s answers after its pod is gone", addr)
+		}
 	}
 }
 

@@ -16,7 +16,11 @@ import (
 // tableName is the agent's nftables table. The proxy has its own, so that each table has one writer.
 const tableName = "coracle-pods"
 
-const hostPortMap = "host-ports"
+// The maps of host ports: those of every address of the node, and those of one.
+const (
+	hostPortMap    = "host-ports"
+	addressPortMap = "address-ports"
+)
 
 type ruleConfig struct {
 	node, cluster netip.Prefix
@@ -24,6 +28,8 @@ type ruleConfig struct {
 
 // HostPort leads a port of the node to a pod.
 type HostPort struct {
+	// Address is the one of the node's that counts; the zero value is all of them.
+	Address  netip.Addr
 	Protocol string // TCP, UDP or SCTP
 	Port     uint16 // on the node
 	Target   netip.AddrPort
@@ -39,6 +45,14 @@ func hostPortSet() *nftables.Set {
 	}
 }
 
+func addressPortSet() *nftables.Set {
+	return &nftables.Set{
+		Table: podTable, Name: addressPortMap, IsMap: true, Concatenation: true,
+		KeyType:  nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetProto, nftables.TypeInetService),
+		DataType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeInetService),
+	}
+}
+
 // applyRules writes the chains anew, in one transaction; the map of host ports keeps its elements.
 func applyRules(c ruleConfig) error {
 	conn, err := nftables.New()
@@ -46,9 +60,11 @@ func applyRules(c ruleConfig) error {
 		return err
 	}
 	conn.AddTable(podTable)
-	ports := hostPortSet()
-	if err := conn.AddSet(ports, nil); err != nil {
-		return err
+	ports, addressPorts := hostPortSet(), addressPortSet()
+	for _, set := range []*nftables.Set{ports, addressPorts} {
+		if err := conn.AddSet(set, nil); err != nil {
+			return err
+		}
 	}
 	post := conn.AddChain(&nftables.Chain{Name: "postrouting", Table: podTable, Type: nftables.ChainTypeNAT,
 		Hooknum: nftables.ChainHookPostrouting, Priority: nftables.ChainPriorityNATSource})
@@ -62,8 +78,11 @@ func applyRules(c ruleConfig) error {
 		conn.FlushChain(chain)
 	}
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masquerade(c)})
+	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masqueradeLoopback()})
+	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseSpoofed()})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseLoopback()})
 	for _, chain := range []*nftables.Chain{pre, out} {
+		conn.AddRule(&nftables.Rule{Table: podTable, Chain: chain, Exprs: toAddressPorts(addressPorts)})
 		conn.AddRule(&nftables.Rule{Table: podTable, Chain: chain, Exprs: toHostPorts(ports)})
 	}
 	return conn.Flush()
@@ -79,6 +98,18 @@ func masquerade(c ruleConfig) []expr.Any {
 		&expr.Masq{})
 }
 
+// masqueradeLoopback: ip saddr 127.0.0.0/8 oifname "cor*" masquerade; a pod could not answer the host's loopback, by which its host port
+// may be asked.
+func masqueradeLoopback() []expr.Any {
+	exprs := matchPrefix(12, loopback(), expr.CmpOpEq)
+	return append(exprs,
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(linkPrefix)},
+		&expr.Masq{})
+}
+
+func loopback() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }
+
 // matchPrefix compares the IPv4 header's address at offset with a prefix.
 func matchPrefix(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	mask := ^uint32(0) << (32 - p.Bits())
@@ -89,27 +120,60 @@ func matchPrefix(offset uint32, p netip.Prefix, op expr.CmpOp) []expr.Any {
 	}
 }
 
+const (
+	secondWord = 9  // NFT_REG32_01, the 32 bits behind the first of register 1
+	thirdWord  = 10 // NFT_REG32_02
+)
+
 // toHostPorts: fib daddr type local dnat ip to meta l4proto . th dport map @host-ports.
 func toHostPorts(ports *nftables.Set) []expr.Any {
-	const secondWord = 9 // NFT_REG32_01, the 32 bits behind the first of register 1
-	return []expr.Any{
-		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
+	return append(toThisNode(),
 		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: 1},
 		&expr.Payload{DestRegister: secondWord, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
 		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: ports.Name, SetID: ports.ID},
 		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: secondWord, Specified: true},
+	)
+}
+
+// toAddressPorts: fib daddr type local dnat ip to ip daddr . meta l4proto . th dport map @address-ports.
+func toAddressPorts(ports *nftables.Set) []expr.Any {
+	return append(toThisNode(),
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Meta{Key: expr.MetaKeyL4PROTO, Register: secondWord},
+		&expr.Payload{DestRegister: thirdWord, Base: expr.PayloadBaseTransportHeader, Offset: 2, Len: 2},
+		&expr.Lookup{SourceRegister: 1, DestRegister: 1, IsDestRegSet: true, SetName: ports.Name, SetID: ports.ID},
+		&expr.NAT{Type: expr.NATTypeDestNAT, Family: unix.NFPROTO_IPV4, RegAddrMin: 1, RegProtoMin: secondWord, Specified: true},
+	)
+}
+
+func toThisNode() []expr.Any {
+	return []expr.Any{
+		&expr.Fib{Register: 1, FlagDADDR: true, ResultADDRTYPE: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(unix.RTN_LOCAL)},
 	}
+}
+
+// fromPods: iifname "cor*".
+func fromPods() []expr.Any {
+	return []expr.Any{
+		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(linkPrefix)},
+	}
+}
+
+// refuseSpoofed: iifname "cor*" fib saddr . iif oif missing drop; a pod sends from no address but its own. The links' rp_filter says so too,
+// but the machine's own settings for new links may undo that.
+func refuseSpoofed() []expr.Any {
+	return append(fromPods(),
+		&expr.Fib{Register: 1, FlagSADDR: true, FlagIIF: true, ResultOIF: true},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: binaryutil.NativeEndian.PutUint32(0)},
+		&expr.Verdict{Kind: expr.VerdictDrop})
 }
 
 // refuseLoopback: iifname "cor*" ip daddr 127.0.0.0/8 drop; route_localnet would let pods reach what listens on the
 // host's loopback only.
 func refuseLoopback() []expr.Any {
-	exprs := []expr.Any{
-		&expr.Meta{Key: expr.MetaKeyIIFNAME, Register: 1},
-		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(linkPrefix)},
-	}
-	exprs = append(exprs, matchPrefix(16, netip.MustParsePrefix("127.0.0.0/8"), expr.CmpOpEq)...)
+	exprs := append(fromPods(), matchPrefix(16, loopback(), expr.CmpOpEq)...)
 	return append(exprs, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
@@ -130,11 +194,16 @@ func (n *Network) SetHostPorts(pod runtime.PodRef, ports []HostPort) error {
 	if err != nil {
 		return err
 	}
-	elements := make([]nftables.SetElement, len(ports))
-	for i, p := range ports {
-		elements[i] = nftables.SetElement{Key: portKey(p.Protocol, p.Port), Val: target(p.Target), Comment: pod.UID}
+	var everywhere, atOne []nftables.SetElement
+	for _, p := range ports {
+		e := nftables.SetElement{Key: p.key(), Val: target(p.Target), Comment: pod.UID}
+		if p.Address.IsValid() {
+			atOne = append(atOne, e)
+		} else {
+			everywhere = append(everywhere, e)
+		}
 	}
-	if err := conn.SetAddElements(hostPortSet(), elements); err != nil {
+	if err := errors.Join(conn.SetAddElements(hostPortSet(), everywhere), conn.SetAddElements(addressPortSet(), atOne)); err != nil {
 		return err
 	}
 	return conn.Flush()
@@ -142,21 +211,29 @@ func (n *Network) SetHostPorts(pod runtime.PodRef, ports []HostPort) error {
 
 // removeHostPorts removes what leads to the pod, and also whatever holds one of the given ports.
 func removeHostPorts(uid string, also []HostPort) error {
+	taken := map[string]bool{}
+	for _, p := range also {
+		taken[string(p.key())] = true
+	}
+	for _, set := range []*nftables.Set{hostPortSet(), addressPortSet()} {
+		if err := removeElements(set, uid, taken); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func removeElements(set *nftables.Set, uid string, taken map[string]bool) error {
 	conn, err := nftables.New()
 	if err != nil {
 		return err
 	}
-	set := hostPortSet()
 	elements, err := conn.GetSetElements(set)
 	if errors.Is(err, os.ErrNotExist) || errors.Is(err, unix.ENOENT) {
 		return nil
 	}
 	if err != nil {
 		return err
-	}
-	taken := map[string]bool{}
-	for _, p := range also {
-		taken[string(portKey(p.Protocol, p.Port))] = true
 	}
 	var gone []nftables.SetElement
 	for _, e := range elements {
@@ -173,10 +250,14 @@ func removeHostPorts(uid string, also []HostPort) error {
 	return conn.Flush()
 }
 
-// portKey is the map's key: protocol and port, each padded to a word.
-func portKey(protocol string, port uint16) []byte {
+// key is the port's in its map: address if it is of one, protocol and port, each padded to a word.
+func (p HostPort) key() []byte {
 	numbers := map[string]byte{"TCP": unix.IPPROTO_TCP, "UDP": unix.IPPROTO_UDP, "SCTP": unix.IPPROTO_SCTP}
-	return []byte{numbers[protocol], 0, 0, 0, byte(port >> 8), byte(port), 0, 0}
+	var key []byte
+	if p.Address.IsValid() {
+		key = p.Address.AsSlice()
+	}
+	return append(key, numbers[p.Protocol], 0, 0, 0, byte(p.Port>>8), byte(p.Port), 0, 0)
 }
 
 func target(t netip.AddrPort) []byte {

@@ -2,6 +2,7 @@ package podspec
 
 import (
 	"fmt"
+	"net/netip"
 
 	v1 "k8s.io/api/core/v1"
 )
@@ -63,6 +64,11 @@ func (node Support) appArmor(p *v1.AppArmorProfile) *Refusal {
 
 // UnsupportedContainer finds the first thing that one container asks for and this node cannot give.
 func UnsupportedContainer(c *v1.Container, node Support) *Refusal {
+	for _, p := range c.Ports {
+		if ip, err := netip.ParseAddr(p.HostIP); err == nil && ip.Is6() && !ip.IsUnspecified() && p.HostPort > 0 {
+			return refuse("container %s: hostIP %s of port %d: pods have no IPv6 address on this node", c.Name, p.HostIP, p.ContainerPort)
+		}
+	}
 	if len(c.VolumeDevices) > 0 {
 		return refuse("container %s: volumeDevices are not supported on this node", c.Name)
 	}
