@@ -95,6 +95,15 @@ func (c *Cluster) makeNetNS() {
 	}
 }
 
+// ForgetNetNS gives the cluster a new network namespace without links, as after a reboot. Processes in the old one must have ended.
+func (c *Cluster) ForgetNetNS() {
+	c.t.Helper()
+	if err := unix.Unmount(c.NetNS, unix.MNT_DETACH); err != nil {
+		c.fatalf("unmount the namespace: %v", err)
+	}
+	c.makeNetNS()
+}
+
 func (c *Cluster) clean() {
 	log := ""
 	if c.t.Failed() {
