@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/agent/eviction"
+	"github.com/coracle-dev/coracle/agent/localvolumes"
 	"github.com/coracle-dev/coracle/agent/node"
 	"github.com/coracle-dev/coracle/agent/objects"
 	"github.com/coracle-dev/coracle/agent/podspec"
@@ -33,6 +34,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/agent/volumes"
 	"github.com/coracle-dev/coracle/internal/client"
+	storage "github.com/coracle-dev/coracle/internal/volumes"
 )
 
 // Agent runs the pods of one node.
@@ -42,6 +44,7 @@ type Agent struct {
 	recorder record.EventRecorder
 	objects  *objects.Cache
 	volumes  *volumes.Manager
+	kept     *localvolumes.Keeper
 	asker    *probes.Asker
 	probes   *probes.Manager
 	services corelisters.ServiceLister
@@ -110,7 +113,8 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 		a.dns.Servers = append(a.dns.Servers, ip.String())
 	}
 	a.objects = objects.New(ctx, c, cfg.Log)
-	a.volumes = volumes.New(volumes.Config{Root: cfg.Layout.Pods(), Objects: a.objects, Images: cfg.VolumeImages, Node: a.node.Load})
+	a.kept = localvolumes.New(localvolumes.Config{Client: c, Node: cfg.NodeName, Folder: cfg.Layout.Volumes(), Event: a.event, Log: cfg.Log})
+	a.volumes = volumes.New(volumes.Config{Root: cfg.Layout.Pods(), Objects: a.objects, Images: cfg.VolumeImages, Provisioned: a.kept, Node: a.node.Load})
 	a.asker = probes.NewAsker(a.exec)
 	a.probes = probes.New(ctx, a.asker, a)
 	return a, nil
@@ -168,6 +172,7 @@ func (a *Agent) run(ctx context.Context) error {
 	a.wg.Go(func() { pods.RunWithContext(ctx) })
 	a.wg.Go(func() { a.follow(ctx, events) })
 	a.wg.Go(func() { a.guard.Run(ctx) })
+	a.wg.Go(func() { a.keepVolumes(ctx) })
 	if a.cfg.Serve != nil {
 		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
 	}
@@ -200,7 +205,7 @@ func (a *Agent) newReporter() *node.Reporter {
 	c := a.cfg
 	handler := v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(c.Support.RecursiveReadOnly), UserNamespaces: new(c.Support.UserNamespaces == "")}
 	return node.New(node.Config{Client: a.client, Handler: handler, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
-		Labels: c.Labels, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts,
+		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts,
 		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
 		Images:   c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
 }

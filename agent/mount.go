@@ -65,3 +65,10 @@ func (w *worker) mountEvents(pod *v1.Pod, err error) {
 		w.a.event(pod, v1.EventTypeWarning, "FailedMount", e.Error())
 	}
 }
+
+// keepVolumes keeps the data of the volumes that were provisioned here. Without it pods run on, so its failure is not the agent's.
+func (a *Agent) keepVolumes(ctx context.Context) {
+	if err := a.kept.Run(ctx); err != nil {
+		a.cfg.Log.Error("local volumes are not kept", "error", err)
+	}
+}

@@ -7,12 +7,14 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	schedulingv1 "k8s.io/api/scheduling/v1"
+	storagev1 "k8s.io/api/storage/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/kubernetes"
 
 	"github.com/coracle-dev/coracle/apiserver/auth"
+	"github.com/coracle-dev/coracle/internal/volumes"
 )
 
 // keepEvery is how often the objects that the server keeps are looked at.
@@ -50,6 +52,9 @@ func (s *Server) keep(ctx context.Context) error {
 }
 
 func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) error {
+	if err := s.beginStorage(ctx, client); err != nil {
+		return fmt.Errorf("storage class: %w", err)
+	}
 	for _, name := range []string{metav1.NamespaceDefault, metav1.NamespaceSystem, metav1.NamespacePublic, corev1.NamespaceNodeLease} {
 		_, err := client.CoreV1().Namespaces().Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
 		if apierrors.IsNotFound(err) {
@@ -103,6 +108,26 @@ func priorityClasses() []schedulingv1.PriorityClass {
 			Description: "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
 		},
 	}
+}
+
+// beginStorage gives a new cluster its storage class. It is new as long as it has no namespaces, so that the class comes before them, once.
+func (s *Server) beginStorage(ctx context.Context, client kubernetes.Interface) error {
+	if !s.cfg.LocalStorage {
+		return nil
+	}
+	_, err := client.CoreV1().Namespaces().Get(ctx, metav1.NamespaceDefault, metav1.GetOptions{ResourceVersion: "0"})
+	if !apierrors.IsNotFound(err) {
+		return err
+	}
+	_, err = client.StorageV1().StorageClasses().Create(ctx, &storagev1.StorageClass{
+		ObjectMeta:  metav1.ObjectMeta{Name: volumes.LocalClass, Annotations: map[string]string{"storageclass.kubernetes.io/is-default-class": "true"}},
+		Provisioner: volumes.LocalProvisioner, ReclaimPolicy: new(corev1.PersistentVolumeReclaimDelete),
+		VolumeBindingMode: new(storagev1.VolumeBindingWaitForFirstConsumer), AllowVolumeExpansion: new(true),
+	}, metav1.CreateOptions{})
+	if apierrors.IsAlreadyExists(err) {
+		return nil
+	}
+	return err
 }
 
 // keepClusterInfo publishes how the cluster is found. What stands there is changed once, when the server has started: of two servers that

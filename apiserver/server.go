@@ -74,6 +74,8 @@ type Config struct {
 	// ClusterInfo is the kubeconfig, without credentials, by which machines that want to join find the cluster: the ConfigMap
 	// kube-public/cluster-info, which anybody may read. Empty keeps no such ConfigMap.
 	ClusterInfo string
+	// LocalStorage gives a new cluster the storage class "local" as its default one. Who deletes or changes it is respected.
+	LocalStorage bool
 	// Audit notes requests; nil notes none.
 	Audit *audit.Log
 	// Checks are further conditions of /readyz.

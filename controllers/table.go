@@ -22,6 +22,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/ephemeralvolume"
 	"github.com/coracle-dev/coracle/controllers/garbage"
 	"github.com/coracle-dev/coracle/controllers/job"
+	"github.com/coracle-dev/coracle/controllers/localprovisioner"
 	"github.com/coracle-dev/coracle/controllers/namespace"
 	"github.com/coracle-dev/coracle/controllers/nodeipam"
 	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
@@ -130,6 +131,7 @@ var table = []struct {
 	}},
 	{"attachdetach", func(_ Config, e env.Env) (runner, error) { return attachdetach.New(e) }},
 	{"ephemeralvolume", func(_ Config, e env.Env) (runner, error) { return ephemeralvolume.New(e) }},
+	{"localprovisioner", func(_ Config, e env.Env) (runner, error) { return localprovisioner.New(e), nil }},
 	{"volumebinder", func(_ Config, e env.Env) (runner, error) { return volumebinder.New(e) }},
 	{"volumeprotection", func(_ Config, e env.Env) (runner, error) { return volumeprotection.New(e), nil }},
 	{"tokencleaner", func(_ Config, e env.Env) (runner, error) { return bootstrap.NewCleaner(e), nil }},

@@ -5,6 +5,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/volumes"
 )
 
 // trim is the informers' transform: of pods and nodes, the most numerous and the largest objects, only what controllers read is kept. Both are
@@ -41,7 +42,7 @@ func trimPod(o *corev1.Pod) *corev1.Pod {
 var podAnnotations = []string{corev1.PodDeletionCost, batchv1.JobCompletionIndexAnnotation, batchv1.JobIndexFailureCountAnnotation, batchv1.JobIndexIgnoredFailureCountAnnotation}
 
 // nodeAnnotations are the annotations of nodes that controllers read.
-var nodeAnnotations = []string{corev1.ObjectTTLAnnotationKey}
+var nodeAnnotations = []string{corev1.ObjectTTLAnnotationKey, volumes.LocalFolders}
 
 func trimAnnotations(all map[string]string, names []string) map[string]string {
 	var kept map[string]string

@@ -39,11 +39,13 @@ type Config struct {
 	PodCIDR      netip.Prefix // set at registration, if valid
 	ControlPlane bool
 	Labels       map[string]string
-	Taints       []v1.Taint
-	MaxPods      int
-	Reserved     v1.ResourceList // kept from pods
-	Port         int32
-	Facts        Facts
+	// Annotations are kept on the node, as labels are.
+	Annotations map[string]string
+	Taints      []v1.Taint
+	MaxPods     int
+	Reserved    v1.ResourceList // kept from pods
+	Port        int32
+	Facts       Facts
 	// Pressure tells which pressures the node is under.
 	Pressure func() []v1.NodeConditionType
 	Images   func(context.Context) ([]runtime.Image, error)
@@ -164,7 +166,7 @@ func (r *Reporter) labels() map[string]string {
 // register creates the node, or takes over the one there is.
 func (r *Reporter) register(ctx context.Context) error {
 	nodes := r.cfg.Client.CoreV1().Nodes()
-	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Name, Labels: r.labels()}, Spec: v1.NodeSpec{Taints: r.cfg.Taints}}
+	n := &v1.Node{ObjectMeta: metav1.ObjectMeta{Name: r.cfg.Name, Labels: r.labels(), Annotations: r.cfg.Annotations}, Spec: v1.NodeSpec{Taints: r.cfg.Taints}}
 	if r.cfg.PodCIDR.IsValid() {
 		n.Spec.PodCIDR = r.cfg.PodCIDR.String()
 		n.Spec.PodCIDRs = []string{n.Spec.PodCIDR}
@@ -186,7 +188,7 @@ func (r *Reporter) register(ctx context.Context) error {
 	return nil
 }
 
-// adopt sees to it that an existing node has the labels it should.
+// adopt sees to it that an existing node has the labels and annotations it should.
 func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 	nodes := r.cfg.Client.CoreV1().Nodes()
 	n, err := nodes.Get(ctx, r.cfg.Name, metav1.GetOptions{})
@@ -201,6 +203,12 @@ func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 				fresh.Labels = map[string]string{}
 			}
 			fresh.Labels[k], changed = v, true
+		}
+	}
+	for k, v := range r.cfg.Annotations {
+		if have, ok := fresh.Annotations[k]; !ok || have != v {
+			metav1.SetMetaDataAnnotation(&fresh.ObjectMeta, k, v)
+			changed = true
 		}
 	}
 	if !changed {

@@ -22,6 +22,7 @@ import (
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
 	"github.com/coracle-dev/coracle/apiserver/auth"
+	"github.com/coracle-dev/coracle/internal/volumes"
 )
 
 var pods = schema.GroupResource{Resource: "pods"}
@@ -53,6 +54,8 @@ func (p nodeRestriction) Mutate(ctx context.Context, r *Request) error {
 		return p.node(node, r)
 	case schema.GroupResource{Resource: "persistentvolumeclaims"}:
 		return p.claim(node, r)
+	case schema.GroupResource{Resource: "persistentvolumes"}:
+		return p.volume(node, r)
 	case schema.GroupResource{Resource: "serviceaccounts"}:
 		if r.Subresource == "token" {
 			return p.token(ctx, node, r)
@@ -225,6 +228,24 @@ func (p nodeRestriction) claim(node string, r *Request) error {
 	}
 	if was, is := bare(old), bare(claim); !apiequality.Semantic.DeepEqual(was, is) {
 		return r.forbid(fmt.Errorf("node %q is not allowed to update fields other than status.quantity and status.conditions: %v", node, diff.Diff(was, is)))
+	}
+	return nil
+}
+
+// volume: a node lets go of a volume whose data it has removed, and changes nothing else of it.
+func (p nodeRestriction) volume(node string, r *Request) error {
+	old, ok := r.Old.(*corev1.PersistentVolume)
+	v, isVolume := r.Object.(*corev1.PersistentVolume)
+	if r.Operation != Update || r.Subresource != "" || !ok || !isVolume || !volumes.Local(old, node) || !volumes.LocalLeaves(old) {
+		return r.forbid(fmt.Errorf("node %q may only let go of its own local volumes, once nothing else holds them", node))
+	}
+	bare := func(v *corev1.PersistentVolume) *corev1.PersistentVolume {
+		v = v.DeepCopy()
+		v.ResourceVersion, v.ManagedFields, v.Finalizers = "", nil, nil
+		return v
+	}
+	if len(v.Finalizers) > 0 || !apiequality.Semantic.DeepEqual(bare(old), bare(v)) {
+		return r.forbid(fmt.Errorf("node %q may take its finalizer off a local volume and change nothing else", node))
 	}
 	return nil
 }

@@ -53,6 +53,17 @@ func TestNodeMayNot(t *testing.T) {
 		change(c)
 		return nodeRequest(Update, claims, "status", "default", "data", c, old)
 	}
+	volume := func(node string, held, change func(*corev1.PersistentVolume)) *Request {
+		old := &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "v", DeletionTimestamp: ptr.To(metav1.Now()), Finalizers: []string{"coracle.dev/local-volume"},
+			Labels: map[string]string{"coracle.dev/local-volume-of": node}, Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": "coracle.dev/local"}},
+			Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/v"}}}}
+		held(old)
+		v := old.DeepCopy()
+		v.Finalizers = nil
+		change(v)
+		return nodeRequest(Update, schema.GroupResource{Resource: "persistentvolumes"}, "", "", "v", v, old)
+	}
+	asIs := func(*corev1.PersistentVolume) {}
 	owned := &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "n1", OwnerReferences: []metav1.OwnerReference{{Name: "x"}}}}
 	cases := []struct {
 		name, refusal string
@@ -83,6 +94,14 @@ func TestNodeMayNot(t *testing.T) {
 			c.Status.Capacity = corev1.ResourceList{"storage": resource.MustParse("1Gi")}
 		})},
 		{"a claim's phase", "is not allowed to update fields other than", claim(func(c *corev1.PersistentVolumeClaim) { c.Status.Phase = corev1.ClaimLost })},
+		{"own local volume", "", volume("n1", asIs, asIs)},
+		{"another's local volume", "may only let go of its own local volumes", volume("n2", asIs, asIs)},
+		{"a volume that something else holds", "may only let go of its own local volumes", volume("n1", func(v *corev1.PersistentVolume) {
+			v.Finalizers = append(v.Finalizers, "kubernetes.io/pv-protection")
+		}, asIs)},
+		{"a volume that stays", "may only let go of its own local volumes", volume("n1", func(v *corev1.PersistentVolume) { v.DeletionTimestamp = nil }, asIs)},
+		{"a volume's path", "may take its finalizer off a local volume and change nothing else", volume("n1", asIs, func(v *corev1.PersistentVolume) { v.Spec.Local.Path = "/" })},
+		{"a finalizer of its own", "may take its finalizer off a local volume and change nothing else", volume("n1", asIs, func(v *corev1.PersistentVolume) { v.Finalizers = []string{"x"} })},
 		{"own slice", "", slice(Create, ptr.To("n1"))},
 		{"another's slice", "can only create ResourceSlice with the same NodeName as the requesting node", slice(Create, ptr.To("n2"))},
 		{"everybody's slice", "can only create ResourceSlice", slice(Create, nil)},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 )
@@ -111,6 +112,21 @@ func selectedField(a authorizer.Attributes, name string) string {
 	for _, r := range requirements {
 		if r.Field == name && (r.Operator == "=" || r.Operator == "==") {
 			return r.Value
+		}
+	}
+	return ""
+}
+
+// selectedLabel is the one value that a label selector allows for a label, or empty.
+func selectedLabel(a authorizer.Attributes, name string) string {
+	requirements, err := a.GetLabelSelector()
+	if err != nil {
+		return ""
+	}
+	for _, r := range requirements {
+		one := r.Operator() == selection.Equals || r.Operator() == selection.DoubleEquals || r.Operator() == selection.In
+		if values := r.ValuesUnsorted(); r.Key() == name && one && len(values) == 1 {
+			return values[0]
 		}
 	}
 	return ""

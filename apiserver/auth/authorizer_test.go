@@ -8,6 +8,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
@@ -43,6 +44,12 @@ func ask(t *testing.T, u user.Info, question string) authorizer.AttributesRecord
 				t.Fatal(err)
 			}
 			a.FieldSelectorRequirements = s.Requirements()
+		case "label":
+			s, err := labels.Parse(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.LabelSelectorRequirements, _ = s.Requirements()
 		}
 	}
 	return a

@@ -12,6 +12,8 @@ import (
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
+
+	"github.com/coracle-dev/coracle/internal/volumes"
 )
 
 const nodeUserPrefix = "system:node:"
@@ -75,8 +77,9 @@ func (n nodeRules) decide(ctx context.Context, node string, a authorizer.Attribu
 			return n.claimStatus(ctx, node, a)
 		}
 		return n.get(ctx, node, a)
-	case schema.GroupResource{Resource: "persistentvolumes"},
-		schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"},
+	case schema.GroupResource{Resource: "persistentvolumes"}:
+		return n.volume(ctx, node, a)
+	case schema.GroupResource{Group: resourcev1.GroupName, Resource: "resourceclaims"},
 		schema.GroupResource{Group: storagev1.GroupName, Resource: "volumeattachments"}:
 		return n.get(ctx, node, a)
 	case schema.GroupResource{Group: "coordination.k8s.io", Resource: "leases"}:
@@ -226,6 +229,23 @@ func (n nodeRules) get(ctx context.Context, node string, a authorizer.Attributes
 		return refuse("cannot get subresource"), nil
 	}
 	return n.related(ctx, node, a)
+}
+
+// volume: beyond upstream, a node may follow the volumes that were provisioned on it, and let them go once it has removed their data. What it
+// writes is NodeRestriction's to check.
+func (n nodeRules) volume(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {
+	switch a.GetVerb() {
+	case "list", "watch":
+		if a.GetSubresource() == "" && selectedLabel(a, volumes.LocalNode) == volumes.NodeLabel(node) {
+			return allow, nil
+		}
+	case "patch":
+		if a.GetSubresource() == "" {
+			v, err := find[*corev1.PersistentVolume](ctx, n.reader, "persistentvolumes", "", a.GetName())
+			return allowIf(err == nil && volumes.Local(v, node)), ignoreMissing(err)
+		}
+	}
+	return n.get(ctx, node, a)
 }
 
 func (n nodeRules) claimStatus(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {

@@ -22,6 +22,11 @@ func storageWorld() objects {
 	mirror := &corev1.Pod{ObjectMeta: named1("ns", "mirror", "m"), Spec: corev1.PodSpec{NodeName: "n1", ServiceAccountName: "boss",
 		Volumes: []corev1.Volume{{VolumeSource: corev1.VolumeSource{Secret: &corev1.SecretVolumeSource{SecretName: "made-up"}}}}}}
 	mirror.Annotations = map[string]string{corev1.MirrorPodAnnotationKey: "x"}
+	local := func(node string) *corev1.PersistentVolume {
+		return &corev1.PersistentVolume{ObjectMeta: metav1.ObjectMeta{Name: "local-" + node, Labels: map[string]string{"coracle.dev/local-volume-of": node},
+			Annotations: map[string]string{"pv.kubernetes.io/provisioned-by": "coracle.dev/local"}},
+			Spec: corev1.PersistentVolumeSpec{PersistentVolumeSource: corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: "/v"}}}}
+	}
 	return objects{
 		"pods": {mirror, &corev1.Pod{ObjectMeta: named1("ns", "db", "p"), Spec: corev1.PodSpec{NodeName: "n1", ServiceAccountName: "sa",
 			Volumes: []corev1.Volume{
@@ -32,6 +37,7 @@ func storageWorld() objects {
 			ResourceClaims: []corev1.PodResourceClaim{{Name: "gpu", ResourceClaimName: ptr.To("gpu")}},
 		}, Status: corev1.PodStatus{ResourceClaimStatuses: []corev1.PodResourceClaimStatus{{Name: "made", ResourceClaimName: ptr.To("db-made-x")}}}}},
 		"persistentvolumes": {
+			local("n1"), local("n2"),
 			volume("pv", "ns", "data", &corev1.CSIPersistentVolumeSource{NodeStageSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "stage"}}),
 			volume("other", "ns", "unused", &corev1.CSIPersistentVolumeSource{NodeStageSecretRef: &corev1.SecretReference{Namespace: "storage", Name: "other"}}),
 		},
@@ -61,6 +67,19 @@ func TestNodeGraph(t *testing.T) {
 		"get :persistentvolumes name=pv":                                        "",
 		"get :persistentvolumes name=other":                                     none,
 		"get :persistentvolumes name=absent":                                    none,
+		"list :persistentvolumes":                                               "can only get individual resources of this type",
+		"list :persistentvolumes label=coracle.dev/local-volume-of=n1":          "",
+		"watch :persistentvolumes label=coracle.dev/local-volume-of=n1":         "",
+		"watch :persistentvolumes label=coracle.dev/local-volume-of=n2":         "can only get individual resources of this type",
+		"list :persistentvolumes label=coracle.dev/local-volume-of!=n1":         "can only get individual resources of this type",
+		"patch :persistentvolumes name=local-n1":                                "",
+		"patch :persistentvolumes name=local-n2":                                "-",
+		"patch :persistentvolumes name=pv":                                      "-",
+		"patch :persistentvolumes name=absent":                                  "-",
+		"patch :persistentvolumes/status name=local-n1":                         "can only get individual resources of this type",
+		"update :persistentvolumes name=local-n1":                               "can only get individual resources of this type",
+		"delete :persistentvolumes name=local-n1":                               "can only get individual resources of this type",
+		"create :persistentvolumes":                                             "can only get individual resources of this type",
 		"get :secrets ns=storage name=stage":                                    "",
 		"get :secrets ns=storage name=other":                                    none,
 		"get :secrets ns=ns name=stage":                                         none,

@@ -225,6 +225,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Paths:   map[string]http.Handler{"/.well-known/": issuer, "/openid/": issuer},
 
 		ClusterInfo:    info,
+		LocalStorage:   true,
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
 		Collectors:     []prometheus.Collector{s.work, s.decisions},

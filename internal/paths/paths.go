@@ -45,6 +45,9 @@ func (l Layout) Agent() string { return l.data("agent") }
 // Pods holds each pod's volumes and files, by UID (Pods/UID/volumes/..., Pods/UID/etc-hosts).
 func (l Layout) Pods() string { return l.data("agent", "pods") }
 
+// Volumes holds the data of the persistent volumes that are provisioned on this node.
+func (l Layout) Volumes() string { return l.data("volumes") }
+
 // PodLogs holds log files as NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log: where log routers expect them with the default
 // layout, else below Data.
 func (l Layout) PodLogs() string { return l.nodeLogs("pods") }
