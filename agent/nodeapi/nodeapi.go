@@ -59,7 +59,8 @@ type api struct {
 	log *slog.Logger
 }
 
-// New makes the handler.
+// New makes the handler. The contexts of its requests are to end with their connections, also with those that it takes over: then the
+// client has gone, and what was started for it ends too.
 func New(cfg Config) http.Handler {
 	a := &api{cfg: cfg, log: slog.With("component", "nodeapi")}
 	mux := http.NewServeMux()
@@ -77,11 +78,26 @@ func New(cfg Config) http.Handler {
 	return mux
 }
 
-// handle answers a failed request with the API's Status.
+// plainError is an error as the kubelet answers one: a code and text. Clients show it as their own.
+type plainError struct {
+	code int
+	text string
+}
+
+func (e *plainError) Error() string { return e.text }
+
+// handle answers a failed request: with plain text, or with the API's Status.
 func (a *api) handle(serve func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := serve(w, r)
 		if err == nil {
+			return
+		}
+		var plain *plainError
+		if errors.As(err, &plain) {
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+			w.WriteHeader(plain.code)
+			_, _ = io.WriteString(w, plain.text)
 			return
 		}
 		var status apierrors.APIStatus
@@ -118,33 +134,28 @@ func newest(pod runtime.Pod, name string) (runtime.Container, bool) {
 	return found, ok
 }
 
-// running is the container to exec in or attach to.
+// running is the container to exec in or attach to. The errors are the kubelet's.
 func (a *api) running(r *http.Request) (runtime.Container, error) {
-	_, known, err := a.pod(r)
-	if err != nil {
-		return runtime.Container{}, err
+	pod, found := a.cfg.Pod(r.PathValue("namespace"), r.PathValue("pod"))
+	if !found {
+		return runtime.Container{}, &plainError{http.StatusNotFound, "pod does not exist"}
 	}
 	name := r.PathValue("container")
-	c, ok := newest(known, name)
+	c, ok := newest(a.cfg.Runtime.Pod(string(pod.UID)), name)
 	if !ok || c.State != runtime.StateRunning {
-		return c, &apierrors.StatusError{ErrStatus: metav1.Status{
-			Status: metav1.StatusFailure, Code: http.StatusNotFound, Reason: metav1.StatusReasonNotFound,
-			Message: fmt.Sprintf("container not found (%q)", name),
-		}}
+		return c, &plainError{http.StatusInternalServerError, fmt.Sprintf("container not found (%q)", name)}
 	}
 	return c, nil
 }
 
 func (a *api) exec(w http.ResponseWriter, r *http.Request) error {
-	c, err := a.running(r)
-	if err != nil {
-		return err
-	}
 	command := r.URL.Query()["command"]
 	if len(command) == 0 {
 		return apierrors.NewBadRequest("you must specify at least 1 command for the container")
 	}
-	return a.stream(w, r, streams{
+	c, err := a.running(r)
+	return a.stream(w, r, err, streams{
+		doing: "error executing command in container",
 		run: func(ctx context.Context, s stdio) error {
 			code, err := a.cfg.Runtime.Exec(ctx, c.ID, runtime.ExecConfig{
 				Command: command, TTY: s.tty, Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
@@ -159,10 +170,8 @@ func (a *api) exec(w http.ResponseWriter, r *http.Request) error {
 
 func (a *api) attach(w http.ResponseWriter, r *http.Request) error {
 	c, err := a.running(r)
-	if err != nil {
-		return err
-	}
-	return a.stream(w, r, streams{
+	return a.stream(w, r, err, streams{
+		doing: "error attaching to container",
 		run: func(ctx context.Context, s stdio) error {
 			return a.cfg.Runtime.Attach(ctx, c.ID, runtime.AttachConfig{Stdin: s.in, Stdout: s.out, Stderr: s.err, Resize: s.resize})
 		},
@@ -171,40 +180,51 @@ func (a *api) attach(w http.ResponseWriter, r *http.Request) error {
 }
 
 // stream serves one process's streams by whichever protocol the client speaks: its own WebSocket subprotocol v5, or those that the library
-// knows (SPDY, WebSocket up to v4).
-func (a *api) stream(w http.ResponseWriter, r *http.Request, s streams) error {
+// knows (SPDY, WebSocket up to v4). With refused there is no process: by v5 that is told in the stream, as upstream's API server does.
+func (a *api) stream(w http.ResponseWriter, r *http.Request, refused error, s streams) error {
 	opts, err := remotecommand.NewOptions(r)
 	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+		return &plainError{http.StatusBadRequest, err.Error()}
 	}
 	if websocket.IsWebSocketUpgrade(r) && offers(r, remotecommand.StreamProtocolV5Name) {
-		a.serveWebSocket(w, r, opts, s.run)
+		if refused != nil {
+			s.run = func(context.Context, stdio) error {
+				return apierrors.NewInternalError(fmt.Errorf("unable to upgrade connection: %w", refused))
+			}
+		}
+		a.serveWebSocket(w, r, opts, s)
 		return nil
+	}
+	if refused != nil {
+		return refused
 	}
 	s.serve(w, r, opts, s.run)
 	return nil
 }
 
 func (a *api) portForward(w http.ResponseWriter, r *http.Request) error {
-	pod, known, err := a.pod(r)
-	if err != nil {
-		return err
+	pod, found := a.cfg.Pod(r.PathValue("namespace"), r.PathValue("pod"))
+	if !found {
+		return &plainError{http.StatusNotFound, "pod does not exist"}
 	}
-	if known.Sandbox == nil {
-		return apierrors.NewBadRequest(fmt.Sprintf("pod %s is not running", pod.Name))
+	sandbox := a.cfg.Runtime.Pod(string(pod.UID)).Sandbox
+	if sandbox == nil {
+		return &plainError{http.StatusInternalServerError, fmt.Sprintf("pod not found (%q)", pod.Name+"_"+pod.Namespace)}
 	}
+	ports := podPorts{netns: sandbox.NetNS, gone: r.Context()}
 	if websocket.IsWebSocketUpgrade(r) && offers(r, portforward.WebsocketsSPDYTunnelingPortForwardV1) {
-		var done func()
-		if w, r, done, err = tunnelSPDY(w, r); err != nil {
+		tunnelled, inner, end, err := tunnelSPDY(w, r)
+		if err != nil {
 			return nil //nolint:nilerr // the upgrader has answered
 		}
-		defer done()
+		defer end()
+		w, r = tunnelled, inner
 	}
 	opts, err := portforward.NewV4Options(r)
 	if err != nil {
-		return apierrors.NewBadRequest(err.Error())
+		return &plainError{http.StatusBadRequest, err.Error()}
 	}
-	portforward.ServePortForward(w, r, podPorts{known.Sandbox.NetNS}, pod.Name, string(pod.UID), opts, idleTimeout, creationTimeout, portforward.SupportedProtocols)
+	portforward.ServePortForward(w, r, ports, pod.Name, string(pod.UID), opts, idleTimeout, creationTimeout, portforward.SupportedProtocols)
 	return nil
 }
 

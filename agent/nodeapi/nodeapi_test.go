@@ -57,14 +57,22 @@ func (f fakeRuntime) Exec(_ context.Context, _ string, cfg runtime.ExecConfig) (
 func (f fakeRuntime) Follow(string) (<-chan struct{}, bool) { return nil, false }
 
 func (f fakeRuntime) Attach(_ context.Context, _ string, cfg runtime.AttachConfig) error {
+	if cfg.Stdout == nil {
+		return errors.New("no output")
+	}
 	_, err := io.WriteString(cfg.Stdout, "attached")
 	return err
 }
 
 func start(t *testing.T, pod runtime.Pod) *url.URL {
 	t.Helper()
+	return startWith(t, fakeRuntime{pod})
+}
+
+func startWith(t *testing.T, containers Runtime) *url.URL {
+	t.Helper()
 	server := httptest.NewServer(New(Config{
-		Runtime: fakeRuntime{pod},
+		Runtime: containers,
 		Pod: func(_, name string) (*corev1.Pod, bool) {
 			return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u"}}, name == "p"
 		},
@@ -246,7 +254,8 @@ func TestLogsAndErrors(t *testing.T) {
 		{"/containerLogs/default/p/other", 400, `container \"other\" in pod \"p\" is waiting to start: ContainerCreating`},
 		{"/containerLogs/default/q/c", 404, `pods \"q\" not found`},
 		{"/containerLogs/default/p/c?tailLines=x", 400, `invalid tailLines`},
-		{"/exec/default/p/other?command=x&output=1", 404, `container not found (\"other\")`},
+		{"/exec/default/p/other?command=x&output=1", 500, `container not found ("other")`},
+		{"/exec/default/p/c?command=x", 400, "you must specify at least 1 of stdin, stdout, stderr"},
 		{"/healthz", 200, "ok"},
 	}
 	for _, c := range cases {

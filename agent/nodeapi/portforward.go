@@ -5,14 +5,15 @@ import (
 	"fmt"
 	"io"
 	"net"
-
-	"github.com/vishvananda/netns"
-
-	"github.com/coracle-dev/coracle/internal/thread"
+	"net/netip"
 )
 
 // podPorts connects to ports inside a pod: at its loopback, as the pod's own processes would. An empty namespace is the host's.
-type podPorts struct{ netns string }
+type podPorts struct {
+	netns string
+	// gone ends when the client has gone; the library does not always tell.
+	gone context.Context
+}
 
 // PortForward implements portforward.PortForwarder.
 func (p podPorts) PortForward(ctx context.Context, name, _ string, port int32, stream io.ReadWriteCloser) error {
@@ -39,26 +40,19 @@ func (p podPorts) PortForward(ctx context.Context, name, _ string, port int32, s
 		return err
 	case <-ctx.Done():
 		return nil
+	case <-p.gone.Done():
+		return nil
 	}
 }
 
+// dial tries both families: what listens may know only one of them.
 func (p podPorts) dial(ctx context.Context, port int32) (net.Conn, error) {
-	address := fmt.Sprintf("127.0.0.1:%d", port)
-	if p.netns == "" {
-		return (&net.Dialer{}).DialContext(ctx, "tcp4", address)
+	conn, err := dialIn(ctx, p.netns, netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port)))
+	if err == nil {
+		return conn, nil
 	}
-	var conn net.Conn
-	err := thread.Do(func() error {
-		ns, err := netns.GetFromPath(p.netns)
-		if err != nil {
-			return err
-		}
-		defer ns.Close()
-		if err := netns.Set(ns); err != nil {
-			return err
-		}
-		conn, err = (&net.Dialer{}).DialContext(ctx, "tcp4", address)
-		return err
-	})
-	return conn, err
+	if conn, err6 := dialIn(ctx, p.netns, netip.AddrPortFrom(netip.IPv6Loopback(), uint16(port))); err6 == nil {
+		return conn, nil
+	}
+	return nil, err
 }

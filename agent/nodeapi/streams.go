@@ -23,6 +23,7 @@ type stdio struct {
 
 // streams is a process to be run, and how the library serves it.
 type streams struct {
+	doing string // what has failed, before an error's text
 	run   func(ctx context.Context, s stdio) error
 	serve func(w http.ResponseWriter, r *http.Request, opts *remotecommand.Options, run func(context.Context, stdio) error)
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/gorilla/websocket"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/cri-streaming/pkg/streaming/portforward"
 	"k8s.io/cri-streaming/pkg/streaming/remotecommand"
@@ -35,7 +36,7 @@ func upgrader(protocol string) *websocket.Upgrader {
 }
 
 // serveWebSocket speaks v5.channel.k8s.io: each binary message is a channel's number and its data; 255 closes a channel.
-func (a *api) serveWebSocket(w http.ResponseWriter, r *http.Request, opts *remotecommand.Options, run func(context.Context, stdio) error) {
+func (a *api) serveWebSocket(w http.ResponseWriter, r *http.Request, opts *remotecommand.Options, process streams) {
 	conn, err := upgrader(remotecommand.StreamProtocolV5Name).Upgrade(w, r, nil)
 	if err != nil {
 		return // the upgrader has answered
@@ -60,7 +61,7 @@ func (a *api) serveWebSocket(w http.ResponseWriter, r *http.Request, opts *remot
 		defer cancel() // the client is gone: so is the process
 		c.read(ctx)
 	}()
-	status, err := json.Marshal(statusOf(run(ctx, s)))
+	status, err := json.Marshal(statusOf(process.run(ctx, s), process.doing))
 	if err == nil {
 		_, _ = channelWriter{c, remotecommand.StreamErr}.Write(status)
 	}
@@ -68,8 +69,9 @@ func (a *api) serveWebSocket(w http.ResponseWriter, r *http.Request, opts *remot
 }
 
 // statusOf is the last message of a stream: how the process ended.
-func statusOf(err error) metav1.Status {
+func statusOf(err error, doing string) metav1.Status {
 	var exit utilexec.ExitError
+	var status apierrors.APIStatus
 	switch {
 	case err == nil:
 		return metav1.Status{Status: metav1.StatusSuccess}
@@ -80,8 +82,10 @@ func statusOf(err error) metav1.Status {
 			Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{
 				{Type: remotecommand.ExitCodeCauseType, Message: strconv.Itoa(exit.ExitStatus())}}},
 		}
+	case errors.As(err, &status):
+		return status.Status()
 	}
-	message := fmt.Sprintf("error executing command in container: %v", err)
+	message := fmt.Sprintf("%s: %v", doing, err)
 	return metav1.Status{
 		Status: metav1.StatusFailure, Reason: metav1.StatusReasonInternalError, Code: http.StatusInternalServerError,
 		Message: "Internal error occurred: " + message,

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
@@ -25,7 +26,7 @@ import (
 // ErrExecTimeout is returned (wrapped) by Exec when the process did not end in ExecConfig.Timeout.
 var ErrExecTimeout = context.DeadlineExceeded
 
-// execDrain is how long output is waited for after a process ended: a child that it left behind may hold it open.
+// execDrain is how long further output is waited for after a process ended: a child that it left behind may hold it open.
 const execDrain = 10 * time.Second
 
 // Exec runs a process in a running container and returns its exit code when it has ended and its output is
@@ -47,12 +48,12 @@ func (r *Runtime) Exec(ctx context.Context, id string, cfg ExecConfig) (exitCode
 	_, _ = rand.Read(random[:])
 	execID := hex.EncodeToString(random[:])
 	started := make(chan struct{})
-	io, err := r.execIO(c, execID, cfg, started)
+	streams, err := r.execIO(c, execID, cfg, started)
 	if err != nil {
 		return 0, fmt.Errorf("failed to exec in container: %w", err)
 	}
-	defer io.Close()
-	return r.runExec(ctx, c, execID, cfg, spec, io, started)
+	defer streams.Close()
+	return r.runExec(ctx, c, execID, cfg, spec, streams, started)
 }
 
 func (s State) String() string {
@@ -81,7 +82,7 @@ func (r *Runtime) execSpec(ctx context.Context, id string, cfg ExecConfig) (*any
 	return typeurl.MarshalProto(a), nil
 }
 
-func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig, started <-chan struct{}) (cio.IO, error) {
+func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig, started <-chan struct{}) (_ *execStreams, err error) {
 	dir := filepath.Join(r.sandboxDir(c.meta.Pod.UID), "io")
 	stdin := cfg.Stdin
 	if stdin != nil && !cfg.TTY { // closing a terminal would hang the process up
@@ -93,11 +94,13 @@ func (r *Runtime) execIO(c *container, execID string, cfg ExecConfig, started <-
 			}
 		}}
 	}
-	opts := []cio.Opt{cio.WithStreams(stdin, orDiscard(cfg.Stdout), orDiscard(cfg.Stderr)), cio.WithFIFODir(dir)}
+	out := &execStreams{}
+	opts := []cio.Opt{cio.WithStreams(stdin, out.through(cfg.Stdout), out.through(cfg.Stderr)), cio.WithFIFODir(dir)}
 	if cfg.TTY {
 		opts = append(opts, cio.WithTerminal)
 	}
-	return cio.NewCreator(opts...)(execID)
+	out.IO, err = cio.NewCreator(opts...)(execID)
+	return out, err
 }
 
 // endingReader calls atEnd once its source has ended: the shim holds the process's standard input open until it is
@@ -126,14 +129,53 @@ func (r *Runtime) closeStdin(id, execID string) {
 	}
 }
 
-func orDiscard(w io.Writer) io.Writer {
-	if w == nil {
-		return io.Discard
-	}
-	return w
+// execStreams are a process's streams, and how its output gets on.
+type execStreams struct {
+	cio.IO
+	writes  atomic.Int64 // that were begun
+	pending atomic.Int64 // of those, which the client has not taken yet
 }
 
-func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg ExecConfig, spec *anypb.Any, streams cio.IO, started chan<- struct{}) (int, error) {
+// through passes everything on to w; nil takes it all.
+func (s *execStreams) through(w io.Writer) io.Writer {
+	if w == nil {
+		w = io.Discard
+	}
+	return countedWriter{s, w}
+}
+
+type countedWriter struct {
+	s *execStreams
+	w io.Writer
+}
+
+func (w countedWriter) Write(b []byte) (int, error) {
+	w.s.writes.Add(1)
+	w.s.pending.Add(1)
+	defer w.s.pending.Add(-1)
+	return w.w.Write(b)
+}
+
+// drained waits until all output was written, however slow the client is that takes it. It gives up when nothing has come for a while.
+func (s *execStreams) drained(ctx context.Context) bool {
+	done := make(chan struct{})
+	go func() { s.Wait(); close(done) }()
+	for {
+		before := s.writes.Load()
+		select {
+		case <-done:
+			return true
+		case <-ctx.Done():
+			return false
+		case <-time.After(execDrain):
+			if s.writes.Load() == before && s.pending.Load() == 0 {
+				return false
+			}
+		}
+	}
+}
+
+func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg ExecConfig, spec *anypb.Any, streams *execStreams, started chan<- struct{}) (int, error) {
 	conf := streams.Config()
 	_, err := r.tasks.Exec(ctx, &tasks.ExecProcessRequest{
 		ContainerID: c.id, ExecID: execID, Stdin: conf.Stdin, Stdout: conf.Stdout, Stderr: conf.Stderr, Terminal: cfg.TTY, Spec: spec,
@@ -155,11 +197,7 @@ func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg 
 		go r.resizes(ctx, c.id, execID, cfg.Resize)
 	}
 	code, err := r.waitExec(ctx, c.id, execID, cfg.Timeout)
-	done := make(chan struct{})
-	go func() { streams.Wait(); close(done) }()
-	select {
-	case <-done:
-	case <-time.After(execDrain):
+	if !streams.drained(ctx) {
 		streams.Cancel()
 	}
 	return code, err

@@ -60,6 +60,7 @@ func Run(ctx context.Context, cfg Config) error {
 	server := &http.Server{
 		Handler:           cfg.Handler,
 		ReadHeaderTimeout: 30 * time.Second,
+		ConnContext:       connContext,
 		ErrorLog:          slog.NewLogLogger(t.log.Handler(), slog.LevelDebug),
 	}
 	group, ctx := errgroup.WithContext(ctx)
@@ -226,10 +227,23 @@ func (t *tunnel) accept(ctx context.Context, id string) {
 			}
 		}()
 	})
-	if !t.conns.put(conn) {
+	if !t.conns.put(tunnelled{conn, ctx}) {
 		return
 	}
 	conn.Receive()
+}
+
+// tunnelled is a connection and what ends with it: also when it was hijacked, the context of its request.
+type tunnelled struct {
+	*carry.Conn
+	ctx context.Context
+}
+
+func connContext(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(tunnelled); ok {
+		return t.ctx
+	}
+	return ctx
 }
 
 // listener hands the opened connections to the HTTP server.

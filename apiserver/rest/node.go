@@ -14,6 +14,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/httpstream/wsstream"
 
 	"github.com/coracle-dev/coracle/apiserver/cache"
 )
@@ -73,6 +74,11 @@ func (c *call) copyFromNode(node string, target *url.URL, follow bool) error {
 	if err := c.nodeError(s.resp); err != nil {
 		return err
 	}
+	if wsstream.IsWebSocketRequest(c.req) {
+		// An error is the client's: it has gone, or speaks another protocol than those of logs, and was told so.
+		_ = wsstream.NewReader(lateEnd{s.resp.Body}, true, wsstream.NewDefaultReaderProtocols()).Copy(c.w, c.req)
+		return nil
+	}
 	mediaType := s.resp.Header.Get("Content-Type")
 	if mediaType == "" {
 		mediaType = "text/plain"
@@ -87,6 +93,17 @@ func (c *call) copyFromNode(node string, target *url.URL, follow bool) error {
 	}
 	_, _ = io.CopyBuffer(onlyWriter{out}, s.resp.Body, make([]byte, 32<<10))
 	return nil
+}
+
+// lateEnd tells of the end only after all data, which the WebSocket library takes for granted.
+type lateEnd struct{ io.Reader }
+
+func (r lateEnd) Read(b []byte) (int, error) {
+	n, err := r.Reader.Read(b)
+	if n > 0 {
+		err = nil
+	}
+	return n, err
 }
 
 // flushWriter sends every write on at once.
@@ -146,10 +163,7 @@ func (c *call) upgradeToNode(node string, target *url.URL) error {
 	defer s.done()
 	if s.resp.StatusCode != http.StatusSwitchingProtocols {
 		defer s.resp.Body.Close()
-		if err := c.nodeError(s.resp); err != nil {
-			return err
-		}
-		return apierrors.NewInternalError(fmt.Errorf("node %q did not switch protocols: %s", node, s.resp.Status))
+		return c.notSwitched(node, s.resp)
 	}
 	client, buffered, err := http.NewResponseController(c.w).Hijack()
 	if err != nil {
@@ -160,6 +174,22 @@ func (c *call) upgradeToNode(node string, target *url.URL) error {
 		return nil // the client is gone
 	}
 	join(connStream{client, buffered.Reader}, connStream{s.conn, s.in})
+	return nil
+}
+
+// notSwitched passes on why a node does not stream: plain text as it is, which clients show behind "unable to upgrade connection".
+func (c *call) notSwitched(node string, resp *http.Response) error {
+	if resp.StatusCode < http.StatusBadRequest {
+		return apierrors.NewInternalError(fmt.Errorf("node %q did not switch protocols: %s", node, resp.Status))
+	}
+	mediaType := resp.Header.Get("Content-Type")
+	if !strings.HasPrefix(mediaType, "text/plain") {
+		return c.nodeError(resp)
+	}
+	c.w.Header().Set("Content-Type", mediaType)
+	c.w.Header().Set("X-Content-Type-Options", "nosniff")
+	c.w.WriteHeader(resp.StatusCode)
+	_, _ = io.Copy(c.w, io.LimitReader(resp.Body, maxNodeError))
 	return nil
 }
 

@@ -3,6 +3,7 @@ package rest_test
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/gorilla/websocket"
 
 	"github.com/coracle-dev/coracle/apiserver/rest"
 )
@@ -157,8 +160,41 @@ func TestUpgrade(t *testing.T) {
 	}
 }
 
+// TestLogsOverWebSocket: in messages of text as it is, or in base64.
+func TestLogsOverWebSocket(t *testing.T) {
+	_, l := nodeFixture(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "what was\nlogged\n") }))
+	for protocol, want := range map[string]string{
+		"": "what was\nlogged\n", "binary.k8s.io": "what was\nlogged\n", "base64.binary.k8s.io": base64.StdEncoding.EncodeToString([]byte("what was\nlogged\n")),
+	} {
+		d := websocket.Dialer{NetDial: func(string, string) (net.Conn, error) { return l.dial() }}
+		if protocol != "" {
+			d.Subprotocols = []string{protocol}
+		}
+		conn, _, err := d.Dial("ws://api"+podsPath+"/p/log", nil)
+		if err != nil {
+			t.Fatalf("%q: %v", protocol, err)
+		}
+		var got strings.Builder
+		for {
+			_, m, err := conn.ReadMessage()
+			if err != nil {
+				break
+			}
+			got.Write(m)
+		}
+		conn.Close()
+		if got.String() != want {
+			t.Errorf("%q: %q, want %q", protocol, got.String(), want)
+		}
+	}
+}
+
 func TestUpgradeRefused(t *testing.T) {
-	f, _ := nodeFixture(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	f, _ := nodeFixture(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/attach") {
+			http.Error(w, `container not found ("c")`, http.StatusInternalServerError)
+			return
+		}
 		http.Error(w, "you must specify at least 1 of stdin, stdout, stderr", http.StatusBadRequest)
 	}))
 	for path, want := range map[string]string{
@@ -169,6 +205,9 @@ func TestUpgradeRefused(t *testing.T) {
 		"/lost/exec?container=c&command=true": `node \"n2\" cannot be reached`,
 	} {
 		a := f.do("POST", podsPath+path, "", "Upgrade", "SPDY/3.1", "Connection", "Upgrade")
+		if plain := path == "/p/exec"; plain == strings.Contains(a.text, `"kind":"Status"`) { // what a node says reaches its client as it is
+			t.Errorf("%s: %s", path, a.text)
+		}
 		if a.code < 400 || !strings.Contains(a.text, want) {
 			t.Errorf("%s: %d %s", path, a.code, a.text)
 		}

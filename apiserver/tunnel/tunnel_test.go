@@ -233,6 +233,39 @@ func TestConformsToNetConn(t *testing.T) {
 	})
 }
 
+// TestRequestEndsWithItsConnection: also one that took its connection over and does not read it learns that the other end has gone.
+func TestRequestEndsWithItsConnection(t *testing.T) {
+	c := newCluster(t)
+	gone := make(chan struct{})
+	c.join("a", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		conn, _, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: raw\r\n\r\n")
+		<-r.Context().Done()
+		close(gone)
+	}))
+	c.waitFor("a")
+	conn, err := c.upgrade("a", "/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-gone:
+		t.Error("the request has ended before its connection")
+	case <-time.After(50 * time.Millisecond):
+	}
+	conn.Close()
+	select {
+	case <-gone:
+	case <-time.After(time.Minute):
+		t.Error("the request goes on")
+	}
+}
+
 func TestThousandConnections(t *testing.T) {
 	c := newCluster(t)
 	c.join("n1", raw(map[string]func(net.Conn, *bufio.Reader){"/echo": echo}))
