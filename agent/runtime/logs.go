@@ -144,8 +144,8 @@ func (p *logPump) copy(f *os.File, stream string) {
 		case err != nil: // detached
 			p.write(line.flush(time.Now(), "P"))
 			return
-		case rerr != nil || n <= 0:
-			p.write(line.flush(time.Now(), "F"))
+		case rerr != nil || n <= 0: // as containerd does: what had no end gets none
+			p.write(line.flush(time.Now(), "P"))
 			return
 		}
 	}

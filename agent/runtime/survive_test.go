@@ -142,7 +142,7 @@ func TestLogsRotateAndSplit(t *testing.T) {
 		t.Errorf("files: %v", files)
 	}
 	data, _ := os.ReadFile(c.LogPath)
-	if !strings.HasSuffix(string(data), " stdout F end\n") {
+	if !strings.HasSuffix(string(data), " stdout P end\n") {
 		t.Errorf("the last line without its end: %q", data[max(0, len(data)-80):])
 	}
 	var all string

@@ -20,6 +20,7 @@ func TestPods(t *testing.T) {
 	c.ImportBusybox()
 	s := newSuite(t, c)
 	t.Run("containers", func(t *testing.T) { s.parallel(t, containerTests) })
+	t.Run("lifecycle", func(t *testing.T) { s.parallel(t, lifecycleTests) })
 }
 
 // shell is a container that runs a script of busybox.
