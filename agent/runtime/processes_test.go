@@ -18,7 +18,7 @@ func TestProcessesOfAnother(t *testing.T) {
 	p := pod(t, e, "seen", runtime.SandboxConfig{})
 	uid, gid := int64(1001), int64(2002)
 	web := run(t, e, runtime.ContainerConfig{Pod: p, Name: "web", Image: v1})
-	debug := run(t, e, runtime.ContainerConfig{Pod: p, Name: "debug", Image: v1, ProcessesOf: web,
+	debug := run(t, e, runtime.ContainerConfig{Pod: p, Name: "debug", Image: v1, Args: []string{"sleep", "1000"}, ProcessesOf: web,
 		Security: runtime.Security{UID: &uid, GID: &gid, Groups: []int64{3003}}})
 	namespace := func(id string) string {
 		c, err := e.Runtime.Status(e.Ctx, id)
