@@ -8,6 +8,8 @@ const (
 	maxBackoff   = 5 * time.Minute
 	// A container that ran for this long starts over with no delay.
 	backoffReset = 2 * maxBackoff
+	// clockSlack is by how much the clock may be set back before waits that began by it are called off.
+	clockSlack = time.Minute
 	// errShown is how long a failed pull shows its error before it shows that it waits.
 	errShown = time.Second
 )
@@ -18,6 +20,13 @@ func crashDelay(c *Container) time.Duration {
 		return 0
 	}
 	return c.Backoff
+}
+
+// backsOff tells whether the instance prev ended less than delay ago. One whose end seems to be in the future is not waited for:
+// the clock was set back, by who knows how much.
+func (d *decision) backsOff(prev *Container, delay time.Duration) bool {
+	left := prev.FinishedAt.Add(delay).Sub(d.Now)
+	return left > 0 && left <= delay+clockSlack
 }
 
 // nextBackoff is the delay to record with the instance that follows one that waited for delay.

@@ -119,8 +119,8 @@ func (d *decision) container(c *v1.Container, sidecar bool) {
 			return
 		}
 		delay := d.delay(c, prev)
-		if at := prev.FinishedAt.Add(delay); d.Now.Before(at) {
-			d.wake(at)
+		if d.backsOff(prev, delay) {
+			d.wake(prev.FinishedAt.Add(delay))
 			return
 		}
 		start.Backoff = nextBackoff(delay)

@@ -292,7 +292,7 @@ func (d *decision) whyWaiting(c *v1.Container, n *Container) *v1.ContainerStateW
 		return &v1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
 	}
 	if n != nil && n.State == Exited && n.Reason != ReasonStatusUnknown {
-		if delay := d.delay(c, n); d.Now.Before(n.FinishedAt.Add(delay)) {
+		if delay := d.delay(c, n); d.backsOff(n, delay) {
 			return &v1.ContainerStateWaiting{Reason: ReasonCrashLoop,
 				Message: fmt.Sprintf("back-off %s restarting failed container=%s pod=%s", delay, c.Name, FullName(d.Pod))}
 		}

@@ -100,6 +100,12 @@ func (s *sim) command(t *testing.T, f []string) {
 			t.Fatal(err)
 		}
 		s.tick(t, d)
+	case "clock": // clock DURATION: it is set
+		d, err := time.ParseDuration(f[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.Now = s.Now.Add(d)
 	case "exit": // exit NAME CODE
 		code, _ := strconv.Atoi(f[2])
 		c := s.last(f[1])

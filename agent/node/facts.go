@@ -51,6 +51,9 @@ func ReadFacts(root, data string) (Facts, error) {
 		OperatingSystem: "linux",
 		Architecture:    goruntime.GOARCH,
 	}
+	if swap := mem["SwapTotal"]; swap > 0 {
+		f.Info.Swap = &v1.NodeSwapStatus{Capacity: &swap}
+	}
 	if f.Info.SystemUUID == "" {
 		f.Info.SystemUUID = f.Info.MachineID
 	}

@@ -259,6 +259,9 @@ func (r *Reporter) report(ctx context.Context, written *time.Time) error {
 	case err != nil:
 		return err
 	}
+	if was, is := n.Status.NodeInfo.BootID, st.NodeInfo.BootID; was != "" && was != is {
+		r.cfg.Recorder.Event(r.ref(), v1.EventTypeWarning, "Rebooted", fmt.Sprintf("Node %s has been rebooted, boot id: %s", r.cfg.Name, is))
+	}
 	for _, reason := range transitions(n.Status.Conditions, st.Conditions) {
 		r.cfg.Recorder.Event(r.ref(), v1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", r.cfg.Name, reason))
 	}

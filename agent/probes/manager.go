@@ -135,7 +135,9 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 		}
 	}
 	period := time.Duration(max(p.PeriodSeconds, 1)) * time.Second
-	timer := time.NewTimer(firstDelay(time.Until(w.target.StartedAt.Add(time.Duration(p.InitialDelaySeconds)*time.Second)), period))
+	initial := time.Duration(p.InitialDelaySeconds) * time.Second
+	// A start that seems to be in the future is one before the clock was set back.
+	timer := time.NewTimer(firstDelay(min(time.Until(w.target.StartedAt.Add(initial)), initial), period))
 	defer timer.Stop()
 	c := counter{success: max(p.SuccessThreshold, 1), failure: max(p.FailureThreshold, 1)}
 	eager := time.Duration(0)
