@@ -26,6 +26,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/agent/eviction"
+	"github.com/coracle-dev/coracle/agent/imagegc"
 	"github.com/coracle-dev/coracle/agent/localvolumes"
 	"github.com/coracle-dev/coracle/agent/node"
 	"github.com/coracle-dev/coracle/agent/objects"
@@ -50,6 +51,7 @@ type Agent struct {
 	services corelisters.ServiceLister
 	reporter *node.Reporter
 	guard    *eviction.Manager
+	garbage  *imagegc.Collector
 	facts    node.Facts
 	dns      podspec.DNS
 	hostname string
@@ -126,6 +128,7 @@ func (a *Agent) run(ctx context.Context) error {
 	defer broadcaster.Shutdown()
 	a.recorder = broadcaster.NewRecorder(scheme.Scheme, v1.EventSource{Component: "kubelet", Host: a.cfg.NodeName})
 	a.reporter = a.newReporter()
+	a.garbage = a.newCollector()
 	a.guard = a.newGuard(ctx)
 
 	factory := client.Informers(a.client)
@@ -180,6 +183,7 @@ func (a *Agent) run(ctx context.Context) error {
 		a.adoptOrphans(ctx)
 		a.adopted.Store(true)
 		a.allocate()
+		a.wg.Go(func() { a.garbage.Run(ctx) }) // not before: it must know every pod
 	}
 	<-ctx.Done()
 	return nil

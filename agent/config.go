@@ -16,6 +16,7 @@ import (
 	"k8s.io/client-go/rest"
 
 	"github.com/coracle-dev/coracle/agent/eviction"
+	"github.com/coracle-dev/coracle/agent/imagegc"
 	"github.com/coracle-dev/coracle/agent/images"
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/podspec"
@@ -65,6 +66,7 @@ type Images interface {
 	Get(ctx context.Context, ref string) (runtime.Image, error)
 	Pull(ctx context.Context, ref string, opts images.PullOptions) (runtime.Image, error)
 	List(ctx context.Context) ([]runtime.Image, error)
+	Remove(ctx context.Context, ref string) error
 }
 
 // Network gives pods their addresses.
@@ -114,6 +116,8 @@ type Config struct {
 	Observe     func(context.Context) (eviction.Observations, error)
 	Alarm       <-chan struct{}
 	SplitImages bool
+	// ImageGC says when unused images are removed; nil removes none but where the disk is so full that pods would be evicted.
+	ImageGC *imagegc.Policy
 
 	// Support is what pods can have here beyond what every node gives them.
 	Support podspec.Support

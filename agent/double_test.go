@@ -258,6 +258,8 @@ func (i doubleImages) List(ctx context.Context) ([]runtime.Image, error) {
 	return []runtime.Image{img}, err
 }
 
+func (doubleImages) Remove(context.Context, string) error { return nil }
+
 // doubleNetwork hands out addresses.
 type doubleNetwork struct{ *double }
 

@@ -85,7 +85,7 @@ func (g guarded) Ended(pod *v1.Pod) bool {
 
 // Reclaim implements eviction.Node.
 func (g guarded) Reclaim(ctx context.Context) error {
-	return g.a.removeDead(ctx)
+	return errors.Join(g.a.removeDead(ctx), g.a.garbage.RemoveUnused(ctx))
 }
 
 // Changed implements eviction.Node.

@@ -46,6 +46,7 @@ func (w *worker) image(ctx context.Context, pod *v1.Pod, c *v1.Container) (runti
 	if policy != v1.PullAlways {
 		img, err := w.a.cfg.Images.Get(ctx, c.Image)
 		if err == nil {
+			w.a.garbage.Used(img.ID)
 			w.a.containerEvent(pod, c, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
 			return img, nil
 		}
@@ -100,6 +101,8 @@ func (w *worker) pull(ctx context.Context, pod *v1.Pod, c *v1.Container) (runtim
 		w.a.containerEvent(pod, c, v1.EventTypeWarning, "Failed", "Failed to pull image %q: %s", c.Image, err)
 		return img, because(lifecycle.ReasonErrImagePull, err)
 	}
+	w.a.garbage.Used(img.ID)
+	w.a.garbage.Pulled()
 	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.",
 		c.Image, time.Since(started).Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), img.Size)
 	return img, nil

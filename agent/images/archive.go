@@ -2,17 +2,20 @@ package images
 
 import (
 	"bufio"
+	"bytes"
 	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 
 	"github.com/containerd/containerd/v2/client"
 	"github.com/containerd/containerd/v2/core/images/archive"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/platforms"
+	"github.com/klauspost/compress/zstd"
 )
 
 // ImportOptions say how an archive's images are named and kept.
@@ -22,21 +25,20 @@ type ImportOptions struct {
 	// Unpinned lets the images be collected when the disk is full; by default imported ones are kept, as no
 	// registry may have them.
 	Unpinned bool
+	// labels are kept with the images besides.
+	labels map[string]string
 }
 
-// Import reads an archive as docker save or an OCI layout tar writes it, plain or gzipped, unpacks its images
+// Import reads an archive as docker save or an OCI layout tar writes it, plain or compressed by gzip or zstd, unpacks its images
 // and returns their complete names.
 func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) ([]string, error) {
-	in := bufio.NewReaderSize(r, 64<<10)
-	if magic, err := in.Peek(2); err == nil && magic[0] == 0x1f && magic[1] == 0x8b {
-		z, err := gzip.NewReader(in)
-		if err != nil {
-			return nil, fmt.Errorf("read archive: %w", err)
-		}
-		defer z.Close()
-		in = bufio.NewReaderSize(z, 64<<10)
+	in, closeInput, err := decompressed(r)
+	if err != nil {
+		return nil, fmt.Errorf("read archive: %w", err)
 	}
+	defer closeInput()
 	labels := map[string]string{}
+	maps.Copy(labels, opts.labels)
 	if !opts.Unpinned {
 		labels[pinnedLabel] = pinnedValue
 	}
@@ -70,6 +72,27 @@ func (s *Store) Import(ctx context.Context, r io.Reader, opts ImportOptions) ([]
 		return nil, fmt.Errorf("the archive names no image; give a name for it")
 	}
 	return names, nil
+}
+
+// decompressed reads what may be compressed by gzip or zstd.
+func decompressed(r io.Reader) (io.Reader, func(), error) {
+	in := bufio.NewReaderSize(r, 64<<10)
+	magic, _ := in.Peek(4) // an error shows again where it is read
+	switch {
+	case bytes.HasPrefix(magic, []byte{0x1f, 0x8b}):
+		z, err := gzip.NewReader(in)
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, func() { z.Close() }, nil
+	case bytes.HasPrefix(magic, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		z, err := zstd.NewReader(in, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(128<<20))
+		if err != nil {
+			return nil, nil, err
+		}
+		return z, z.Close, nil
+	}
+	return in, func() {}, nil
 }
 
 // archiveName completes the name in an OCI layout's index; a bare tag needs a repository. Empty: not named.

@@ -261,6 +261,9 @@ func describe(r *resolved) runtime.Image {
 }
 
 func addName(img *runtime.Image, rec ctrdimages.Image) {
+	if img.CreatedAt.IsZero() || rec.CreatedAt.Before(img.CreatedAt) {
+		img.CreatedAt = rec.CreatedAt
+	}
 	img.Pinned = img.Pinned || rec.Labels[pinnedLabel] == pinnedValue
 	named, err := reference.ParseNormalizedNamed(rec.Name)
 	if err != nil {
@@ -357,6 +360,23 @@ func (s *Store) find(ctx context.Context, ref string) (*resolved, []string, erro
 	}
 	r, err := s.resolve(ctx, rec)
 	return r, []string{rec.Name}, err
+}
+
+// InUse has the IDs of the images of which containers exist, running or not.
+func (s *Store) InUse(ctx context.Context) (map[string]bool, error) {
+	list, err := s.client.ContainerService().List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out := map[string]bool{}
+	for _, c := range list {
+		if isID(c.Image) {
+			out[c.Image] = true
+		} else if img, err := s.Get(ctx, c.Image); err == nil {
+			out[img.ID] = true
+		}
+	}
+	return out, nil
 }
 
 // Remove drops a name, or with an ID all names of the image; content that nothing refers to any more is

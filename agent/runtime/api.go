@@ -173,8 +173,10 @@ type Image struct {
 	Digests []string // repo@sha256:...
 	Size    int64    // bytes, compressed content
 	Pinned  bool
-	UID     *int64 // of the image's USER, if numeric
-	User    string
+	// CreatedAt is when the node got the image.
+	CreatedAt time.Time
+	UID       *int64 // of the image's USER, if numeric
+	User      string
 }
 
 // Rootfs is what a container needs of an unpacked image.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -52,7 +53,7 @@ func newAgent() *cobra.Command {
 		}
 		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, evictionFlags, joinFlags, kubeconfigFlag)
+	}, commonFlags, clusterFlags, agentFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag)
 }
 
 func newContainerd() *cobra.Command {
@@ -128,8 +129,11 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
-	store, err := images.New(ctx, images.Config{Client: conn, TempDir: filepath.Join(n.o.layout.Run, "tmp")})
+	store, err := images.New(ctx, images.Config{Client: conn, CertsDir: n.o.images.registries, TempDir: filepath.Join(n.o.layout.Run, "tmp")})
 	if err != nil {
+		return err
+	}
+	if err := n.o.images.check(); err != nil {
 		return err
 	}
 	policy, err := n.o.evictionPolicy()
@@ -163,13 +167,15 @@ func (n *node) runAgent(ctx context.Context) error {
 		return err
 	}
 	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls())})
-	return run.All(ctx, containers.Run, func(ctx context.Context) error {
+	bundles := images.Bundles{Dir: cmp.Or(n.o.images.bundles, n.o.layout.Images()), Store: store}
+	return run.All(ctx, containers.Run, bundles.Run, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,
 			CgroupRoot: cgroupRoot(n.o.layout), Support: support,
 			Sandboxes: containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
+			ImageGC: &n.o.images.gc, ParallelPulls: n.o.images.parallel,
 			RuntimeVersion: "containerd://" + version.Version,
 			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {
 				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Data: n.o.layout.Data})

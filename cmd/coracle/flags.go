@@ -56,6 +56,7 @@ type options struct {
 	logSize    string // of a container's log file
 	logFiles   int
 	eviction   eviction.Flags
+	images     imageSettings
 	security   podSecurity
 
 	joinServer, joinToken string
@@ -187,7 +188,7 @@ func (o *options) complete(f *pflag.FlagSet) error {
 			return usage("--metrics: %w", err)
 		}
 	}
-	for _, dir := range []*string{&o.layout.Data, &o.layout.Run, &o.kubeconfigOut} {
+	for _, dir := range []*string{&o.layout.Data, &o.layout.Run, &o.kubeconfigOut, &o.images.bundles} {
 		if *dir == "" {
 			continue
 		}
@@ -253,7 +254,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags} {
 		add(&options{}, f)
 	}
 	var names []string
@@ -327,6 +328,9 @@ func (o *options) check() error {
 		return err
 	}
 	if _, err := o.evictionPolicy(); err != nil {
+		return err
+	}
+	if err := o.images.check(); err != nil {
 		return err
 	}
 	if err := o.checkAnonymous(); err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -16,6 +17,12 @@ import (
 	"github.com/coracle-dev/coracle/internal/assets"
 )
 
+// imageOptions are the flags of the image commands beside those of places.
+type imageOptions struct {
+	output string
+	force  bool
+}
+
 func newImage() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "image",
@@ -23,11 +30,16 @@ func newImage() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	var list, remove imageOptions
+	listCmd := imageCommand("list", "List the images", cobra.NoArgs, list.list)
+	listCmd.Flags().StringVarP(&list.output, "output", "o", "", "json: every image with its digests, size in bytes, and whether it is pinned or in use")
+	removeCmd := imageCommand("remove NAME...", "Remove images by name or ID", cobra.MinimumNArgs(1), remove.remove)
+	removeCmd.Flags().BoolVar(&remove.force, "force", false, "also those of which containers exist")
 	cmd.AddCommand(
 		imageCommand("import FILE...", "Import archives as docker save or OCI tools write them; - is standard input", cobra.MinimumNArgs(1), importImages),
-		imageCommand("list", "List the images", cobra.NoArgs, listImages),
+		listCmd,
 		imageCommand("save FILE NAME...", "Write images to an archive; - is standard output", cobra.MinimumNArgs(2), saveImages),
-		imageCommand("remove NAME...", "Remove images by name or ID", cobra.MinimumNArgs(1), removeImages),
+		removeCmd,
 	)
 	return cmd
 }
@@ -101,24 +113,58 @@ func importImages(ctx context.Context, store *images.Store, out io.Writer, files
 	return nil
 }
 
-func listImages(ctx context.Context, store *images.Store, out io.Writer, _ []string) error {
+// listedImage is one of `coracle image list -o json`.
+type listedImage struct {
+	ID      string    `json:"id"`
+	Names   []string  `json:"names,omitempty"`
+	Digests []string  `json:"digests,omitempty"`
+	Size    int64     `json:"size"`
+	Created time.Time `json:"created"`
+	Pinned  bool      `json:"pinned"`
+	InUse   bool      `json:"inUse"`
+}
+
+func (o *imageOptions) list(ctx context.Context, store *images.Store, out io.Writer, _ []string) error {
+	if o.output != "" && o.output != "json" {
+		return usage("--output %q: want json", o.output)
+	}
 	list, err := store.List(ctx)
 	if err != nil {
 		return err
 	}
+	inUse, err := store.InUse(ctx)
+	if err != nil {
+		return err
+	}
+	if o.output == "json" {
+		all := []listedImage{}
+		for _, i := range list {
+			all = append(all, listedImage{i.ID, i.Names, i.Digests, i.Size, i.CreatedAt, i.Pinned, inUse[i.ID]})
+		}
+		encoder := json.NewEncoder(out)
+		encoder.SetIndent("", "  ")
+		return encoder.Encode(all)
+	}
 	w := tabwriter.NewWriter(out, 0, 8, 3, ' ', 0)
-	fmt.Fprintln(w, "NAME\tID\tSIZE")
+	fmt.Fprintln(w, "NAME\tID\tSIZE\tPINNED\tIN USE")
 	for _, image := range list {
 		names := image.Names
 		if len(names) == 0 {
-			names = []string{"<none>"}
+			names = image.Digests
 		}
 		id := strings.TrimPrefix(image.ID, "sha256:")
 		for _, name := range names {
-			fmt.Fprintf(w, "%s\t%s\t%.1f MB\n", name, id[:min(12, len(id))], float64(image.Size)/1e6)
+			fmt.Fprintf(w, "%s\t%s\t%.1f MB\t%s\t%s\n", name, id[:min(12, len(id))], float64(image.Size)/1e6, yesNo(image.Pinned), yesNo(inUse[image.ID]))
 		}
 	}
 	return w.Flush()
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }
 
 func saveImages(ctx context.Context, store *images.Store, out io.Writer, args []string) error {
@@ -137,8 +183,19 @@ func saveImages(ctx context.Context, store *images.Store, out io.Writer, args []
 	return f.Close()
 }
 
-func removeImages(ctx context.Context, store *images.Store, out io.Writer, names []string) error {
+func (o *imageOptions) remove(ctx context.Context, store *images.Store, out io.Writer, names []string) error {
+	inUse, err := store.InUse(ctx)
+	if err != nil {
+		return err
+	}
 	for _, name := range names {
+		image, err := store.Get(ctx, name)
+		if err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
+		if inUse[image.ID] && !o.force {
+			return fmt.Errorf("%s: containers use this image; to remove it nevertheless add --force", name)
+		}
 		if err := store.Remove(ctx, name); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}

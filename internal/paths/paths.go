@@ -62,6 +62,9 @@ func (l Layout) nodeLogs(kind string) string {
 	return l.data("log", kind)
 }
 
+// Images holds archives of images that the agent imports.
+func (l Layout) Images() string { return l.data("images") }
+
 // Containerd is containerd's root; its state is ContainerdState.
 func (l Layout) Containerd() string { return l.data("agent", "containerd") }
 
