@@ -130,6 +130,10 @@ func (w *worker) sources(ctx context.Context, pod *v1.Pod, c *v1.Container) (pod
 			src.Secrets[name] = s
 		}
 	}
+	var err error
+	if src.Files, err = w.envFiles(pod, c); err != nil {
+		return src, err
+	}
 	for _, ns := range []string{pod.Namespace, v1.NamespaceDefault} {
 		list, err := w.a.services.Services(ns).List(labels.Everything())
 		if err != nil {

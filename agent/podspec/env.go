@@ -16,6 +16,8 @@ type Sources struct {
 	ConfigMaps map[string]*v1.ConfigMap
 	Secrets    map[string]*v1.Secret
 	Services   []*v1.Service
+	// Files are those of volumes, where they exist.
+	Files map[EnvFile]string
 }
 
 // EnvRefs names the config maps and secrets that the container's environment reads.
@@ -181,6 +183,8 @@ func envValue(pod *v1.Pod, c *v1.Container, v *v1.EnvVar, f fields.Facts, src So
 			return "", false, missingKey(r.Key, "Secret", pod.Namespace, r.Name, r.Optional)
 		}
 		return string(data), true, nil
+	case from.FileKeyRef != nil:
+		return fileValue(from.FileKeyRef, src)
 	}
 	return "", false, fmt.Errorf("environment variable %s: this node does not support its source", v.Name)
 }

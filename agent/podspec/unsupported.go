@@ -72,11 +72,7 @@ func UnsupportedContainer(c *v1.Container, node Support) *Refusal {
 	if len(c.VolumeDevices) > 0 {
 		return refuse("container %s: volumeDevices are not supported on this node", c.Name)
 	}
-	for _, e := range c.Env {
-		if e.ValueFrom != nil && e.ValueFrom.FileKeyRef != nil {
-			return refuse("container %s: environment variable %s: fileKeyRef is not supported on this node", c.Name, e.Name)
-		}
-	}
+
 	if len(c.Resources.Claims) > 0 {
 		return refuse("container %s: resource claims are not supported on this node", c.Name)
 	}

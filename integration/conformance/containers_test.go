@@ -30,6 +30,7 @@ var containerTests = map[string]func(*env){
 		e.prints(c, "foo;bar;foo;;bar;$(NONE);$(FOO)\n")
 	},
 	"config maps and secrets become variables, with any prefix": sourcesBecomeVariables,
+	"lines of a file in a volume become variables":              filesBecomeVariables,
 	"fields and resources become variables":                     fieldsBecomeVariables,
 	"a pod has the names it asks for":                           podsHaveNames,
 	"processes and IPC are shared as asked":                     namespacesAreShared,
@@ -78,6 +79,29 @@ func sourcesBecomeVariables(e *env) {
 	}
 	e.printsLines(onePod("env", c), "data-1=value-1", "data-2=env wins", "p-data-1=value-1", "#_data-2=value-2", "$_data-1=value-1", "1-data-1=value-1",
 		"sdata-1=secret-1", "sp-data-1=secret-1", "s#_data-1=secret-1", "ONE=value-1", "SECRET=secret-1")
+}
+
+func filesBecomeVariables(e *env) {
+	c := corev1.Container{Name: "main", Image: cluster.Busybox, Command: []string{"env"}}
+	for name, key := range map[string]string{"ONE": "A", "TWO": "B", "NONE": "C"} {
+		c.Env = append(c.Env, corev1.EnvVar{Name: name, ValueFrom: &corev1.EnvVarSource{FileKeyRef: &corev1.FileKeySelector{
+			VolumeName: "v", Path: "config.env", Key: key, Optional: new(key == "C")}}})
+	}
+	pod := onePod("files", c)
+	pod.Spec.Volumes = []corev1.Volume{{Name: "v", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}}}
+	write := shell("write", `printf "# made here\nA='first value'\nB='$(id -u)'\n" >/v/config.env`)
+	write.VolumeMounts = []corev1.VolumeMount{{Name: "v", MountPath: "/v"}}
+	pod.Spec.InitContainers = []corev1.Container{write}
+	e.printsLines(pod, "ONE=first value", "TWO=0")
+	lacks := onePod("lacks", c)
+	lacks.Spec.Volumes = pod.Spec.Volumes
+	e.create(lacks)
+	e.until("lacks", func(p *corev1.Pod) error {
+		if st := p.Status.ContainerStatuses; len(st) == 0 || st[0].State.Waiting == nil || st[0].State.Waiting.Reason != "CreateContainerConfigError" {
+			return errUnready(p)
+		}
+		return nil
+	})
 }
 
 func fieldsBecomeVariables(e *env) {
