@@ -98,6 +98,9 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 			cfg.Sysctls[kv.Name] = kv.Value
 		}
 	}
+	if cfg.Handler, err = w.a.handler(ctx, pod); err != nil {
+		return nil, nil, err
+	}
 	sandbox, err := w.a.cfg.Sandboxes.RunSandbox(ctx, cfg)
 	if err != nil {
 		return nil, nil, err

@@ -97,6 +97,8 @@ type Config struct {
 	Taints       []v1.Taint
 	// MaxPods on this node; zero is 110.
 	MaxPods int
+	// Handlers are the names that RuntimeClasses have for the OCI runtimes that there are beside the default.
+	Handlers []string
 	// Reserved is kept from pods for the system and the cluster's own processes: cpu, memory, ephemeral-storage and pid.
 	Reserved v1.ResourceList
 	// PodPids is how many processes a pod may have; zero is any number.

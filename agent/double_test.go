@@ -52,6 +52,9 @@ func (d *double) RunSandbox(_ context.Context, cfg runtime.SandboxConfig) (*runt
 	if s := d.sandboxes[cfg.Pod.UID]; s != nil {
 		return s, nil
 	}
+	if cfg.Handler != "" {
+		d.note("handler %s", cfg.Handler)
+	}
 	s := &runtime.Sandbox{Pod: cfg.Pod, NetNS: "/run/netns/" + cfg.Pod.UID, CreatedAt: time.Now(), Resources: cfg.Resources}
 	d.sandboxes[cfg.Pod.UID] = s
 	d.note("sandbox %s", cfg.Pod.Name)

@@ -51,6 +51,8 @@ type Config struct {
 	Images   func(context.Context) ([]runtime.Image, error)
 	// Handler has what pods can have here of what not every container runtime gives.
 	Handler v1.NodeRuntimeHandlerFeatures
+	// Handlers are the names of further runtimes, of which no more is known.
+	Handlers []string
 	// NotReady says what keeps the node from being ready.
 	NotReady func(context.Context) []string
 	Recorder record.EventRecorder
@@ -219,7 +221,7 @@ func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 
 func (r *Reporter) input(ctx context.Context) Input {
 	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Reserved: r.cfg.Reserved, Port: r.cfg.Port,
-		Handler: r.cfg.Handler, Now: time.Now()}
+		Handler: r.cfg.Handler, Handlers: r.cfg.Handlers, Now: time.Now()}
 	in.NotReady = r.cfg.NotReady(ctx)
 	in.Pressure = r.cfg.Pressure()
 	if len(in.NotReady) == 0 { // else the runtime may not answer

@@ -26,7 +26,9 @@ type Input struct {
 	MaxPods int
 	Port    int32
 	Images  []runtime.Image
-	Handler v1.NodeRuntimeHandlerFeatures
+	// Handler has what the default runtime gives pods; Handlers are the names of further ones.
+	Handler  v1.NodeRuntimeHandlerFeatures
+	Handlers []string
 	// Reserved is kept from pods.
 	Reserved v1.ResourceList
 	// Pressure has the pressures that the node is under.
@@ -50,9 +52,20 @@ func Status(in Input, old *v1.NodeStatus) v1.NodeStatus {
 	st.DaemonEndpoints.KubeletEndpoint.Port = in.Port
 	st.Images = imageList(in.Images)
 	st.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
-	st.RuntimeHandlers = []v1.NodeRuntimeHandler{{Features: in.Handler.DeepCopy()}}
+	st.RuntimeHandlers = runtimeHandlers(in)
 	st.Conditions = conditions(in, old.Conditions)
 	return st
+}
+
+// runtimeHandlers lists the default runtime by both of its names, and the others.
+func runtimeHandlers(in Input) []v1.NodeRuntimeHandler {
+	out := []v1.NodeRuntimeHandler{{Features: in.Handler.DeepCopy()}, {Name: runtime.DefaultHandler, Features: in.Handler.DeepCopy()}}
+	for _, name := range slices.Sorted(slices.Values(in.Handlers)) {
+		if name != runtime.DefaultHandler {
+			out = append(out, v1.NodeRuntimeHandler{Name: name})
+		}
+	}
+	return out
 }
 
 // extended tells whether a resource is one that somebody else advertises for the node, by a name with a domain.

@@ -16,8 +16,6 @@ func Unsupported(pod *v1.Pod, node Support) *Refusal {
 	switch {
 	case spec.OS != nil && spec.OS.Name != v1.Linux:
 		return &Refusal{"PodOSNotSupported", "Failed to admit pod as the OS field doesn't match node OS"}
-	case spec.RuntimeClassName != nil && *spec.RuntimeClassName != "":
-		return refuse("RuntimeClass %q not found", *spec.RuntimeClassName)
 	case spec.HostUsers != nil && !*spec.HostUsers && node.UserNamespaces != "":
 		return refuse("can't set `spec.hostUsers: false`, runtime does not support user namespaces: %s", node.UserNamespaces)
 	case len(spec.ResourceClaims) > 0:

@@ -26,6 +26,7 @@ type SandboxConfig struct {
 	ShareProcess bool
 	// UserNamespace gives the pod users of its own: its root is nobody outside.
 	UserNamespace bool
+	Handler       string            // names the OCI runtime, as of a RuntimeClass; empty is the default
 	CgroupParent  string            // the pod's cgroup, under which containers get theirs
 	Resources     *Resources        // limits of the pod's cgroup; nil sets none
 	Sysctls       map[string]string // set in the pod's namespaces

@@ -116,7 +116,11 @@ func (r *Runtime) Create(ctx context.Context, cfg ContainerConfig) (id string, e
 		return "", wrapConfig(err)
 	}
 	c := &container{id: id, meta: metaOf(cfg, image, spec), created: time.Now().UTC(), ended: make(chan struct{})}
-	if err := r.record(ctx, c, image, spec); err != nil {
+	binary, err := r.handler(sandbox.Config.Handler)
+	if err != nil {
+		return "", err
+	}
+	if err := r.record(ctx, c, image, spec, binary); err != nil {
 		if !errdefs.IsAlreadyExists(err) {
 			return "", fmt.Errorf("failed to create containerd container: %w", err)
 		}
@@ -178,13 +182,13 @@ func metaOf(cfg ContainerConfig, image Rootfs, spec *specs.Spec) meta {
 }
 
 // record writes the container to containerd's metadata: one transaction.
-func (r *Runtime) record(ctx context.Context, c *container, image Rootfs, spec *specs.Spec) error {
+func (r *Runtime) record(ctx context.Context, c *container, image Rootfs, spec *specs.Spec, binary string) error {
 	specAny, err := typeurl.MarshalAny(spec)
 	if err != nil {
 		return err
 	}
 	runcOpts, err := typeurl.MarshalAny(&options.Options{
-		BinaryName: r.cfg.OCIRuntime, Root: filepath.Join(r.cfg.Layout.Run, "runc"),
+		BinaryName: binary, Root: filepath.Join(r.cfg.Layout.Run, "runc"),
 	})
 	if err != nil {
 		return err

@@ -44,6 +44,8 @@ type Config struct {
 	Shim string
 	// OCIRuntime is the name or path of the OCI runtime; empty is runc.
 	OCIRuntime string
+	// Handlers are further OCI runtimes, by the names that RuntimeClasses have for them: names or paths, as OCIRuntime.
+	Handlers map[string]string
 	// Snapshotter holds the images' file systems; by default overlayfs.
 	Snapshotter string
 	// PodIDs are for pods with user namespaces, 65536 for each; by default DefaultPodIDs.

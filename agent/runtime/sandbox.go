@@ -39,6 +39,9 @@ func (r *Runtime) RunSandbox(ctx context.Context, cfg SandboxConfig) (*Sandbox, 
 	if rec, err := readSandbox(dir); err == nil && r.intact(dir, rec) {
 		return rec.sandbox(dir), nil
 	}
+	if _, err := r.handler(cfg.Handler); err != nil {
+		return nil, err
+	}
 	// What an interrupted attempt or a reboot left is removed first.
 	if err := r.teardown(dir); err != nil {
 		return nil, err

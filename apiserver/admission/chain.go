@@ -30,6 +30,7 @@ func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer)
 		storageInUseProtection{},
 		claimResize{reader: r},
 		runtimeClass{reader: r},
+		podResize{reader: r},
 		certificateApproval{signers{authz}},
 		certificateSigning{signers{authz}},
 		certificateSubjectRestriction{},

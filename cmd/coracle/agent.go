@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"maps"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"time"
 
 	containerdclient "github.com/containerd/containerd/v2/client"
@@ -148,6 +150,11 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	reserved, err := n.o.reserved.list()
+	if err != nil {
+		return err
+	}
+	handlers := n.o.handlers()
 	logSize, err := n.o.containerLogs()
 	if err != nil {
 		return err
@@ -157,7 +164,7 @@ func (n *node) runAgent(ctx context.Context) error {
 		return err
 	}
 	containers, err := runtime.New(runtime.Config{
-		Layout: n.o.layout, PodIDs: ids, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary,
+		Layout: n.o.layout, PodIDs: ids, Namespace: containerdNamespace, Client: conn, Images: store, Address: n.o.containerdAddress(), OCIRuntime: binary, Handlers: handlers,
 		LogSize: logSize, LogFiles: n.o.logFiles})
 	if err != nil {
 		return err
@@ -172,7 +179,7 @@ func (n *node) runAgent(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,
-			CgroupRoot: cgroupRoot(n.o.layout), Support: support,
+			CgroupRoot: cgroupRoot(n.o.layout), Reserved: reserved, PodPids: n.o.podPids, Handlers: slices.Collect(maps.Keys(handlers)), Support: support,
 			Sandboxes: containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
 			ImageGC: &n.o.images.gc, ParallelPulls: n.o.images.parallel,

@@ -53,6 +53,9 @@ type options struct {
 	nodeLabels map[string]string
 	taints     taints
 	containerd string
+	runtimes   map[string]string
+	reserved   reservations
+	podPids    int64
 	logSize    string // of a container's log file
 	logFiles   int
 	eviction   eviction.Flags
@@ -125,6 +128,10 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	podSecurityFlags(&o.security, f)
 	f.Var(&o.taints, "register-with-taints", "taints for the node when it registers, as only=db:NoSchedule; several with commas")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
+	f.StringToStringVar(&o.runtimes, "runtime", nil, "further OCI runtimes for RuntimeClasses, by the name of their handler, as crun=/usr/bin/crun (a crun that is installed needs no flag)")
+	f.StringToStringVar(&o.reserved.system, "system-reserved", nil, "what of the machine is kept for its own services, as cpu=200m,memory=500Mi,ephemeral-storage=1Gi,pid=1000")
+	f.StringToStringVar(&o.reserved.cluster, "kube-reserved", nil, "what is kept for the cluster's own processes, likewise")
+	f.Int64Var(&o.podPids, "pod-max-pids", 0, "how many processes a pod may have; 0 any number")
 }
 
 func joinFlags(o *options, f *pflag.FlagSet) {

@@ -100,7 +100,7 @@ func ResourcesOf(list corev1.ResourceList) Resources {
 // requestsOf gives what a pod asks for, and the same with the assumed minimum for containers that state nothing. A pod that is
 // being resized counts with the larger of what it has and what it wants.
 func requestsOf(pod *corev1.Pod) (requests, assumed Resources) {
-	requests = ResourcesOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true}))
+	requests = ResourcesOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{UseStatusResources: true, InPlacePodLevelResourcesVerticalScalingEnabled: true}))
 	requests.Pods = 1
 	if statesAll(pod) {
 		return requests, requests
@@ -110,8 +110,9 @@ func requestsOf(pod *corev1.Pod) (requests, assumed Resources) {
 		corev1.ResourceMemory: *resource.NewQuantity(defaultMemory, resource.BinarySI),
 	}
 	assumed = ResourcesOf(resourcehelper.PodRequests(pod, resourcehelper.PodResourcesOptions{
-		UseStatusResources:          true,
-		NonMissingContainerRequests: nonMissing,
+		UseStatusResources: true,
+		InPlacePodLevelResourcesVerticalScalingEnabled: true,
+		NonMissingContainerRequests:                    nonMissing,
 	}))
 	assumed.Pods = 1
 	return requests, assumed

@@ -102,7 +102,7 @@ func Resource(pod *v1.Pod, f Facts, ref *v1.ResourceFieldSelector, def *v1.Conta
 	case "limits":
 		var ok bool
 		if q, ok = c.Resources.Limits[v1.ResourceName(name)]; !ok || q.IsZero() {
-			q = f.Allocatable[v1.ResourceName(name)]
+			q = defaultLimit(pod, f, v1.ResourceName(name))
 		}
 	case "requests":
 		q = c.Resources.Requests[v1.ResourceName(name)]
@@ -110,6 +110,16 @@ func Resource(pod *v1.Pod, f Facts, ref *v1.ResourceFieldSelector, def *v1.Conta
 		return "", fmt.Errorf("unsupported container resource : %v", ref.Resource)
 	}
 	return divide(q, ref.Divisor, name), nil
+}
+
+// defaultLimit is the limit of a container that has none: that of the pod as a whole, else all that the node offers.
+func defaultLimit(pod *v1.Pod, f Facts, name v1.ResourceName) resource.Quantity {
+	if whole := pod.Spec.Resources; whole != nil {
+		if q, ok := whole.Limits[name]; ok && !q.IsZero() {
+			return q
+		}
+	}
+	return f.Allocatable[name]
 }
 
 // divide rounds up; CPU counts in thousandths.
