@@ -30,11 +30,11 @@ func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer)
 		storageInUseProtection{},
 		claimResize{reader: r},
 		runtimeClass{reader: r},
-		podResize{reader: r},
 		certificateApproval{signers{authz}},
 		certificateSigning{signers{authz}},
 		certificateSubjectRestriction{},
 		defaultIngressClass{reader: r},
+		podResize{reader: r},
 	}
 	if quotas != nil {
 		chain = append(chain, newResourceQuota(r, quotas))

@@ -48,6 +48,11 @@ func TestResource(t *testing.T) {
 			t.Errorf("%s/%s = %q, %v; want %q", c.resource, c.divisor, got, err, c.want)
 		}
 	}
+	pod.Spec.Resources = &v1.ResourceRequirements{Limits: v1.ResourceList{v1.ResourceCPU: resource.MustParse("1500m")}}
+	ref := &v1.ResourceFieldSelector{Resource: "limits.cpu", Divisor: resource.MustParse("1m"), ContainerName: "app"}
+	if got, err := Resource(pod, testFacts, ref, nil); err != nil || got != "1500" {
+		t.Errorf("the pod's own limit: %q, %v", got, err)
+	}
 	if _, err := Resource(pod, testFacts, &v1.ResourceFieldSelector{Resource: "limits.cpu", ContainerName: "no"}, nil); err == nil {
 		t.Error("no error for an unknown container")
 	}
