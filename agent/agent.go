@@ -25,6 +25,7 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coracle-dev/coracle/agent/csi"
 	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/agent/imagegc"
 	"github.com/coracle-dev/coracle/agent/localvolumes"
@@ -44,6 +45,7 @@ type Agent struct {
 	client   kubernetes.Interface
 	recorder record.EventRecorder
 	objects  *objects.Cache
+	drivers  *csi.Drivers
 	volumes  *volumes.Manager
 	kept     *localvolumes.Keeper
 	asker    *probes.Asker
@@ -116,7 +118,9 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 	}
 	a.objects = objects.New(ctx, c, cfg.Log)
 	a.kept = localvolumes.New(localvolumes.Config{Client: c, Node: cfg.NodeName, Folder: cfg.Layout.Volumes(), Event: a.event, Log: cfg.Log})
-	a.volumes = volumes.New(volumes.Config{Root: cfg.Layout.Pods(), Objects: a.objects, Images: cfg.VolumeImages, Provisioned: a.kept, Node: a.node.Load})
+	a.drivers = csi.New(csi.Config{Client: c, NodeName: cfg.NodeName, Dir: cfg.Layout.Kubelet(), Log: cfg.Log,
+		Changed: func() { a.reporter.Poke() }})
+	a.volumes = volumes.New(volumes.Config{Root: cfg.Layout.Pods(), Objects: a.objects, Images: cfg.VolumeImages, Provisioned: a.kept, Drivers: a.drivers, Node: a.node.Load})
 	a.asker = probes.NewAsker(a.exec)
 	a.probes = probes.New(ctx, a.asker, a)
 	return a, nil
@@ -211,7 +215,15 @@ func (a *Agent) newReporter() *node.Reporter {
 	return node.New(node.Config{Client: a.client, Handler: handler, Handlers: c.Handlers, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
 		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts,
 		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
-		Images:   c.Images.List, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
+		Images:   c.Images.List, VolumesInUse: a.volumesInUse, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
+}
+
+func (a *Agent) volumesInUse() []v1.UniqueVolumeName {
+	list, err := a.drivers.InUse()
+	if err != nil {
+		a.cfg.Log.Error("volumes in use are not all known", "error", err)
+	}
+	return list
 }
 
 // notReady says what keeps the node from running pods.

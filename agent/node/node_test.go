@@ -132,8 +132,8 @@ func TestReporter(t *testing.T) {
 	recorder := record.NewFakeRecorder(100)
 	var tired atomic.Bool
 	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, ControlPlane: true,
-		Pressure: func() []v1.NodeConditionType { return nil },
-		Images:   func(context.Context) ([]runtime.Image, error) { return nil, nil },
+		Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
+		Images: func(context.Context) ([]runtime.Image, error) { return nil, nil },
 		NotReady: func(context.Context) []string {
 			if tired.Load() {
 				return []string{"tired"}
@@ -179,7 +179,7 @@ func TestReporter(t *testing.T) {
 func TestNewAgentDisturbsNoReadyNode(t *testing.T) {
 	written := false
 	ready := v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}
-	r := New(Config{Pressure: func() []v1.NodeConditionType { return nil },
+	r := New(Config{Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
 		NotReady: func(context.Context) []string { written = true; return []string{"container runtime is down"} },
 		Log:      slog.New(slog.DiscardHandler)})
 	r.started = time.Now()

@@ -53,6 +53,8 @@ type Config struct {
 	Handler v1.NodeRuntimeHandlerFeatures
 	// Handlers are the names of further runtimes, of which no more is known.
 	Handlers []string
+	// VolumesInUse lists the attachable volumes that are in place for pods: nobody detaches them.
+	VolumesInUse func() []v1.UniqueVolumeName
 	// NotReady says what keeps the node from being ready.
 	NotReady func(context.Context) []string
 	Recorder record.EventRecorder
@@ -224,6 +226,7 @@ func (r *Reporter) input(ctx context.Context) Input {
 		Handler: r.cfg.Handler, Handlers: r.cfg.Handlers, Now: time.Now()}
 	in.NotReady = r.cfg.NotReady(ctx)
 	in.Pressure = r.cfg.Pressure()
+	in.VolumesInUse = r.cfg.VolumesInUse()
 	if len(in.NotReady) == 0 { // else the runtime may not answer
 		var err error
 		if in.Images, err = r.cfg.Images(ctx); err != nil {

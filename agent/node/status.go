@@ -31,6 +31,8 @@ type Input struct {
 	Handlers []string
 	// Reserved is kept from pods.
 	Reserved v1.ResourceList
+	// VolumesInUse are the attachable volumes that are in place for pods.
+	VolumesInUse []v1.UniqueVolumeName
 	// Pressure has the pressures that the node is under.
 	Pressure []v1.NodeConditionType
 	// NotReady says what keeps the node from being ready; none makes it ready.
@@ -51,6 +53,7 @@ func Status(in Input, old *v1.NodeStatus) v1.NodeStatus {
 	st.Addresses = addresses(in)
 	st.DaemonEndpoints.KubeletEndpoint.Port = in.Port
 	st.Images = imageList(in.Images)
+	st.VolumesInUse = in.VolumesInUse
 	st.Features = &v1.NodeFeatures{SupplementalGroupsPolicy: new(true)}
 	st.RuntimeHandlers = runtimeHandlers(in)
 	st.Conditions = conditions(in, old.Conditions)

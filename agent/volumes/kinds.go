@@ -54,6 +54,9 @@ func kinds(m *Manager) map[string]kind {
 	if m.cfg.Images != nil {
 		all["image"] = imageVolumes{m.cfg.Images}
 	}
+	if m.cfg.Drivers != nil {
+		all["csi"] = driven{m.cfg.Drivers}
+	}
 	return all
 }
 

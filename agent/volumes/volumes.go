@@ -54,6 +54,8 @@ type Config struct {
 	// Images may be nil: then there are no volumes of images. Provisioned may be nil, too.
 	Images      Images
 	Provisioned Provisioned
+	// Drivers may be nil: then there are no volumes of CSI drivers.
+	Drivers Drivers
 	// Node tells the node as the API server has it, for the node affinity of volumes; nil is not known yet.
 	Node func() *v1.Node
 }

@@ -15,8 +15,10 @@ import (
 	"github.com/moby/sys/mountinfo"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/coracle-dev/coracle/agent/containerd"
+	"github.com/coracle-dev/coracle/agent/csi"
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/internal/sysctl"
@@ -59,6 +61,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	do("stop shims", killUnder(l.Bin()))
 	unmounted := unmountUnder(l.Run, l.Data)
 	do("unmount", unmounted)
+	do("unmount the volumes of drivers", abandonVolumes(l))
 	do("remove services", cleanupProxy())
 	do("remove the pod network", network.Cleanup())
 	do("remove the node's link", removeLonelyLink())
@@ -79,16 +82,48 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	return nil
 }
 
+// abandonVolumes unmounts what CSI drivers have put in place for this cluster's pods.
+func abandonVolumes(l paths.Layout) error {
+	pods, err := podsOf(l)
+	if err != nil {
+		return err
+	}
+	uids := make([]types.UID, 0, len(pods))
+	for _, pod := range pods {
+		uids = append(uids, types.UID(pod))
+	}
+	if err := csi.Abandon(l.Kubelet(), uids); err != nil {
+		return err
+	}
+	for _, dir := range []string{"pods", "plugins_registry", "plugins/kubernetes.io/csi", "plugins/kubernetes.io", "plugins", "."} {
+		_ = os.Remove(filepath.Join(l.Kubelet(), dir)) // fails where others use it
+	}
+	return nil
+}
+
+// podsOf are the pods that this cluster keeps a folder of.
+func podsOf(l paths.Layout) ([]string, error) {
+	entries, err := os.ReadDir(l.Pods())
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	out := make([]string, 0, len(entries))
+	for _, e := range entries {
+		out = append(out, e.Name())
+	}
+	return out, err
+}
+
 // removeContainerLogs removes the logs of this cluster's pods, which are those that it keeps a folder of, and the links to them.
 // The folders may be another kubelet's too.
 func removeContainerLogs(l paths.Layout) error {
-	pods, err := os.ReadDir(l.Pods())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	pods, err := podsOf(l)
+	if err != nil {
 		return err
 	}
 	var errs []error
 	for _, pod := range pods {
-		dirs, err := filepath.Glob(filepath.Join(l.PodLogs(), "*_"+pod.Name()))
+		dirs, err := filepath.Glob(filepath.Join(l.PodLogs(), "*_"+pod))
 		errs = append(errs, err)
 		for _, dir := range dirs {
 			errs = append(errs, os.RemoveAll(dir))

@@ -48,6 +48,15 @@ func (l Layout) Pods() string { return l.data("agent", "pods") }
 // Volumes holds the data of the persistent volumes that are provisioned on this node.
 func (l Layout) Volumes() string { return l.data("volumes") }
 
+// Kubelet holds what CSI drivers share with the node: their sockets, and the volumes they put in place. Their manifests name it as it is with the default
+// layout.
+func (l Layout) Kubelet() string {
+	if l.Data == DefaultData {
+		return "/var/lib/kubelet"
+	}
+	return l.data("kubelet")
+}
+
 // PodLogs holds log files as NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log: where log routers expect them with the default
 // layout, else below Data.
 func (l Layout) PodLogs() string { return l.nodeLogs("pods") }
