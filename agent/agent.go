@@ -180,6 +180,7 @@ func (a *Agent) run(ctx context.Context) error {
 	a.wg.Go(func() { a.follow(ctx, events) })
 	a.wg.Go(func() { a.guard.Run(ctx) })
 	a.wg.Go(func() { a.keepVolumes(ctx) })
+	a.wg.Go(func() { a.runDrivers(ctx) })
 	if a.cfg.Serve != nil {
 		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
 	}
@@ -216,14 +217,6 @@ func (a *Agent) newReporter() *node.Reporter {
 		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts,
 		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
 		Images:   c.Images.List, VolumesInUse: a.volumesInUse, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
-}
-
-func (a *Agent) volumesInUse() []v1.UniqueVolumeName {
-	list, err := a.drivers.InUse()
-	if err != nil {
-		a.cfg.Log.Error("volumes in use are not all known", "error", err)
-	}
-	return list
 }
 
 // notReady says what keeps the node from running pods.

@@ -105,7 +105,7 @@ func (d *Drivers) attached(ctx context.Context, v Volume, object *storagev1.CSID
 	name := attachment(v.Handle, v.Driver, d.cfg.NodeName)
 	va, err := d.cfg.Client.StorageV1().VolumeAttachments().Get(ctx, name, metav1.GetOptions{})
 	switch {
-	case apierrors.IsNotFound(err):
+	case apierrors.IsNotFound(err), apierrors.IsForbidden(err): // a node may not even look at what does not concern it yet
 		return nil, fmt.Errorf("volume %s is not attached to this node yet", v.Handle)
 	case err != nil:
 		return nil, err

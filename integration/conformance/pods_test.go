@@ -19,6 +19,7 @@ func TestPods(t *testing.T) {
 	c.Up()
 	c.ImportBusybox()
 	s := newSuite(t, c)
+	t.Run("drivers", func(t *testing.T) { s.parallel(t, driverTests) })
 	t.Run("containers", func(t *testing.T) { s.parallel(t, containerTests) })
 	t.Run("lifecycle", func(t *testing.T) { s.parallel(t, lifecycleTests) })
 }
