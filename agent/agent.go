@@ -59,8 +59,8 @@ type Agent struct {
 	hostname string
 	qos      qosGroups
 	forPods  v1.ResourceList // what of the machine is not reserved
-	pulls    chan struct{}   // one element for each pull under way
-	starts   chan struct{}   // one element for each container being started
+	pulls    *pulls
+	starts   chan struct{} // one element for each container being started
 
 	node      atomic.Pointer[v1.Node]
 	networked atomic.Bool // the node has its range of pod addresses
@@ -103,7 +103,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 		}
 	}
 	a := &Agent{cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
-		starts: make(chan struct{}, max(4, 2*goruntime.NumCPU())), pulls: make(chan struct{}, cfg.ParallelPulls)}
+		starts: make(chan struct{}, max(4, 2*goruntime.NumCPU())), pulls: newPulls(cfg.Images, cfg.ParallelPulls)}
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
 	}

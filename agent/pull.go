@@ -45,13 +45,21 @@ func (w *worker) image(ctx context.Context, pod *v1.Pod, c *v1.Container) (runti
 	policy := pullPolicy(c)
 	if policy != v1.PullAlways {
 		img, err := w.a.cfg.Images.Get(ctx, c.Image)
-		if err == nil {
-			w.a.garbage.Used(img.ID)
-			w.a.containerEvent(pod, c, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine", c.Image)
-			return img, nil
-		}
-		if !errdefs.IsNotFound(err) {
+		if err != nil && !errdefs.IsNotFound(err) {
 			return img, because("ImageInspectError", err)
+		}
+		usable := err == nil
+		if usable && images.Private(img) {
+			ring, err := w.keyring(ctx, pod)
+			if err != nil {
+				return img, err
+			}
+			usable = ring.MayUse(c.Image, img)
+		}
+		if usable {
+			w.a.garbage.Used(img.ID)
+			w.a.containerEvent(pod, c, v1.EventTypeNormal, "Pulled", "Container image %q already present on machine and can be accessed by the pod", c.Image)
+			return img, nil
 		}
 		if policy == v1.PullNever {
 			err := saying(fmt.Sprintf("Container image %q is not present with pull policy of Never", c.Image))
@@ -86,14 +94,7 @@ func (w *worker) pull(ctx context.Context, pod *v1.Pod, c *v1.Container) (runtim
 	if err != nil {
 		return runtime.Image{}, err
 	}
-	select {
-	case w.a.pulls <- struct{}{}:
-		defer func() { <-w.a.pulls }()
-	case <-ctx.Done():
-		return runtime.Image{}, ctx.Err()
-	}
-	started := time.Now()
-	img, err := w.a.cfg.Images.Pull(ctx, c.Image, images.PullOptions{Keyring: ring})
+	img, took, err := w.a.pulls.pull(ctx, c.Image, ring)
 	if ctx.Err() != nil {
 		return img, ctx.Err()
 	}
@@ -104,7 +105,7 @@ func (w *worker) pull(ctx context.Context, pod *v1.Pod, c *v1.Container) (runtim
 	w.a.garbage.Used(img.ID)
 	w.a.garbage.Pulled()
 	w.a.containerEvent(pod, c, v1.EventTypeNormal, "Pulled", "Successfully pulled image %q in %s (%s including waiting). Image size: %d bytes.",
-		c.Image, time.Since(started).Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), img.Size)
+		c.Image, took.Truncate(time.Millisecond), time.Since(began).Truncate(time.Millisecond), img.Size)
 	return img, nil
 }
 
@@ -126,7 +127,7 @@ func (w *worker) keyring(ctx context.Context, pod *v1.Pod) (images.Keyring, erro
 		}
 		for _, key := range []string{v1.DockerConfigJsonKey, v1.DockerConfigKey} {
 			if data, ok := s.Data[key]; ok {
-				if err := ring.Add(data); err != nil {
+				if err := ring.AddSecret(fmt.Sprintf("%s/%s/%s", s.Namespace, s.Name, s.UID), data); err != nil {
 					w.log.Warn("pull secret not read", "secret", ref.Name, "error", err)
 				}
 			}

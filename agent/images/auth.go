@@ -25,6 +25,7 @@ type Keyring struct{ entries []keyringEntry }
 type keyringEntry struct {
 	pattern string
 	cred    Credential
+	source  string // the secret it is of
 }
 
 type dockerAuth struct {
@@ -37,7 +38,10 @@ type dockerAuth struct {
 
 // Add reads a docker configuration: the content of a kubernetes.io/dockerconfigjson secret, or of the older
 // kubernetes.io/dockercfg, which is the same without the enclosing "auths".
-func (k *Keyring) Add(dockerConfig []byte) error {
+func (k *Keyring) Add(dockerConfig []byte) error { return k.AddSecret("", dockerConfig) }
+
+// AddSecret is Add for the content of a secret, which source identifies.
+func (k *Keyring) AddSecret(source string, dockerConfig []byte) error {
 	var file struct {
 		Auths map[string]dockerAuth `json:"auths"`
 	}
@@ -63,7 +67,7 @@ func (k *Keyring) Add(dockerConfig []byte) error {
 			}
 			cred.Username, cred.Password = user, strings.TrimRight(password, "\x00")
 		}
-		k.entries = append(k.entries, keyringEntry{registryPattern(registry), cred})
+		k.entries = append(k.entries, keyringEntry{registryPattern(registry), cred, source})
 	}
 	// The most specific first, as the kubelet does; equal ones in the order they were added.
 	slices.SortStableFunc(k.entries, func(a, b keyringEntry) int { return cmp.Compare(b.pattern, a.pattern) })
@@ -90,14 +94,24 @@ func registryPattern(s string) string {
 
 // Lookup returns the credentials whose pattern matches an image's complete name, most specific first.
 func (k Keyring) Lookup(image string) []Credential {
+	var out []Credential
+	for _, e := range k.lookup(image) {
+		if !slices.Contains(out, e.cred) {
+			out = append(out, e.cred)
+		}
+	}
+	return out
+}
+
+func (k Keyring) lookup(image string) []keyringEntry {
 	named, err := reference.ParseNormalizedNamed(image)
 	if err != nil {
 		return nil
 	}
-	var out []Credential
+	var out []keyringEntry
 	for _, e := range k.entries {
-		if matches(e.pattern, reference.TrimNamed(named).Name()) && !slices.Contains(out, e.cred) {
-			out = append(out, e.cred)
+		if matches(e.pattern, reference.TrimNamed(named).Name()) {
+			out = append(out, e)
 		}
 	}
 	return out

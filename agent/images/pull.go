@@ -1,11 +1,13 @@
 package images
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -31,6 +33,8 @@ type Progress struct{ Done, Total int64 }
 type PullOptions struct {
 	// Keyring has the credentials to try, in order, after none.
 	Keyring Keyring
+	// StallAfter is for how long the registry may send nothing; zero is five minutes.
+	StallAfter time.Duration
 	// Progress, if set, is called about twice a second from another goroutine.
 	Progress func(Progress)
 }
@@ -43,14 +47,19 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (runtime
 		return runtime.Image{}, err
 	}
 	defer s.lock(full)()
-	creds := opts.Keyring.Lookup(full)
+	creds := opts.Keyring.lookup(full)
 	// As the kubelet does: every matching credential is tried; without any, the pull is anonymous.
 	if len(creds) == 0 {
-		creds = []Credential{{}}
+		creds = []keyringEntry{{}}
 	}
 	var errs []error
+	var tried []Credential
 	for _, c := range creds {
-		img, err := s.pullWith(ctx, full, c, opts.Progress)
+		if slices.Contains(tried, c.cred) {
+			continue
+		}
+		tried = append(tried, c.cred)
+		img, err := s.pullWith(ctx, full, c, opts)
 		if err == nil {
 			return img, nil
 		}
@@ -62,26 +71,45 @@ func (s *Store) Pull(ctx context.Context, ref string, opts PullOptions) (runtime
 	return runtime.Image{}, errors.Join(errs...)
 }
 
-func (s *Store) pullWith(ctx context.Context, full string, cred Credential, progress func(Progress)) (runtime.Image, error) {
+func (s *Store) pullWith(ctx context.Context, full string, with keyringEntry, opts PullOptions) (runtime.Image, error) {
+	var before *ctrdimages.Image
+	if rec, err := s.client.ImageService().Get(ctx, full); err == nil {
+		before = &rec
+	}
+	label := anyone
+	if with.cred != (Credential{}) {
+		label = strings.Join(with.fingerprints(), ",")
+	}
+	stall := &watch{limit: cmp.Or(opts.StallAfter, stallAfter)}
+	ctx, release := stall.guard(ctx)
+	defer release()
 	ctx = log.WithLogger(ctx, quiet())
 	progressCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	tracker := &tracker{store: s, sizes: map[string]int64{}}
 	pulled, err := s.client.Pull(ctx, full,
-		client.WithResolver(s.resolver(ctx, cred)),
+		client.WithResolver(s.resolver(ctx, full, with.cred, opts.Keyring, stall)),
 		client.WithPlatformMatcher(s.platform),
+		client.WithPullLabel(pulledLabel, label),
 		client.WithPullUnpack,
 		client.WithPullSnapshotter(s.snapshotter),
 		client.WithMaxConcurrentDownloads(3),
 		client.WithChildLabelMap(ctrdimages.ChildGCLabels),
 		client.WithImageHandlerWrapper(tracker.wrap),
-		tracker.start(progressCtx, progress),
+		tracker.start(progressCtx, opts.Progress),
 	)
 	tracker.wait(cancel)
 	if err != nil {
+		if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+			err = cause
+		}
 		return runtime.Image{}, fmt.Errorf("failed to pull and unpack image %q: %w", full, err)
 	}
-	if err := s.nameByDigest(ctx, pulled.Metadata()); err != nil {
+	rec, err := s.keepLabels(ctx, before, pulled.Metadata())
+	if err != nil {
+		return runtime.Image{}, err
+	}
+	if err := s.nameByDigest(ctx, rec); err != nil {
 		return runtime.Image{}, err
 	}
 	return s.Get(context.WithoutCancel(ctx), full)
@@ -104,18 +132,31 @@ func (s *Store) nameByDigest(ctx context.Context, img ctrdimages.Image) error {
 	if name == img.Name {
 		return nil
 	}
-	_, err = s.client.ImageService().Create(ctx, ctrdimages.Image{Name: name, Target: img.Target, Labels: maps.Clone(img.Labels)})
+	byDigest := ctrdimages.Image{Name: name, Target: img.Target, Labels: maps.Clone(img.Labels)}
+	_, err = s.client.ImageService().Create(ctx, byDigest)
 	if errdefs.IsAlreadyExists(err) {
-		return nil
+		before, gerr := s.client.ImageService().Get(ctx, name)
+		if gerr != nil {
+			return gerr
+		}
+		_, err = s.keepLabels(ctx, &before, byDigest)
 	}
 	return err
 }
 
-// resolver speaks to registries with one credential. A registry on this machine's loopback is asked in plain
-// HTTP where it does not speak TLS.
-func (s *Store) resolver(ctx context.Context, cred Credential) remotes.Resolver {
+// resolver speaks to registries with one credential, which only the image's own registry gets; a mirror gets what the keyring
+// has for it. A registry on this machine's loopback is asked in plain HTTP where it does not speak TLS.
+func (s *Store) resolver(ctx context.Context, full string, cred Credential, ring Keyring, stall *watch) remotes.Resolver {
+	registry, path, _ := strings.Cut(full, "/")
 	hosts := config.HostOptions{
-		Credentials: func(string) (string, string, error) {
+		UpdateClient: stall.wrap,
+		Credentials: func(host string) (string, string, error) {
+			if host != registry && (registry != "docker.io" || host != "registry-1.docker.io") {
+				for _, own := range ring.Lookup(host + "/" + path) {
+					return own.Username, own.Password, nil
+				}
+				return "", "", nil
+			}
 			if cred.IdentityToken != "" {
 				return "", cred.IdentityToken, nil
 			}

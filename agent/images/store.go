@@ -261,6 +261,14 @@ func describe(r *resolved) runtime.Image {
 }
 
 func addName(img *runtime.Image, rec ctrdimages.Image) {
+	switch with := pulledWith(rec); {
+	case len(img.Names)+len(img.Digests) == 0:
+		img.PulledWith = with
+	case with == nil || img.PulledWith == nil: // one of its names is free
+		img.PulledWith = nil
+	default:
+		img.PulledWith = append(slices.Clone(img.PulledWith), with...)
+	}
 	if img.CreatedAt.IsZero() || rec.CreatedAt.Before(img.CreatedAt) {
 		img.CreatedAt = rec.CreatedAt
 	}

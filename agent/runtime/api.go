@@ -174,6 +174,8 @@ type Image struct {
 	Digests []string // repo@sha256:...
 	Size    int64    // bytes, compressed content
 	Pinned  bool
+	// PulledWith has fingerprints of the credentials that it was pulled with; none is that anyone may use it.
+	PulledWith []string
 	// CreatedAt is when the node got the image.
 	CreatedAt time.Time
 	UID       *int64 // of the image's USER, if numeric
