@@ -32,7 +32,7 @@ func begin(b *testing.B) *cluster.Cluster {
 	return c
 }
 
-// process is one of a cluster's, by what it is: server, containerd, supervise, simulator or shim.
+// process is one of a cluster's, by what it is: server, agent, containerd, supervise, simulator or shim.
 type process struct {
 	pid  int
 	role string
@@ -60,6 +60,8 @@ func processes(b *testing.B, c *cluster.Cluster) []process {
 			role = "containerd"
 		case role == "coracle" && len(args) > 1 && args[1] == "simulate":
 			role = "simulator"
+		case role == "coracle" && len(args) > 1 && args[1] == "agent":
+			role = "agent"
 		case role == "coracle":
 			role = "server"
 		}
