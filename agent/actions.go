@@ -199,6 +199,10 @@ func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifec
 		if err := w.removeContainers(ctx); err != nil {
 			return nil, err
 		}
+		// First, for what else is left of the pod tells an agent that starts anew that there is more to do, and the sandbox knows the name.
+		if err := os.RemoveAll(podspec.LogDir(w.a.cfg.Layout.PodLogs(), w.ref)); err != nil {
+			return nil, err
+		}
 	}
 	var g errgroup.Group
 	g.Go(func() error {
@@ -218,11 +222,6 @@ func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifec
 		return nil, err
 	}
 	w.a.weighQOS()
-	if act.Purge {
-		if err := os.RemoveAll(podspec.LogDir(w.a.cfg.Layout.PodLogs(), w.ref)); err != nil {
-			return nil, err
-		}
-	}
 	return func(s *lifecycle.State) {
 		s.Reclaimed, s.Purged, s.VolumesReady = true, s.Purged || act.Purge, false
 	}, nil

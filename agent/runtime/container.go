@@ -15,6 +15,7 @@ import (
 	tasks "github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/containerd/v2/core/containers"
 	"github.com/containerd/containerd/v2/core/mount"
 	"github.com/containerd/errdefs"
@@ -76,6 +77,9 @@ type container struct {
 	logs    *logPump
 	oom     bool
 	ended   chan struct{} // closed when the state is Exited
+
+	// unsettled: nobody knows whether the last start came about. The pod's lock guards it.
+	unsettled bool
 }
 
 // ContainerID is the ID that a container of a pod has in containerd: the same for the same pod, name and
@@ -223,11 +227,12 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 		return err
 	}
 	defer r.lockPod(c.meta.Pod.UID)()
-	if r.stateOf(c) != StateCreated {
-		return nil
+	if err := r.settle(ctx, c); err != nil || r.stateOf(c) != StateCreated {
+		return err
 	}
 	err = r.startTask(ctx, c)
 	if err != nil && (ctx.Err() != nil || errdefs.IsUnavailable(err)) {
+		c.unsettled = true
 		return err // the node's trouble: to be tried again
 	}
 	r.dropMappedMounts(c)
@@ -260,15 +265,19 @@ func (r *Runtime) startTask(ctx context.Context, c *container) error {
 	if err == nil {
 		var resp *tasks.StartResponse
 		now := time.Now().UTC() // before, so that no container ends before it began
+		r.noteStart(c, now)     // and so that none that may have run is started again
 		if resp, err = r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: c.id}); err == nil {
 			r.running(c, int(resp.Pid), now, pump)
 			return nil
 		}
 		err = fmt.Errorf("failed to start containerd task %q: %w", c.id, errgrpc.ToNative(err))
+		if ctx.Err() != nil || errdefs.IsUnavailable(err) {
+			pump.detach() // it may run
+			return err
+		}
 	}
 	clean := context.WithoutCancel(ctx)
-	_, derr := r.tasks.Delete(clean, &tasks.DeleteTaskRequest{ContainerID: c.id})
-	if derr != nil && !errdefs.IsNotFound(errgrpc.ToNative(derr)) {
+	if derr := r.deleteTask(clean, c.id); derr != nil {
 		r.log.Warn("task not removed", "container", c.id, "error", derr)
 	}
 	pump.drain(time.Second)
@@ -276,9 +285,53 @@ func (r *Runtime) startTask(ctx context.Context, c *container) error {
 	return err
 }
 
-// running notes a start in memory and, for an agent that starts anew, in the run folder.
+// settle finds out what became of a start whose answer was lost, with containerd or because nobody waited for it any more. The caller holds
+// the pod's lock.
+func (r *Runtime) settle(ctx context.Context, c *container) error {
+	if !c.unsettled {
+		return nil
+	}
+	resp, err := r.tasks.Get(ctx, &tasks.GetRequest{ContainerID: c.id})
+	err = errgrpc.ToNative(err)
+	started := r.startedAt(c)
+	switch {
+	case errdefs.IsNotFound(err) && started.IsZero():
+	case errdefs.IsNotFound(err):
+		r.finish(ctx, c, lostStatus(started))
+	case err != nil:
+		return err
+	case resp.Process.Status == task.Status_CREATED:
+		if err := r.discard(ctx, c); err != nil {
+			return err
+		}
+	default:
+		pump, err := r.openLogs(c)
+		if err != nil {
+			r.log.Warn("log not attached", "container", c.id, "error", err)
+		}
+		r.running(c, int(resp.Process.Pid), started, pump)
+		r.reapLocked(ctx, c, nil) // it may have ended before anybody looked
+	}
+	c.unsettled = false
+	return nil
+}
+
+// discard takes back a task that was created and not started.
+func (r *Runtime) discard(ctx context.Context, c *container) error {
+	if err := r.deleteTask(ctx, c.id); err != nil {
+		return err
+	}
+	r.removeFIFOs(c)
+	return nil
+}
+
+// noteStart tells an agent that starts anew that the container has been started.
+func (r *Runtime) noteStart(c *container, at time.Time) {
+	_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "started"), []byte(at.Format(time.RFC3339Nano)), 0o600)
+}
+
+// running notes a start in memory.
 func (r *Runtime) running(c *container, pid int, started time.Time, pump *logPump) {
-	_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "started"), []byte(started.Format(time.RFC3339Nano)), 0o600)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	c.state, c.pid, c.started, c.logs, c.rootfs = StateRunning, pid, started, pump, nil
@@ -324,11 +377,11 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 	if err != nil {
 		return err
 	}
-	switch r.stateOf(c) {
-	case StateExited:
-		return nil
-	case StateCreated:
-		return nil
+	unlock := r.lockPod(c.meta.Pod.UID)
+	err = r.settle(ctx, c)
+	unlock()
+	if err != nil || r.stateOf(c) != StateRunning {
+		return err
 	}
 	if grace > 0 {
 		if err := r.Kill(ctx, id, signalOf(c.meta.StopSignal)); err != nil {
@@ -412,10 +465,12 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	rec, err := r.client.ContainerService().Get(ctx, id)
 	if err == nil {
 		// A task that never started, or whose end could not be recorded.
-		if _, terr := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id}); terr != nil {
-			if terr = errgrpc.ToNative(terr); !errdefs.IsNotFound(terr) {
-				return fmt.Errorf("failed to delete containerd task: %w", terr)
-			}
+		if err := r.deleteTask(ctx, id); err != nil {
+			_ = r.Kill(ctx, id, unix.SIGKILL) // should it run after all, the next attempt finds it dead
+			return fmt.Errorf("failed to delete containerd task: %w", err)
+		}
+		if err := r.removeBundle(id); err != nil {
+			return err
 		}
 		err = r.client.ContainerService().Delete(ctx, id)
 		if err == nil || errdefs.IsNotFound(err) {

@@ -84,16 +84,16 @@ func (r *Runtime) Run(ctx context.Context) error {
 }
 
 func (r *Runtime) watch(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
+	stream, cancel := context.WithCancel(ctx) // not for what an event leads to: that goes on when containerd is back
 	defer cancel()
 	filter := func(topic string) string { return fmt.Sprintf("namespace==%s,topic==%q", r.cfg.Namespace, topic) }
-	stream, errs := r.client.EventService().Subscribe(ctx, filter("/tasks/exit"), filter("/tasks/oom"))
+	envelopes, errs := r.client.EventService().Subscribe(stream, filter("/tasks/exit"), filter("/tasks/oom"))
 	if _, err := r.List(ctx); err != nil {
 		return err
 	}
 	for {
 		select {
-		case e := <-stream:
+		case e := <-envelopes:
 			if e != nil {
 				r.handle(ctx, e)
 			}

@@ -7,10 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"time"
 
+	shim "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/ttrpc"
 	"golang.org/x/sync/errgroup"
 	"golang.org/x/sys/unix"
 )
@@ -159,10 +162,12 @@ func (r *Runtime) intact(dir string, rec *sandboxRecord) bool {
 			return false
 		}
 	}
-	if rec.Pause != 0 && startTime(rec.Pause) != rec.PauseStart {
-		return false
-	}
-	return true
+	return rec.pauses()
+}
+
+// pauses says whether the process that holds a shared PID namespace lives, where there is one: without it nothing can be started in there.
+func (rec *sandboxRecord) pauses() bool {
+	return rec.Pause == 0 || startTime(rec.Pause) == rec.PauseStart
 }
 
 // RemoveSandbox removes a pod's namespaces and cgroup. Its containers must be gone. It is idempotent.
@@ -179,7 +184,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	if err := r.teardown(dir); err != nil {
 		return fmt.Errorf("failed to remove pod sandbox: %w", err)
 	}
-	_ = os.Remove(r.shimSocket(uid))
+	r.endShim(ctx, uid)
 	r.mu.Lock()
 	delete(r.pods, uid)
 	delete(r.ids, uid)
@@ -189,7 +194,7 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 
 // teardown unmounts and removes whatever there is of a sandbox.
 func (r *Runtime) teardown(dir string) error {
-	if rec, err := readSandbox(dir); err == nil && rec.Pause != 0 && startTime(rec.Pause) == rec.PauseStart {
+	if rec, err := readSandbox(dir); err == nil && rec.Pause != 0 && rec.pauses() {
 		_ = unix.Kill(rec.Pause, unix.SIGKILL)
 	}
 	var errs []error
@@ -214,6 +219,22 @@ func (r *Runtime) teardown(dir string) error {
 		return errors.Join(errs...) // never remove what may still be a mount
 	}
 	return os.RemoveAll(dir)
+}
+
+// endShim ends a shim without containers that containerd does not know of, because it was killed when it had just started it. Of others the
+// socket is gone, or dead.
+func (r *Runtime) endShim(ctx context.Context, uid string) {
+	path := r.shimSocket(uid)
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		client := ttrpc.NewClient(conn)
+		ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+		if _, err := shim.NewTTRPCTaskClient(client).Shutdown(ctx, &shim.ShutdownRequest{ID: uid}); err != nil {
+			r.log.Warn("shim not ended", "pod", uid, "error", err)
+		}
+		cancel()
+		client.Close()
+	}
+	_ = os.Remove(path)
 }
 
 // shimSocket is where containerd's shim manager puts the socket of a pod's shim.

@@ -111,10 +111,9 @@ func (r *Runtime) adopt(ctx context.Context, c *container) error {
 		return nil
 	case resp.Process.Status == task.Status_CREATED:
 		// An agent died between runc's create and start; begin again from a clean state.
-		if _, err := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.id}); err != nil {
-			return errgrpc.ToNative(err)
+		if err := r.discard(ctx, c); err != nil {
+			return err
 		}
-		r.removeFIFOs(c)
 		c.state = StateCreated
 	default:
 		c.state, c.pid, c.started = StateRunning, int(resp.Process.Pid), started
@@ -171,6 +170,11 @@ func (r *Runtime) unrecordedEnd(c *container) (end status, known bool) {
 // of a container whose shim was killed.
 func (r *Runtime) reap(ctx context.Context, c *container, event *eventtypes.TaskExit) {
 	defer r.lockPod(c.meta.Pod.UID)()
+	r.reapLocked(ctx, c, event)
+}
+
+// reapLocked is reap; the caller holds the pod's lock.
+func (r *Runtime) reapLocked(ctx context.Context, c *container, event *eventtypes.TaskExit) {
 	if r.stateOf(c) != StateRunning {
 		return
 	}
@@ -192,9 +196,10 @@ func (r *Runtime) reap(ctx context.Context, c *container, event *eventtypes.Task
 		end.FinishedAt = resp.Process.ExitedAt.AsTime()
 		end.Reason = r.reasonOf(c, end.ExitCode)
 		c.logs.drain(drainTime)
-		_, err := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: c.id})
-		if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
+		r.noteEnd(c, end) // from here on nobody else knows
+		if err := r.deleteTask(ctx, c.id); err != nil {
 			r.log.Warn("task not removed", "container", c.id, "error", err)
+			return // it would keep the shim; this is called again when containerd is back
 		}
 	}
 	r.finish(ctx, c, end)
@@ -216,17 +221,12 @@ func (r *Runtime) reasonOf(c *container, code int32) string {
 // finish is the one place where a container's end is written: in containerd first, then in memory, then the
 // pod's worker is woken.
 func (r *Runtime) finish(ctx context.Context, c *container, end status) {
-	data, err := json.Marshal(end)
-	if err == nil {
-		_, err = r.client.ContainerService().Update(ctx, containers.Container{
-			ID: c.id, Extensions: map[string]typeurl.Any{extStatus: jsonAny(extStatus, data)},
-		}, "extensions."+extStatus)
-	}
+	err := twice(func() error { return r.recordEnd(ctx, c, end) })
 	c.logs.drain(time.Second)
 	if err != nil && !errdefs.IsNotFound(err) {
 		// It is noted in the run folder, for an agent that starts anew must not start it again.
 		r.log.Warn("end of container not recorded", "container", c.id, "error", err)
-		_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "ended"), data, 0o600)
+		r.noteEnd(c, end)
 		r.removePipes(c)
 	} else {
 		r.removeFIFOs(c)
@@ -240,6 +240,46 @@ func (r *Runtime) finish(ctx context.Context, c *container, end status) {
 	}
 	r.mu.Unlock()
 	r.wake(c.meta.Pod.UID)
+}
+
+// recordEnd writes the end beside the container's record.
+func (r *Runtime) recordEnd(ctx context.Context, c *container, end status) error {
+	data, err := json.Marshal(end)
+	if err != nil {
+		return err
+	}
+	_, err = r.client.ContainerService().Update(ctx, containers.Container{
+		ID: c.id, Extensions: map[string]typeurl.Any{extStatus: jsonAny(extStatus, data)},
+	}, "extensions."+extStatus)
+	return err
+}
+
+// twice makes a call again if containerd went away under it; another waits until it is back.
+func twice(call func() error) error {
+	err := errgrpc.ToNative(call())
+	if errdefs.IsUnavailable(err) {
+		err = errgrpc.ToNative(call())
+	}
+	return err
+}
+
+// deleteTask removes a task that does not run, if there is one.
+func (r *Runtime) deleteTask(ctx context.Context, id string) error {
+	err := twice(func() error {
+		_, err := r.tasks.Delete(ctx, &tasks.DeleteTaskRequest{ContainerID: id})
+		return err
+	})
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	return err
+}
+
+// noteEnd writes the end to the run folder, until it is recorded.
+func (r *Runtime) noteEnd(c *container, end status) {
+	if data, err := json.Marshal(end); err == nil {
+		_ = os.WriteFile(r.ioPath(c.meta.Pod.UID, c.id, "ended"), data, 0o600)
+	}
 }
 
 // report is a container as others see it; the caller holds mu.
@@ -271,7 +311,7 @@ func (r *Runtime) Status(ctx context.Context, id string) (Container, error) {
 func (r *Runtime) Pod(uid string) Pod {
 	p := Pod{}
 	dir := r.sandboxDir(uid)
-	if rec, err := readSandbox(dir); err == nil {
+	if rec, err := readSandbox(dir); err == nil && rec.pauses() {
 		p.Sandbox = rec.sandbox(dir)
 	}
 	r.mu.Lock()

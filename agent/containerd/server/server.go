@@ -58,6 +58,9 @@ func Main(ctx context.Context, cfg Config) error {
 		return err
 	}
 	defer lock.Close()
+	if err := removeHidden(state, cfg.Layout.Containerd()); err != nil {
+		return err
+	}
 	// runc and the shim are found by PATH: the unpacked helpers come before the machine's.
 	path := cfg.Layout.Bin() + ":" + os.Getenv("PATH") + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 	if err := os.Setenv("PATH", path); err != nil {
@@ -81,6 +84,23 @@ func Main(ctx context.Context, cfg Config) error {
 	}
 	slog.Debug("containerd serves", "component", "containerd", "version", version.Version, "socket", socket)
 	return footprint.Keep(ctx, 5*time.Second)
+}
+
+// removeHidden does the rest of what a containerd that was killed had begun: it removes a bundle by giving it a hidden name first, and one that
+// starts anew passes over those. Nothing is mounted in them any more.
+func removeHidden(roots ...string) error {
+	for _, root := range roots {
+		found, err := filepath.Glob(filepath.Join(root, "io.containerd.runtime.v2.task", "*", ".*"))
+		if err != nil {
+			return err
+		}
+		for _, path := range found {
+			if err := os.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // lockState takes the state folder's lock, which the kernel releases when the process ends.
