@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -144,7 +143,7 @@ items:
 func TestKillShim(t *testing.T) {
 	p := startParts(t)
 	s := p.serve()
-	shims := processesOf(t, filepath.Join(p.c.Layout.Bin(), "containerd-shim-runc-v2"))
+	shims := cluster.ProcessesOf(filepath.Join(p.c.Layout.Bin(), "containerd-shim-runc-v2"))
 	if len(shims) != 1 {
 		t.Fatalf("%d shims for one pod", len(shims))
 	}
@@ -205,7 +204,7 @@ func TestKillContainerd(t *testing.T) {
 // containerd finds the cluster's containerd.
 func (p *parts) containerd() []int {
 	p.t.Helper()
-	return processesOf(p.t, filepath.Join(p.c.Layout.Bin(), "containerd"))
+	return cluster.ProcessesOf(filepath.Join(p.c.Layout.Bin(), "containerd"))
 }
 
 func TestKillServer(t *testing.T) {
@@ -231,7 +230,7 @@ func TestKillUp(t *testing.T) {
 	c := cluster.New(t)
 	c.Up()
 	s := (&parts{kube: newKube(t, c)}).serve()
-	for _, pid := range processesOf(t, mustReal(t, cluster.Binary(t))) {
+	for _, pid := range cluster.ProcessesOf(mustReal(t, cluster.Binary(t))) {
 		line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
 		if strings.Contains(string(line), "\x00--foreground\x00") && strings.Contains(string(line), c.Layout.Run) {
 			kill(t, pid)
@@ -355,23 +354,11 @@ func mustReal(t *testing.T, path string) string {
 	return real
 }
 
-// processesOf lists the processes that run a program.
-func processesOf(t *testing.T, program string) []int {
-	t.Helper()
-	var pids []int
-	forProcesses(t, func(pid int, dir string) {
-		if exe, err := os.Readlink(dir + "/exe"); err == nil && exe == program {
-			pids = append(pids, pid)
-		}
-	})
-	return pids
-}
-
 // containerProcess finds the first process of a container: that with the number 1 inside, in the container's cgroup.
 func containerProcess(t *testing.T, id string) int {
 	t.Helper()
 	var found []int
-	forProcesses(t, func(pid int, dir string) {
+	cluster.Processes(func(pid int, dir string) {
 		groups, _ := os.ReadFile(dir + "/cgroup")
 		status, _ := os.ReadFile(dir + "/status")
 		if strings.Contains(string(groups), id) && hasNSPid1(string(status)) {
@@ -394,20 +381,6 @@ func hasNSPid1(status string) bool {
 	return false
 }
 
-func forProcesses(t *testing.T, do func(pid int, dir string)) {
-	t.Helper()
-	dirs, err := filepath.Glob("/proc/[0-9]*")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, dir := range dirs {
-		if pid, err := strconv.Atoi(filepath.Base(dir)); err == nil {
-			do(pid, dir)
-		}
-	}
-}
-
-// kill sends SIGKILL.
 // killAll kills processes as a power cut does, so that none sees another's end, and waits until none holds its ports any more.
 func killAll(t *testing.T, pids []int) {
 	t.Helper()
@@ -429,6 +402,7 @@ func killAll(t *testing.T, pids []int) {
 	})
 }
 
+// kill sends SIGKILL.
 func kill(t *testing.T, pid int) {
 	t.Helper()
 	if err := unix.Kill(pid, unix.SIGKILL); err != nil {

@@ -136,7 +136,7 @@ func TestServerAway(t *testing.T) {
 func (w *watched) processNow(name string) int {
 	w.t.Helper()
 	found := 0
-	forProcesses(w.t, func(pid int, dir string) {
+	cluster.Processes(func(pid int, dir string) {
 		host, _ := os.ReadFile(dir + "/root/etc/hostname")
 		status, _ := os.ReadFile(dir + "/status")
 		if strings.TrimSpace(string(host)) == name && hasNSPid1(string(status)) {
@@ -221,7 +221,7 @@ func reboot(t *testing.T, c *cluster.Cluster) {
 	for _, group := range r.cgroups {
 		removeCgroup(t, group)
 	}
-	mounts := mountsOf(t, c)
+	mounts := c.Mounts()
 	slices.Reverse(mounts)
 	for _, mount := range mounts {
 		if err := unix.Unmount(mount, unix.MNT_DETACH); err != nil && err != unix.EINVAL {

@@ -350,12 +350,8 @@ type resources struct {
 func takeResources(t *testing.T, c *cluster.Cluster) *resources {
 	t.Helper()
 	r := &resources{c: c, pids: map[int]string{}}
-	var own unix.Stat_t
-	if err := unix.Stat(c.NetNS, &own); err != nil {
-		t.Fatal(err)
-	}
-	forProcesses(t, func(pid int, dir string) {
-		if ours(c, dir, own.Ino) {
+	cluster.Processes(func(pid int, dir string) {
+		if c.Owns(dir) {
 			r.pids[pid] = startTime(dir)
 		}
 	})
@@ -368,7 +364,7 @@ func takeResources(t *testing.T, c *cluster.Cluster) *resources {
 	for root := range roots {
 		r.cgroups = append(r.cgroups, root)
 	}
-	r.mounts = len(mountsOf(t, c))
+	r.mounts = len(c.Mounts())
 	if len(r.pids) < 5 || len(r.cgroups) == 0 || r.mounts == 0 {
 		t.Errorf("a cluster that runs pods has %d processes, %d cgroups, %d mounts", len(r.pids), len(r.cgroups), r.mounts)
 	}
@@ -386,13 +382,9 @@ func (r *resources) processes() []int {
 // gone checks that nothing of it is left, nor anything of its kind.
 func (r *resources) gone(t *testing.T) {
 	t.Helper()
-	var own unix.Stat_t
-	if err := unix.Stat(r.c.NetNS, &own); err != nil {
-		t.Fatal(err)
-	}
-	forProcesses(t, func(pid int, dir string) {
+	cluster.Processes(func(pid int, dir string) {
 		started, was := r.pids[pid]
-		if (!was || started != startTime(dir)) && !ours(r.c, dir, own.Ino) {
+		if (!was || started != startTime(dir)) && !r.c.Owns(dir) {
 			return
 		}
 		line, _ := os.ReadFile(dir + "/cmdline")
@@ -407,25 +399,9 @@ func (r *resources) gone(t *testing.T) {
 			t.Errorf("cgroup %s is left", group)
 		}
 	}
-	for _, mount := range mountsOf(t, r.c) {
+	for _, mount := range r.c.Mounts() {
 		t.Errorf("mount %s is left", mount)
 	}
-}
-
-// ours tells whether a process belongs to a cluster: by its program, arguments or network namespace.
-func ours(c *cluster.Cluster, dir string, netns uint64) bool {
-	if dir == fmt.Sprintf("/proc/%d", os.Getpid()) {
-		return false
-	}
-	if exe, err := os.Readlink(dir + "/exe"); err == nil && strings.HasPrefix(exe, c.Dir) {
-		return true
-	}
-	line, _ := os.ReadFile(dir + "/cmdline")
-	if strings.Contains(string(line), c.Layout.Run) {
-		return true
-	}
-	var st unix.Stat_t
-	return unix.Stat(dir+"/ns/net", &st) == nil && st.Ino == netns
 }
 
 func startTime(dir string) string {
@@ -457,22 +433,6 @@ func podCgroups(pid int) []string {
 		top, _, _ := strings.Cut(strings.TrimPrefix(parts[2], "/"), "/")
 		controller, _, _ := strings.Cut(strings.TrimPrefix(parts[1], "name="), ",")
 		found = append(found, filepath.Join("/sys/fs/cgroup", controller, top))
-	}
-	return found
-}
-
-// mountsOf lists the mounts below a cluster's folders.
-func mountsOf(t *testing.T, c *cluster.Cluster) []string {
-	t.Helper()
-	text, err := os.ReadFile("/proc/self/mountinfo")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for line := range strings.Lines(string(text)) {
-		if fields := strings.Fields(line); len(fields) > 4 && strings.HasPrefix(fields[4], c.Dir+"/") && fields[4] != c.NetNS {
-			found = append(found, fields[4])
-		}
 	}
 	return found
 }

@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
@@ -20,11 +21,11 @@ import (
 // called "user" and belongs to the groups 1000, "extra" (50000) and "more" (60000) by the image's own /etc/group.
 const Busybox = "docker.io/library/busybox:1"
 
-// ImportBusybox makes the image of the machine's /bin/busybox (Debian's package busybox-static) and imports it.
-func (c *Cluster) ImportBusybox() {
+// ImportBusybox makes the image of the machine's /bin/busybox (Debian's package busybox-static) and imports it, under further names too.
+func (c *Cluster) ImportBusybox(also ...string) {
 	c.t.Helper()
 	archive := filepath.Join(c.t.TempDir(), "busybox.tar")
-	if err := writeBusybox(archive); err != nil {
+	if err := writeBusybox(archive, append(also, Busybox)); err != nil {
 		c.fatalf("make the busybox image: %v", err)
 	}
 	if out, err := c.Image("import", archive); err != nil {
@@ -32,7 +33,7 @@ func (c *Cluster) ImportBusybox() {
 	}
 }
 
-func writeBusybox(archive string) error {
+func writeBusybox(archive string, names []string) error {
 	content, err := busyboxLayer()
 	if err != nil {
 		return err
@@ -55,11 +56,15 @@ func writeBusybox(archive string) error {
 	if img, err = mutate.ConfigFile(img, file); err != nil {
 		return err
 	}
-	tag, err := name.NewTag(Busybox)
-	if err != nil {
-		return err
+	images := map[name.Tag]v1.Image{}
+	for _, n := range names {
+		tag, err := name.NewTag(n)
+		if err != nil {
+			return err
+		}
+		images[tag] = img
 	}
-	return tarball.WriteToFile(archive, tag, img)
+	return tarball.MultiWriteToFile(archive, images)
 }
 
 // busyboxLayer has the program, a link for each of its applets, and the files of users and groups.

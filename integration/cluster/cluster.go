@@ -140,6 +140,9 @@ func (c *Cluster) Command(name string, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// Binary is the path of the coracle that the cluster is made of.
+func (c *Cluster) Binary() string { return c.bin }
+
 // Flags place a cluster.
 func (c *Cluster) Flags() []string {
 	return []string{"--data-dir", c.Layout.Data, "--run-dir", c.Layout.Run}
