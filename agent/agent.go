@@ -181,6 +181,7 @@ func (a *Agent) run(ctx context.Context) error {
 	a.wg.Go(func() { a.guard.Run(ctx) })
 	a.wg.Go(func() { a.keepVolumes(ctx) })
 	a.wg.Go(func() { a.runDrivers(ctx) })
+	a.wg.Go(func() { a.watchClock(ctx) })
 	if a.cfg.Serve != nil {
 		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
 	}

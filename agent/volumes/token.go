@@ -49,6 +49,16 @@ func (m *Manager) addToken(ctx context.Context, pod *v1.Pod, files map[string]fi
 	return t.refresh, addFile(files, s.Path, f)
 }
 
+// RenewTokens has every token replaced when its pod's volumes are set up the next time: the clock by which they end was set.
+func (m *Manager) RenewTokens() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for key, t := range m.tokens {
+		t.refresh = time.Time{}
+		m.tokens[key] = t
+	}
+}
+
 func (m *Manager) requestToken(ctx context.Context, pod *v1.Pod, s *v1.ServiceAccountTokenProjection) (token, error) {
 	r := &authv1.TokenRequest{Spec: authv1.TokenRequestSpec{
 		ExpirationSeconds: s.ExpirationSeconds,

@@ -179,6 +179,10 @@ func TestProjectedAndTokens(t *testing.T) {
 	if _, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}}); err != nil || read(t, dir, "token") != "default/default/u1/2" {
 		t.Errorf("token not renewed: %v", err)
 	}
+	m.RenewTokens()
+	if _, err := m.Setup(t.Context(), Pod{Pod: pod, Facts: fields.Facts{}}); err != nil || read(t, dir, "token") != "default/default/u1/3" {
+		t.Errorf("token not renewed when the clock was set: %v", err)
+	}
 }
 
 func TestErrors(t *testing.T) {
