@@ -197,12 +197,7 @@ func (a *Agent) run(ctx context.Context) error {
 
 // serve runs the node's API. Without it pods run on, so its failure is not the agent's.
 func (a *Agent) serve(ctx context.Context, pods cache.Store) {
-	err := a.cfg.Serve(ctx, func(namespace, name string) (*v1.Pod, bool) {
-		obj, _, _ := pods.GetByKey(namespace + "/" + name)
-		pod, ok := obj.(*v1.Pod)
-		return pod, ok
-	})
-	if err != nil && ctx.Err() == nil {
+	if err := a.cfg.Serve(ctx, nodePods{a, pods}); err != nil && ctx.Err() == nil {
 		a.cfg.Log.Error("the node's API ended", "error", err)
 	}
 }

@@ -79,6 +79,15 @@ type Network interface {
 	Pods() map[string]netip.Addr
 }
 
+// NodePods are the pods of this node, for its API.
+type NodePods interface {
+	// Pod finds one by name.
+	Pod(namespace, name string) (*v1.Pod, bool)
+	Pods() []*v1.Pod
+	// VolumePaths tells where a pod's volumes are that are in place, by name.
+	VolumePaths(uid string) map[string]string
+}
+
 // Config is what Run needs.
 type Config struct {
 	RestConfig *rest.Config
@@ -131,8 +140,8 @@ type Config struct {
 	Network    Network
 	// VolumeImages mounts images as volumes; nil refuses such volumes.
 	VolumeImages volumes.Images
-	// Serve, if set, is run beside the pods: the node's API, for which pod finds one of this node by name.
-	Serve func(ctx context.Context, pod func(namespace, name string) (*v1.Pod, bool)) error
+	// Serve, if set, is run beside the pods: the node's API.
+	Serve func(ctx context.Context, pods NodePods) error
 	// RuntimeVersion is told in Node.status, as containerd://2.4.2.
 	RuntimeVersion string
 	Log            *slog.Logger

@@ -26,33 +26,47 @@ import (
 type Runtime interface {
 	// Pod tells what is known of a pod, from memory.
 	Pod(uid string) runtime.Pod
+	// Running lists the containers that run now, of all pods.
+	Running() []runtime.Container
 	Exec(ctx context.Context, id string, cfg runtime.ExecConfig) (exitCode int, err error)
 	Attach(ctx context.Context, id string, cfg runtime.AttachConfig) error
 	// Follow tells how a container's log goes on: see logs.Next.
 	Follow(id string) (changed <-chan struct{}, more bool)
 }
 
+// Pods are the pods of this node.
+type Pods interface {
+	// Pod finds one by name.
+	Pod(namespace, name string) (*corev1.Pod, bool)
+	Pods() []*corev1.Pod
+}
+
 // Config is what New needs.
 type Config struct {
 	Runtime Runtime
-	// Pod finds a pod of this node by name.
-	Pod func(namespace, name string) (*corev1.Pod, bool)
+	Pods    Pods
+	// Settings are shown at /configz, by the kubelet's names.
+	Settings map[string]any
+	// SystemLogs is the folder of the machine's logs; empty shows none.
+	SystemLogs string
 	// Stats tells what the node and its pods use; nil tells nothing.
 	Stats Stats
 }
 
 // Stats answers with what the node and its pods use.
 type Stats interface {
-	// ServeResource answers /metrics/resource, ServeSummary /stats/summary.
+	// ServeMetrics answers /metrics, ServeResource and ServeCadvisor what is below, ServeSummary /stats/summary.
+	ServeMetrics(w http.ResponseWriter, r *http.Request)
 	ServeResource(w http.ResponseWriter, r *http.Request)
+	ServeCadvisor(w http.ResponseWriter, r *http.Request)
 	ServeSummary(w http.ResponseWriter, r *http.Request)
 }
 
-// How long a stream may stay silent, and how long a client may take to open all it asked for.
-const (
-	idleTimeout     = 4 * time.Hour
-	creationTimeout = 30 * time.Second
-)
+// IdleTimeout is how long a stream may stay silent.
+const IdleTimeout = 4 * time.Hour
+
+// creationTimeout is how long a client may take to open all the streams it asked for.
+const creationTimeout = 30 * time.Second
 
 type api struct {
 	cfg Config
@@ -64,17 +78,13 @@ type api struct {
 func New(cfg Config) http.Handler {
 	a := &api{cfg: cfg, log: slog.With("component", "nodeapi")}
 	mux := http.NewServeMux()
-	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
 	mux.HandleFunc("GET /containerLogs/{namespace}/{pod}/{container}", a.handle(a.logs))
 	mux.HandleFunc("/exec/{namespace}/{pod}/{container}", a.handle(a.exec))
 	mux.HandleFunc("/attach/{namespace}/{pod}/{container}", a.handle(a.attach))
 	mux.HandleFunc("/portForward/{namespace}/{pod}", a.handle(a.portForward))
 	mux.HandleFunc("GET /connect/{namespace}/{pod}", a.handle(a.connectPod))
 	mux.HandleFunc("GET /connect", a.handle(a.connectHost))
-	if cfg.Stats != nil {
-		mux.HandleFunc("GET /metrics/resource", cfg.Stats.ServeResource)
-		mux.HandleFunc("GET /stats/summary", cfg.Stats.ServeSummary)
-	}
+	a.node(mux)
 	return mux
 }
 
@@ -115,7 +125,7 @@ func (a *api) handle(serve func(http.ResponseWriter, *http.Request) error) http.
 // pod finds the pod of a request, and what the runtime knows of it.
 func (a *api) pod(r *http.Request) (*corev1.Pod, runtime.Pod, error) {
 	namespace, name := r.PathValue("namespace"), r.PathValue("pod")
-	pod, found := a.cfg.Pod(namespace, name)
+	pod, found := a.cfg.Pods.Pod(namespace, name)
 	if !found {
 		return nil, runtime.Pod{}, apierrors.NewNotFound(corev1.Resource("pods"), name)
 	}
@@ -136,7 +146,7 @@ func newest(pod runtime.Pod, name string) (runtime.Container, bool) {
 
 // running is the container to exec in or attach to. The errors are the kubelet's.
 func (a *api) running(r *http.Request) (runtime.Container, error) {
-	pod, found := a.cfg.Pod(r.PathValue("namespace"), r.PathValue("pod"))
+	pod, found := a.cfg.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
 	if !found {
 		return runtime.Container{}, &plainError{http.StatusNotFound, "pod does not exist"}
 	}
@@ -203,7 +213,7 @@ func (a *api) stream(w http.ResponseWriter, r *http.Request, refused error, s st
 }
 
 func (a *api) portForward(w http.ResponseWriter, r *http.Request) error {
-	pod, found := a.cfg.Pod(r.PathValue("namespace"), r.PathValue("pod"))
+	pod, found := a.cfg.Pods.Pod(r.PathValue("namespace"), r.PathValue("pod"))
 	if !found {
 		return &plainError{http.StatusNotFound, "pod does not exist"}
 	}
@@ -224,7 +234,7 @@ func (a *api) portForward(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return &plainError{http.StatusBadRequest, err.Error()}
 	}
-	portforward.ServePortForward(w, r, ports, pod.Name, string(pod.UID), opts, idleTimeout, creationTimeout, portforward.SupportedProtocols)
+	portforward.ServePortForward(w, r, ports, pod.Name, string(pod.UID), opts, IdleTimeout, creationTimeout, portforward.SupportedProtocols)
 	return nil
 }
 

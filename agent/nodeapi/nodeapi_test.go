@@ -54,6 +54,8 @@ func (f fakeRuntime) Exec(_ context.Context, _ string, cfg runtime.ExecConfig) (
 	return strconv.Atoi(cfg.Command[1])
 }
 
+func (f fakeRuntime) Running() []runtime.Container { return f.pod.Containers }
+
 func (f fakeRuntime) Follow(string) (<-chan struct{}, bool) { return nil, false }
 
 func (f fakeRuntime) Attach(_ context.Context, _ string, cfg runtime.AttachConfig) error {
@@ -71,11 +73,16 @@ func start(t *testing.T, pod runtime.Pod) *url.URL {
 
 func startWith(t *testing.T, containers Runtime) *url.URL {
 	t.Helper()
+	logs := t.TempDir()
+	if err := os.WriteFile(filepath.Join(logs, "syslog"), []byte("it is on\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink("/etc/passwd", filepath.Join(logs, "link")); err != nil {
+		t.Fatal(err)
+	}
 	server := httptest.NewServer(New(Config{
 		Runtime: containers,
-		Pod: func(_, name string) (*corev1.Pod, bool) {
-			return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u"}}, name == "p"
-		},
+		Pods:    onlyP{}, Settings: map[string]any{"maxPods": 7}, SystemLogs: logs,
 	}))
 	t.Cleanup(server.Close)
 	u, err := url.Parse(server.URL)
@@ -83,6 +90,17 @@ func startWith(t *testing.T, containers Runtime) *url.URL {
 		t.Fatal(err)
 	}
 	return u
+}
+
+type onlyP struct{}
+
+func (onlyP) Pod(_, name string) (*corev1.Pod, bool) {
+	return &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "default", Name: name, UID: "u"}}, name == "p"
+}
+
+func (o onlyP) Pods() []*corev1.Pod {
+	pod, _ := o.Pod("default", "p")
+	return []*corev1.Pod{pod}
 }
 
 func onePod(logPath string) runtime.Pod {
@@ -257,6 +275,16 @@ func TestLogsAndErrors(t *testing.T) {
 		{"/exec/default/p/other?command=x&output=1", 500, `container not found ("other")`},
 		{"/exec/default/p/c?command=x", 400, "you must specify at least 1 of stdin, stdout, stderr"},
 		{"/healthz", 200, "ok"},
+		{"/healthz/ping", 200, "ok"},
+		{"/pods", 200, `{"kind":"PodList","apiVersion":"v1","metadata":{},"items":[{"metadata":{"name":"p","namespace":"default","uid":"u"}`},
+		{"/runningpods/", 200, `"containers":[{"name":"c",`},
+		{"/configz", 200, `{"kubeletconfig":{"maxPods":7}}`},
+		{"/logs/", 200, `<a href="syslog">syslog</a>`},
+		{"/logs/syslog", 200, "it is on\n"},
+		{"/logs/link", 500, ""}, // leads out of the folder
+		{"/logs/../nodeapi.go", 404, ""},
+		{"/logs/?query=kubelet", 403, "node log query is not enabled"},
+		{"/checkpoint/default/p/c", 404, ""},
 	}
 	for _, c := range cases {
 		resp, err := http.Get(base.String() + c.path)

@@ -85,13 +85,13 @@ func (p process) AttachContainer(ctx context.Context, _, _, _ string, in io.Read
 func remotecommandExec(container string, command []string) func(http.ResponseWriter, *http.Request, *remotecommand.Options, func(context.Context, stdio) error) {
 	return func(w http.ResponseWriter, r *http.Request, opts *remotecommand.Options, run func(context.Context, stdio) error) {
 		remotecommand.ServeExec(w, r, process(run), r.PathValue("pod"), "", container, command, opts,
-			idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+			IdleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
 	}
 }
 
 func remotecommandAttach(container string) func(http.ResponseWriter, *http.Request, *remotecommand.Options, func(context.Context, stdio) error) {
 	return func(w http.ResponseWriter, r *http.Request, opts *remotecommand.Options, run func(context.Context, stdio) error) {
 		remotecommand.ServeAttach(w, r, process(run), r.PathValue("pod"), "", container, opts,
-			idleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
+			IdleTimeout, creationTimeout, remotecommand.SupportedStreamingProtocols)
 	}
 }

@@ -25,6 +25,7 @@ type cgroups interface {
 	// remove removes a cgroup and all below it; it waits a little for processes that are just ending.
 	remove(path string) error
 	usage(path string) Usage
+	detail(path string) Detail
 	// oomKills counts the processes of a cgroup that the kernel killed for memory.
 	oomKills(path string) int
 }
@@ -107,12 +108,17 @@ func readKey(file, key string) uint64 {
 }
 
 func readNumber(file string) uint64 {
+	n, _ := strconv.ParseUint(readLine(file), 10, 64)
+	return n
+}
+
+// readLine reads a file of one line; empty where it is missing.
+func readLine(file string) string {
 	data, err := os.ReadFile(file)
 	if err != nil {
-		return 0
+		return ""
 	}
-	n, _ := strconv.ParseUint(strings.TrimSpace(string(data)), 10, 64)
-	return n
+	return strings.TrimSpace(string(data))
 }
 
 // Usage is what a cgroup has used.

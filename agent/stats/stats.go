@@ -1,5 +1,5 @@
 // Package stats tells what the node, its pods and their containers use, in the kubelet's two forms: metrics for Prometheus
-// (/metrics/resource) and the summary (/stats/summary).
+// (/metrics, /metrics/resource, /metrics/cadvisor) and the summary (/stats/summary).
 //
 // Invariant: nothing is measured but while somebody asks; figures are the kernel's own counters, read from the cgroups.
 package stats
@@ -18,7 +18,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+	corev1 "k8s.io/api/core/v1"
 
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
@@ -30,14 +32,26 @@ type Runtime interface {
 	// Usage is what a container uses, PodUsage what a pod's cgroup does; a zero time says that there is none.
 	Usage(id string) runtime.Usage
 	PodUsage(uid string) runtime.Usage
+	// Detail is all that is counted of a container, PodDetail of a pod's cgroup and NodeDetail of the machine's.
+	Detail(id string) runtime.Detail
+	PodDetail(uid string) runtime.Detail
+	NodeDetail() runtime.Detail
 	// Pod tells what is known of a pod.
 	Pod(uid string) runtime.Pod
+}
+
+// Pods are the node's pods.
+type Pods interface {
+	Pods() []*corev1.Pod
+	// VolumePaths tells where a pod's volumes are, by name.
+	VolumePaths(uid string) map[string]string
 }
 
 // Config is what New needs.
 type Config struct {
 	NodeName string
 	Runtime  Runtime
+	Pods     Pods
 	// Data is the folder whose file system counts as the node's.
 	Data string
 	// Root is where /proc is found; empty is /.
@@ -48,8 +62,8 @@ type Config struct {
 
 // Stats serves the node's figures.
 type Stats struct {
-	cfg      Config
-	resource http.Handler
+	cfg                        Config
+	resource, cadvisor, itself http.Handler
 
 	mu sync.Mutex
 	// last is what was measured when somebody asked last, by container or pod: rates are over the time since then.
@@ -65,14 +79,25 @@ func New(cfg Config) *Stats {
 	if s.cfg.Node == nil {
 		s.cfg.Node = s.machine
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(&collector{s})
-	s.resource = promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
+	s.resource, s.cadvisor = handler(&collector{s}), handler(&cadvisor{s})
+	s.itself = handler(&kubelet{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
+}
+
+func handler(all ...prometheus.Collector) http.Handler {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(all...)
+	return promhttp.HandlerFor(registry, promhttp.HandlerOpts{})
 }
 
 // ServeResource answers /metrics/resource.
 func (s *Stats) ServeResource(w http.ResponseWriter, r *http.Request) { s.resource.ServeHTTP(w, r) }
+
+// ServeCadvisor answers /metrics/cadvisor.
+func (s *Stats) ServeCadvisor(w http.ResponseWriter, r *http.Request) { s.cadvisor.ServeHTTP(w, r) }
+
+// ServeMetrics answers /metrics: what the agent tells of itself.
+func (s *Stats) ServeMetrics(w http.ResponseWriter, r *http.Request) { s.itself.ServeHTTP(w, r) }
 
 // podUsage is what one pod uses.
 type podUsage struct {

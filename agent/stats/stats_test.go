@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
@@ -20,6 +23,7 @@ var begin = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 type fake struct {
 	now     time.Time
 	running []runtime.Container
+	root    string
 }
 
 func (f *fake) Running() []runtime.Container { return append([]runtime.Container(nil), f.running...) }
@@ -32,6 +36,29 @@ func (f *fake) Usage(id string) runtime.Usage {
 }
 
 func (f *fake) PodUsage(uid string) runtime.Usage { return f.Usage(uid) }
+
+func (f *fake) Detail(id string) runtime.Detail {
+	return runtime.Detail{Usage: f.Usage(id), Cgroup: "/kubepods/" + id, UserCPU: time.Second, PageFaults: 9, Swap: 4096, Quota: 50000, Period: 100000, Shares: 512, MemoryLimit: 1 << 20, Cache: 700}
+}
+
+func (f *fake) PodDetail(uid string) runtime.Detail { return f.Detail(uid) }
+
+func (f *fake) NodeDetail() runtime.Detail { return runtime.Detail{} }
+
+// Pods and VolumePaths: web has an emptyDir and a claim, beside what is not measured.
+func (f *fake) Pods() []*corev1.Pod {
+	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: "ns", Name: "web", UID: "u2"}}
+	pod.Spec.Volumes = []corev1.Volume{
+		{Name: "scratch", VolumeSource: corev1.VolumeSource{EmptyDir: &corev1.EmptyDirVolumeSource{}}},
+		{Name: "data", VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &corev1.PersistentVolumeClaimVolumeSource{ClaimName: "disk"}}},
+		{Name: "host", VolumeSource: corev1.VolumeSource{HostPath: &corev1.HostPathVolumeSource{}}},
+	}
+	return []*corev1.Pod{pod}
+}
+
+func (f *fake) VolumePaths(uid string) map[string]string {
+	return map[string]string{"scratch": f.root + "/proc", "data": f.root, "host": "/"}
+}
 
 func (f *fake) Pod(uid string) runtime.Pod {
 	return runtime.Pod{Sandbox: &runtime.Sandbox{NetNS: "/run/netns/x", CreatedAt: begin}}
@@ -58,7 +85,7 @@ func fixture(t *testing.T) (*fake, *Stats) {
 		return runtime.Container{ID: id, Pod: runtime.PodRef{UID: uid, Namespace: "ns", Name: pod}, Name: name, Attempt: attempt, Pid: 77,
 			StartedAt: begin.Add(time.Duration(-age) * time.Second), LogPath: filepath.Join(root, "log", name+".log")}
 	}
-	f := &fake{now: begin.Add(time.Minute), running: []runtime.Container{
+	f := &fake{root: root, now: begin.Add(time.Minute), running: []runtime.Container{
 		container("u2", "web", "w2", "c", 1, 10), container("u2", "web", "w1", "c", 0, 20), container("u2", "web", "w3", "side", 0, 10), container("u2", "web", "gone", "over", 0, 1),
 		container("u0", "web", "old", "c", 0, 100), // the pod that had the name before, which is still ending
 		container("u1", "api", "a", "c", 0, 10),
@@ -66,7 +93,7 @@ func fixture(t *testing.T) (*fake, *Stats) {
 	node := func() runtime.Usage {
 		return runtime.Usage{Time: f.now, CPU: 90 * time.Second, Memory: 600 << 10, WorkingSet: 500 << 10}
 	}
-	return f, New(Config{NodeName: "n1", Runtime: f, Data: root, Root: root, Node: node})
+	return f, New(Config{NodeName: "n1", Runtime: f, Pods: f, Data: root, Root: root, Node: node})
 }
 
 func TestResource(t *testing.T) {
@@ -175,5 +202,63 @@ func TestMachine(t *testing.T) {
 	u := s.machine()
 	if u.Memory == 0 || u.WorkingSet == 0 || u.WorkingSet > u.Memory || u.Time.IsZero() {
 		t.Errorf("%+v", u)
+	}
+}
+
+// TestCadvisor has the series that dashboards rest on, with their labels.
+func TestCadvisor(t *testing.T) {
+	_, s := fixture(t)
+	w := httptest.NewRecorder()
+	s.ServeCadvisor(w, httptest.NewRequest("GET", "/metrics/cadvisor", nil))
+	body := w.Body.String()
+	labels := `container="side",id="/kubepods/w3",image="",name="w3",namespace="ns",pod="web"`
+	for _, want := range []string{
+		`container_cpu_usage_seconds_total{container="side",cpu="total",id="/kubepods/w3",image="",name="w3",namespace="ns",pod="web"} 60 `,
+		"container_cpu_user_seconds_total{" + labels + "} 1 ", "container_memory_working_set_bytes{" + labels + "} 2000 ", "container_memory_rss{" + labels + "} 1000 ",
+		"container_memory_cache{" + labels + "} 700 ", "container_spec_cpu_quota{" + labels + "} 50000 ", "container_spec_memory_limit_bytes{" + labels + "} 1.048576e+06 ",
+		"container_cpu_cfs_throttled_seconds_total{" + labels + "} 0 ", "container_start_time_seconds{" + labels + "} ",
+		`container_memory_usage_bytes{container="",id="/kubepods/u2",image="",name="",namespace="ns",pod="web"} 3000 `,
+		`container_network_receive_bytes_total{container="",id="/kubepods/u2",image="",interface="eth0",name="",namespace="ns",pod="web"} 5`,
+		`container_network_transmit_bytes_total{container="",id="/",image="",interface="eth0",name="",namespace="",pod=""} 20`,
+		`container_cpu_usage_seconds_total{container="",cpu="total",id="/",image="",name="",namespace="",pod=""} 90 `,
+		`machine_memory_bytes{boot_id="",machine_id="",system_uuid=""} 1.024e+06`, "machine_cpu_cores{", "container_fs_usage_bytes{",
+	} {
+		if !strings.Contains(body, want) {
+			t.Errorf("there is no %s", want)
+		}
+	}
+	if t.Failed() {
+		t.Log(body)
+	}
+}
+
+// TestMetrics: what the agent tells of itself and of claims.
+func TestMetrics(t *testing.T) {
+	_, s := fixture(t)
+	w := httptest.NewRecorder()
+	s.ServeMetrics(w, httptest.NewRequest("GET", "/metrics", nil))
+	for _, want := range []string{
+		`kubelet_node_name{node="n1"} 1`, "kubelet_running_pods 3\n", `kubelet_running_containers{container_state="running"} 6`, `kubelet_active_pods{static=""} 1`,
+		`kubelet_volume_stats_used_bytes{namespace="ns",persistentvolumeclaim="disk"} `, `kubelet_volume_stats_capacity_bytes{namespace="ns",persistentvolumeclaim="disk"} `, "process_resident_memory_bytes ", "go_goroutines ",
+	} {
+		if !strings.Contains(w.Body.String(), want) {
+			t.Errorf("there is no %s", want)
+		}
+	}
+}
+
+// TestSummaryOfVolumes: those of claims and the pod's own, and what the pod takes of the node's disk.
+func TestSummaryOfVolumes(t *testing.T) {
+	_, s := fixture(t)
+	for _, p := range s.summary(true).Pods {
+		if p.PodRef.Name != "web" {
+			continue
+		}
+		if len(p.Volumes) != 2 || p.Volumes[0].Name != "data" || p.Volumes[0].PVCRef == nil || p.Volumes[0].PVCRef.Name != "disk" || p.Volumes[1].PVCRef != nil || *p.Volumes[1].UsedBytes == 0 {
+			t.Errorf("volumes %+v", p.Volumes)
+		}
+		if p.Ephemeral == nil || *p.Ephemeral.UsedBytes <= *p.Volumes[1].UsedBytes || *p.Swap.UsageBytes != 4096 || *p.Containers[0].Memory.PageFaults != 9 {
+			t.Errorf("ephemeral storage %+v, swap %+v", p.Ephemeral, p.Swap)
+		}
 	}
 }

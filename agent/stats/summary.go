@@ -6,18 +6,20 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
+	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
-// The documents of /stats/summary have the field names of the kubelet's stats/v1alpha1. Of its optional fields those are here
-// that can be known without walking over file systems.
+// The documents of /stats/summary have the field names of the kubelet's stats/v1alpha1. What containers have written to their
+// own root file systems is not counted.
 type (
 	summary struct {
 		Node nodeStats  `json:"node"`
@@ -32,6 +34,7 @@ type (
 		FS        *fsStats      `json:"fs,omitempty"`
 		Runtime   *runtimeStats `json:"runtime,omitempty"`
 		Rlimit    *rlimitStats  `json:"rlimit,omitempty"`
+		Swap      *swapStats    `json:"swap,omitempty"`
 	}
 	runtimeStats struct {
 		ImageFS *fsStats `json:"imageFs,omitempty"`
@@ -48,7 +51,15 @@ type (
 		CPU        *cpuStats        `json:"cpu,omitempty"`
 		Memory     *memoryStats     `json:"memory,omitempty"`
 		Network    *networkStats    `json:"network,omitempty"`
+		Volumes    []volumeStats    `json:"volume,omitempty"`
+		Ephemeral  *fsStats         `json:"ephemeral-storage,omitempty"`
 		Processes  *processStats    `json:"process_stats,omitempty"`
+		Swap       *swapStats       `json:"swap,omitempty"`
+	}
+	swapStats struct {
+		Time           metav1.Time `json:"time"`
+		AvailableBytes *uint64     `json:"swapAvailableBytes,omitempty"`
+		UsageBytes     *uint64     `json:"swapUsageBytes,omitempty"`
 	}
 	podReference struct {
 		Name      string `json:"name"`
@@ -64,6 +75,7 @@ type (
 		CPU       *cpuStats    `json:"cpu,omitempty"`
 		Memory    *memoryStats `json:"memory,omitempty"`
 		Logs      *fsStats     `json:"logs,omitempty"`
+		Swap      *swapStats   `json:"swap,omitempty"`
 	}
 	cpuStats struct {
 		Time metav1.Time `json:"time"`
@@ -77,6 +89,8 @@ type (
 		UsageBytes      *uint64     `json:"usageBytes,omitempty"`
 		WorkingSetBytes *uint64     `json:"workingSetBytes,omitempty"`
 		RSSBytes        *uint64     `json:"rssBytes,omitempty"`
+		PageFaults      *uint64     `json:"pageFaults,omitempty"`
+		MajorPageFaults *uint64     `json:"majorPageFaults,omitempty"`
 	}
 	fsStats struct {
 		Time           metav1.Time `json:"time"`
@@ -123,33 +137,99 @@ func (s *Stats) summary(whole bool) summary {
 		out.Node.Network, out.Node.FS, out.Node.Rlimit = s.network(now, "self"), fileSystem(now, s.cfg.Data), s.rlimit(now)
 		out.Node.Runtime = &runtimeStats{ImageFS: out.Node.FS}
 	}
+	specs := map[string]*corev1.Pod{}
+	if whole {
+		out.Node.Swap = s.nodeSwap(now)
+		for _, pod := range s.cfg.Pods.Pods() {
+			specs[string(pod.UID)] = pod
+		}
+	}
 	for _, p := range s.pods() {
-		one := podStats{PodRef: podReference{p.ref.Name, p.ref.Namespace, p.ref.UID}, Containers: []containerStats{}}
-		sandbox := s.cfg.Runtime.Pod(p.ref.UID).Sandbox
-		if sandbox != nil {
-			one.StartTime = metav1.NewTime(sandbox.CreatedAt)
-		}
-		if !p.total.Time.IsZero() {
-			measured[p.ref.UID] = p.total
-			one.CPU, one.Memory = s.cpu(p.ref.UID, p.total), memory(p.total, 0)
-			one.Processes = &processStats{&p.total.Pids}
-		}
-		for _, c := range p.containers {
-			measured[c.ID] = c.usage
-			stats := containerStats{Name: c.Name, StartTime: metav1.NewTime(c.StartedAt), CPU: s.cpu(c.ID, c.usage), Memory: memory(c.usage, 0)}
-			if whole {
-				stats.Logs = logs(now, c.LogPath)
-			}
-			one.Containers = append(one.Containers, stats)
-		}
-		if whole && sandbox != nil && sandbox.NetNS != "" && len(p.containers) > 0 {
-			one.Network = s.network(now, strconv.Itoa(p.containers[0].Pid))
-		}
-		out.Pods = append(out.Pods, one)
+		out.Pods = append(out.Pods, s.podSummary(p, specs[p.ref.UID], measured, whole))
 	}
 	s.mu.Lock()
 	s.last = measured
 	s.mu.Unlock()
+	return out
+}
+
+// podSummary measures one pod; what is counted goes into measured, for the rates of the next time. spec is nil where it is not known.
+func (s *Stats) podSummary(p podUsage, spec *corev1.Pod, measured map[string]runtime.Usage, whole bool) podStats {
+	now := metav1.Now()
+	one := podStats{PodRef: podReference{p.ref.Name, p.ref.Namespace, p.ref.UID}, Containers: []containerStats{}}
+	sandbox := s.cfg.Runtime.Pod(p.ref.UID).Sandbox
+	if sandbox != nil {
+		one.StartTime = metav1.NewTime(sandbox.CreatedAt)
+	}
+	if !p.total.Time.IsZero() {
+		measured[p.ref.UID] = p.total
+		one.CPU, one.Memory = s.cpu(p.ref.UID, p.total), memory(p.total, 0)
+		one.Processes = &processStats{&p.total.Pids}
+		if whole {
+			one.Swap = detailed(one.Memory, s.cfg.Runtime.PodDetail(p.ref.UID))
+		}
+	}
+	for _, c := range p.containers {
+		measured[c.ID] = c.usage
+		stats := containerStats{Name: c.Name, StartTime: metav1.NewTime(c.StartedAt), CPU: s.cpu(c.ID, c.usage), Memory: memory(c.usage, 0)}
+		if whole {
+			stats.Logs = logs(now, c.LogPath)
+			stats.Swap = detailed(stats.Memory, s.cfg.Runtime.Detail(c.ID))
+		}
+		one.Containers = append(one.Containers, stats)
+	}
+	if !whole {
+		return one
+	}
+	if sandbox != nil && sandbox.NetNS != "" && len(p.containers) > 0 {
+		one.Network = s.network(now, strconv.Itoa(p.containers[0].Pid))
+	}
+	if spec != nil {
+		one.Volumes = s.volumes(spec, true)
+	}
+	one.Ephemeral = s.ephemeral(now, spec, one)
+	return one
+}
+
+// detailed adds the page faults to what is said of memory, and tells what is swapped out.
+func detailed(m *memoryStats, d runtime.Detail) *swapStats {
+	if d.Time.IsZero() {
+		return nil
+	}
+	m.PageFaults, m.MajorPageFaults = &d.PageFaults, &d.MajorFaults
+	return &swapStats{Time: metav1.NewTime(d.Time), UsageBytes: &d.Swap}
+}
+
+func (s *Stats) nodeSwap(now metav1.Time) *swapStats {
+	mem := keyed(filepath.Join(s.cfg.Root, "proc/meminfo"))
+	free, used := 1024*mem["SwapFree"], 1024*(mem["SwapTotal"]-min(mem["SwapTotal"], mem["SwapFree"]))
+	return &swapStats{Time: now, AvailableBytes: &free, UsageBytes: &used}
+}
+
+// ephemeral is what the pod takes of the node's own storage: logs, and volumes that are on its disk and end with the pod.
+func (s *Stats) ephemeral(now metav1.Time, spec *corev1.Pod, pod podStats) *fsStats {
+	out := fileSystem(now, s.cfg.Data)
+	if out == nil {
+		return nil
+	}
+	var used, inodes uint64
+	add := func(f *fsStats) {
+		if f != nil && f.UsedBytes != nil && f.InodesUsed != nil {
+			used, inodes = used+*f.UsedBytes, inodes+*f.InodesUsed
+		}
+	}
+	for i := range pod.Containers {
+		add(pod.Containers[i].Logs)
+	}
+	for i := range pod.Volumes {
+		onDisk := slices.ContainsFunc(spec.Spec.Volumes, func(v corev1.Volume) bool {
+			return v.Name == pod.Volumes[i].Name && v.EmptyDir != nil && v.EmptyDir.Medium == corev1.StorageMediumDefault
+		})
+		if onDisk {
+			add(&pod.Volumes[i].fsStats)
+		}
+	}
+	out.UsedBytes, out.InodesUsed = &used, &inodes
 	return out
 }
 
@@ -244,26 +324,46 @@ func (s *Stats) rlimit(now metav1.Time) *rlimitStats {
 
 // network counts the traffic of the interfaces that a process sees; the first that is not the loopback speaks for all.
 func (s *Stats) network(now metav1.Time, pid string) *networkStats {
+	faces := s.interfaces(pid)
+	if faces == nil {
+		return nil
+	}
+	out := &networkStats{Time: now}
+	for _, f := range faces {
+		if len(f.counters) < 11 {
+			continue
+		}
+		out.Interfaces = append(out.Interfaces, interfaceStats{Name: f.name, RxBytes: &f.counters[0], RxErrors: &f.counters[2], TxBytes: &f.counters[8], TxErrors: &f.counters[10]})
+	}
+	if len(out.Interfaces) > 0 {
+		out.interfaceStats = out.Interfaces[0]
+	}
+	return out
+}
+
+type face struct {
+	name     string
+	counters []uint64 // the columns of /proc/PID/net/dev
+}
+
+// interfaces are those that a process sees, without the loopback; nil where that cannot be known.
+func (s *Stats) interfaces(pid string) []face {
 	data, err := os.ReadFile(filepath.Join(s.cfg.Root, "proc", pid, "net/dev"))
 	if err != nil {
 		return nil
 	}
-	out := &networkStats{Time: now}
+	faces := []face{}
 	for line := range strings.Lines(string(data)) {
-		name, counters, ok := strings.Cut(line, ":")
-		f := strings.Fields(counters)
-		if name = strings.TrimSpace(name); !ok || name == "lo" || len(f) < 11 {
+		name, columns, ok := strings.Cut(line, ":")
+		if name = strings.TrimSpace(name); !ok || name == "lo" {
 			continue
 		}
-		one := interfaceStats{Name: name}
-		for at, field := range map[int]**uint64{0: &one.RxBytes, 2: &one.RxErrors, 8: &one.TxBytes, 10: &one.TxErrors} {
-			if n, err := strconv.ParseUint(f[at], 10, 64); err == nil {
-				*field = &n
-			}
+		one := face{name: name}
+		for _, column := range strings.Fields(columns) {
+			n, _ := strconv.ParseUint(column, 10, 64)
+			one.counters = append(one.counters, n)
 		}
-		if out.Interfaces = append(out.Interfaces, one); len(out.Interfaces) == 1 {
-			out.interfaceStats = one
-		}
+		faces = append(faces, one)
 	}
-	return out
+	return faces
 }

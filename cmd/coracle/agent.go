@@ -8,11 +8,11 @@ import (
 	"net/netip"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	containerdclient "github.com/containerd/containerd/v2/client"
 	"github.com/spf13/cobra"
-	corev1 "k8s.io/api/core/v1"
 	restclient "k8s.io/client-go/rest"
 
 	"github.com/coracle-dev/coracle/agent"
@@ -184,12 +184,23 @@ func (n *node) runAgent(ctx context.Context) error {
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
 			ImageGC: &n.o.images.gc, ParallelPulls: n.o.images.parallel,
 			RuntimeVersion: "containerd://" + version.Version,
-			Serve: func(ctx context.Context, pod func(namespace, name string) (*corev1.Pod, bool)) error {
-				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Data: n.o.layout.Data})
-				return n.serve(ctx, nodeapi.Config{Runtime: containers, Pod: pod, Stats: usage})
+			Serve: func(ctx context.Context, pods agent.NodePods) error {
+				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Pods: pods, Data: n.o.layout.Data})
+				return n.serve(ctx, nodeapi.Config{Runtime: containers, Pods: pods, Stats: usage, Settings: n.o.settings(c), SystemLogs: "/var/log"})
 			},
 		})
 	})
+}
+
+// settings are those of a KubeletConfiguration that have a meaning here.
+func (o *options) settings(c cluster) map[string]any {
+	return map[string]any{
+		"kind": "KubeletConfiguration", "apiVersion": "kubelet.config.k8s.io/v1beta1",
+		"clusterDNS": []string{c.dns.String()}, "clusterDomain": c.domain, "cgroupDriver": "cgroupfs", "cgroupRoot": "/" + strings.Trim(cgroupRoot(o.layout), "/"),
+		"containerLogMaxSize": o.logSize, "containerLogMaxFiles": o.logFiles, "containerRuntimeEndpoint": "unix://" + o.containerdAddress(),
+		"enableServer": false, "enableSystemLogHandler": true, "enableSystemLogQuery": false, "serverTLSBootstrap": false, "port": 0, "readOnlyPort": 0,
+		"streamingConnectionIdleTimeout": nodeapi.IdleTimeout.String(), "podLogsDir": o.layout.PodLogs(),
+	}
 }
 
 // serve answers the API server's requests through the tunnel.

@@ -1,0 +1,45 @@
+package agent
+
+import (
+	v1 "k8s.io/api/core/v1"
+	"k8s.io/client-go/tools/cache"
+)
+
+// nodePods implements NodePods.
+type nodePods struct {
+	a     *Agent
+	store cache.Store
+}
+
+// Pod implements NodePods.
+func (n nodePods) Pod(namespace, name string) (*v1.Pod, bool) {
+	obj, _, _ := n.store.GetByKey(namespace + "/" + name)
+	pod, ok := obj.(*v1.Pod)
+	return pod, ok
+}
+
+// Pods implements NodePods.
+func (n nodePods) Pods() []*v1.Pod {
+	var pods []*v1.Pod
+	for _, obj := range n.store.List() {
+		if pod, ok := obj.(*v1.Pod); ok {
+			pods = append(pods, pod)
+		}
+	}
+	return pods
+}
+
+// VolumePaths implements NodePods.
+func (n nodePods) VolumePaths(uid string) map[string]string {
+	w := n.a.worker(uid)
+	if w == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	paths := make(map[string]string, len(w.mounted.Volumes))
+	for name, v := range w.mounted.Volumes {
+		paths[name] = v.Path
+	}
+	return paths
+}
