@@ -26,6 +26,9 @@ func imageFlags(o *options, f *pflag.FlagSet) {
 }
 
 func (s *imageSettings) check() error {
+	if *s == (imageSettings{}) {
+		return nil // the command has no such flags
+	}
 	if err := s.gc.Validate(); err != nil {
 		return usage("%w", err)
 	}
