@@ -135,9 +135,6 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := n.o.images.check(); err != nil {
-		return err
-	}
 	policy, err := n.o.evictionPolicy()
 	if err != nil {
 		return err

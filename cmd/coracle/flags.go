@@ -323,7 +323,7 @@ func (o *options) listenPort() (string, error) {
 	return port, nil
 }
 
-// check refuses flags that cannot be meant, before anything is made or started.
+// check refuses flags of a server that cannot be meant, before anything is made or started.
 func (o *options) check() error {
 	if _, err := o.cluster(); err != nil {
 		return err
@@ -334,22 +334,14 @@ func (o *options) check() error {
 	if _, _, err := parsePortRange(o.nodePorts); err != nil {
 		return err
 	}
-	if _, err := o.evictionPolicy(); err != nil {
-		return err
-	}
-	if err := o.images.check(); err != nil {
-		return err
-	}
 	if err := o.checkAnonymous(); err != nil {
 		return err
 	}
-	if _, err := parseMachineAddress("--advertise-address", o.advertise); o.advertise != "" && err != nil {
-		return err
+	_, err := parseMachineAddress("--advertise-address", o.advertise)
+	if o.advertise == "" {
+		return nil
 	}
-	if _, err := o.containerLogs(); o.logSize != "" && err != nil {
-		return err
-	}
-	return o.checkNodeFlags()
+	return err
 }
 
 // containerLogs is the size in bytes at which a container's log is rotated. Its limits are the kubelet's.

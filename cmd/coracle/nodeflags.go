@@ -9,8 +9,17 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 )
 
-// checkNodeFlags refuses what cannot be said of a node.
+// checkNodeFlags refuses flags of a node that cannot be meant, before anything is made or started.
 func (o *options) checkNodeFlags() error {
+	if _, err := o.evictionPolicy(); err != nil {
+		return err
+	}
+	if err := o.images.check(); err != nil {
+		return err
+	}
+	if _, err := o.containerLogs(); err != nil {
+		return err
+	}
 	given, _, _ := strings.Cut(o.nodeIP, ",")
 	if _, err := parseMachineAddress("--node-ip", given); o.nodeIP != "" && err != nil {
 		return err

@@ -67,7 +67,7 @@ func givenFlags(f *pflag.FlagSet) []string {
 
 // up starts the cluster in the background and shows how it comes to life.
 func up(ctx context.Context, o *options, out io.Writer, flags []string, wait time.Duration) error {
-	if err := o.check(); err != nil {
+	if err := errors.Join(o.check(), o.checkNodeFlags()); err != nil {
 		return err
 	}
 	if _, running := supervisorPid(o.layout); running {
