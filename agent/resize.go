@@ -222,7 +222,11 @@ func (w *worker) resizePod(ctx context.Context, pod *v1.Pod) (func(*lifecycle.St
 		return nil, nil // the next one is made of the right size
 	}
 	target := podspec.PodCgroup(w.a.cfg.CgroupRoot, pod, w.a.machine()).Resources
-	changes, waiting := w.containerChanges(pod, found.Containers)
+	w.mu.Lock()
+	was := w.state.Resize.Applied
+	w.mu.Unlock()
+	now := pod.Spec.Resources
+	changes, waiting := containerChanges(pod, found.Containers, was != nil && now != nil && !lifecycle.SameResources(was, now))
 	if err := w.tooSmall(found.Sandbox, target, changes); err != nil {
 		return nil, err
 	}
@@ -263,13 +267,14 @@ func (c *change) shrinks() bool {
 }
 
 // containerChanges are the running containers whose resources change in place, those that get less first; waiting tells that there are
-// others, which are restarted for it.
-func (w *worker) containerChanges(pod *v1.Pod, running []runtime.Container) (changes []change, waiting bool) {
+// others, which are restarted for it. Where the pod's limits change as a whole, containers without limits of their own change with it.
+func containerChanges(pod *v1.Pod, running []runtime.Container, whole bool) (changes []change, waiting bool) {
 	for i := range running {
 		rc := &running[i]
 		spec, have := containerSpec(pod, rc.Name), podspec.Applied(rc.Labels[podspec.LabelResources])
 		switch {
-		case rc.State != runtime.StateRunning || spec == nil || have == nil || lifecycle.SameResources(&spec.Resources, have):
+		case rc.State != runtime.StateRunning || spec == nil || have == nil:
+		case lifecycle.SameResources(&spec.Resources, have) && !(whole && borrows(spec)):
 		case lifecycle.ResizeRestarts(spec, have):
 			waiting = true
 		default:
@@ -278,6 +283,11 @@ func (w *worker) containerChanges(pod *v1.Pod, running []runtime.Container) (cha
 	}
 	slices.SortStableFunc(changes, func(a, b change) int { return boolRank(b.shrinks()) - boolRank(a.shrinks()) })
 	return changes, waiting
+}
+
+// borrows tells whether the container lacks a limit of its own, so that the pod's holds.
+func borrows(c *v1.Container) bool {
+	return c.Resources.Limits.Cpu().IsZero() || c.Resources.Limits.Memory().IsZero()
 }
 
 func boolRank(b bool) int {

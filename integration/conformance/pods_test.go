@@ -21,6 +21,7 @@ func TestPods(t *testing.T) {
 	s := newSuite(t, c)
 	t.Run("drivers", func(t *testing.T) { s.parallel(t, driverTests) })
 	t.Run("containers", func(t *testing.T) { s.parallel(t, containerTests) })
+	t.Run("resources", func(t *testing.T) { s.parallel(t, resourceTests) })
 	t.Run("lifecycle", func(t *testing.T) { s.parallel(t, lifecycleTests) })
 }
 
