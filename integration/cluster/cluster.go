@@ -159,13 +159,19 @@ func (c *Cluster) ServerFlags() []string {
 	return append(c.Flags(), "--kubeconfig-out", c.Kubeconfig, "--config", "/dev/null")
 }
 
-// agentFlags keep a test's pods from being evicted because the machine's disk is nearly full.
-var agentFlags = []string{"--eviction-hard=memory.available<50Mi"}
+// agentFlags keep a test's pods from being evicted, and its images from being removed, because the machine's disk is nearly full; the
+// configuration of registries lies in the cluster's folder.
+func (c *Cluster) agentFlags() []string {
+	return []string{"--eviction-hard=memory.available<50Mi", "--image-gc-high-threshold=100", "--registry-config-dir", c.Registries()}
+}
+
+// Registries is the folder of the registries' configuration.
+func (c *Cluster) Registries() string { return filepath.Join(c.Dir, "registries") }
 
 // Up brings the whole cluster up as `coracle up` does; the node is called node.
 func (c *Cluster) Up(args ...string) string {
 	c.t.Helper()
-	all := append(append([]string{"up"}, c.ServerFlags()...), agentFlags...)
+	all := append(append([]string{"up"}, c.ServerFlags()...), c.agentFlags()...)
 	all = append(all, "--node-name", "node")
 	out, err := c.Command(c.bin, append(all, args...)...).CombinedOutput()
 	if err != nil {

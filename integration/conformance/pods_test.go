@@ -23,6 +23,7 @@ func TestPods(t *testing.T) {
 	t.Run("containers", func(t *testing.T) { s.parallel(t, containerTests) })
 	t.Run("resources", func(t *testing.T) { s.parallel(t, resourceTests) })
 	t.Run("lifecycle", func(t *testing.T) { s.parallel(t, lifecycleTests) })
+	t.Run("images", func(t *testing.T) { s.parallel(t, imageTests) })
 }
 
 // shell is a container that runs a script of busybox.
