@@ -213,16 +213,19 @@ func BenchmarkNode(b *testing.B) {
 	seen := watchRunning(b, b.Context(), kube)
 	seen.await(b, 2*time.Minute, createMany(b, kube, "probed", pods, probed)...)
 	time.Sleep(settle)
-	by, before := memories(b, c), cpu(b, c)
-	figure(b, "agent RSS", by["agent"].rss/mb, "MB", "")
-	figure(b, "containerd RSS", by["containerd"].rss/mb, "MB", "")
-	figure(b, "agent and containerd RSS", (by["agent"].rss+by["containerd"].rss)/mb, "MB", "<= 80")
+	before := cpu(b, c)
 	const during = time.Minute
 	time.Sleep(during)
 	used := usedBy(cpu(b, c), before)
 	for _, role := range []string{"agent", "containerd", "shim", "server"} {
 		figure(b, role+" CPU", 100*used[role].Seconds()/during.Seconds(), "%_of_a_core", "")
 	}
+	by := memories(b, c)
+	for _, role := range []string{"agent", "containerd"} {
+		figure(b, role+" RSS", by[role].rss/mb, "MB", "")
+		figure(b, role+" anonymous", by[role].anon/mb, "MB", "")
+	}
+	figure(b, "agent and containerd RSS", (by["agent"].rss+by["containerd"].rss)/mb, "MB", "<= 80")
 	figure(b, "agent and containerd CPU", 100*(used["agent"]+used["containerd"]).Seconds()/during.Seconds(), "%_of_a_core", "<= 3")
 }
 
