@@ -29,6 +29,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/eviction"
 	"github.com/coracle-dev/coracle/agent/imagegc"
 	"github.com/coracle-dev/coracle/agent/localvolumes"
+	"github.com/coracle-dev/coracle/agent/manifests"
 	"github.com/coracle-dev/coracle/agent/node"
 	"github.com/coracle-dev/coracle/agent/objects"
 	"github.com/coracle-dev/coracle/agent/podspec"
@@ -74,6 +75,8 @@ type Agent struct {
 	// allocating is held while the node's resources are given to a pod; it comes before mu, which comes before a worker's.
 	allocating sync.Mutex
 
+	statics *statics
+
 	mu      sync.Mutex
 	workers map[string]*worker // by pod UID
 	seen    map[string]bool    // UIDs that had a worker, until orphans are adopted; nil from then on
@@ -102,7 +105,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 			return nil, err
 		}
 	}
-	a := &Agent{cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
+	a := &Agent{statics: newStatics(), cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
 		starts: make(chan struct{}, max(4, 2*goruntime.NumCPU())), pulls: newPulls(cfg.Images, cfg.ParallelPulls)}
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
@@ -152,10 +155,15 @@ func (a *Agent) run(ctx context.Context) error {
 	factory.Start(ctx.Done())
 	a.wg.Go(func() { nodes.RunWithContext(ctx) })
 	a.wg.Go(func() { _ = a.reporter.Run(ctx) })
-	if !a.listRuntime(ctx) || !cache.WaitForCacheSync(ctx.Done(), servicesSynced) || !a.awaitNode(ctx) {
+	if !a.listRuntime(ctx) {
 		return nil
 	}
 	events := a.cfg.Sandboxes.Events(ctx)
+	a.wg.Go(func() { a.follow(ctx, events) })
+	a.wg.Go(func() { a.runStatic(ctx) }) // they need no API server
+	if !cache.WaitForCacheSync(ctx.Done(), servicesSynced) || !a.awaitNode(ctx) {
+		return nil
+	}
 	registration, err := pods.AddEventHandler(cache.ResourceEventHandlerFuncs{
 		AddFunc: func(obj any) { a.observePod(ctx, obj.(*v1.Pod)) },
 		UpdateFunc: func(old, obj any) {
@@ -177,7 +185,6 @@ func (a *Agent) run(ctx context.Context) error {
 		return err
 	}
 	a.wg.Go(func() { pods.RunWithContext(ctx) })
-	a.wg.Go(func() { a.follow(ctx, events) })
 	a.wg.Go(func() { a.guard.Run(ctx) })
 	a.wg.Go(func() { a.keepVolumes(ctx) })
 	a.wg.Go(func() { a.runDrivers(ctx) })
@@ -186,6 +193,7 @@ func (a *Agent) run(ctx context.Context) error {
 		a.wg.Go(func() { a.serve(ctx, pods.GetStore()) })
 	}
 	if cache.WaitForCacheSync(ctx.Done(), registration.HasSynced) {
+		a.wg.Go(func() { a.keepMirrors(ctx, pods.GetStore()) })
 		a.adoptOrphans(ctx)
 		a.adopted.Store(true)
 		a.allocate()
@@ -339,6 +347,10 @@ func (a *Agent) worker(uid string) *worker {
 
 // observePod hands the pod to its worker, which is made for a new one.
 func (a *Agent) observePod(ctx context.Context, pod *v1.Pod) {
+	if manifests.MirrorOf(pod) != "" {
+		a.observeMirror(pod)
+		return
+	}
 	a.mu.Lock()
 	w := a.workers[string(pod.UID)]
 	a.mu.Unlock()
@@ -369,12 +381,19 @@ func (a *Agent) start(ctx context.Context, w *worker) {
 			a.mu.Lock()
 			delete(a.workers, w.ref.UID)
 			a.mu.Unlock()
+			if w.ended != nil {
+				w.ended()
+			}
 		}
 	})
 }
 
 // vanished tells the worker that its pod is no longer in the API server.
 func (a *Agent) vanished(_ context.Context, pod *v1.Pod) {
+	if manifests.MirrorOf(pod) != "" {
+		a.statics.lost(pod)
+		return
+	}
 	if w := a.worker(string(pod.UID)); w != nil {
 		w.vanish(pod)
 	}

@@ -114,6 +114,8 @@ type Config struct {
 	PodPids int64
 	// CgroupRoot is the cgroup of all pods; empty is kubepods.
 	CgroupRoot string
+	// Manifests is the folder of static pods; empty is none.
+	Manifests string
 	// ResolvConf is the host's; empty is /etc/resolv.conf.
 	ResolvConf string
 	// Port is where the node's own API listens, for Node.status; zero is none (it is reached by the tunnel).

@@ -15,7 +15,10 @@ type nodePods struct {
 func (n nodePods) Pod(namespace, name string) (*v1.Pod, bool) {
 	obj, _, _ := n.store.GetByKey(namespace + "/" + name)
 	pod, ok := obj.(*v1.Pod)
-	return pod, ok
+	if !ok {
+		return nil, false
+	}
+	return shownAs(pod), true
 }
 
 // Pods implements NodePods.

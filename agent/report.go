@@ -24,26 +24,26 @@ type report struct {
 
 // reported tells whether the API server has the status of the last step. The caller holds mu.
 func (w *worker) reported() bool {
-	s := &w.state
-	if equality.Semantic.DeepEqual(s.Pod.Status, s.Last) {
+	s, object := &w.state, w.object()
+	if object == nil || equality.Semantic.DeepEqual(object.Status, s.Last) {
 		return true
 	}
 	r := &w.report
-	return r.sent != nil && r.sentVersion == s.Pod.ResourceVersion && equality.Semantic.DeepEqual(*r.sent, s.Last)
+	return r.sent != nil && r.sentVersion == object.ResourceVersion && equality.Semantic.DeepEqual(*r.sent, s.Last)
 }
 
 // sendReport writes the status if it has to be written and no write is under way: what changes meanwhile goes
 // with the next one. It returns when to try again. The caller holds mu.
 func (w *worker) sendReport(ctx context.Context, wg *sync.WaitGroup) time.Time {
 	r := &w.report
-	if w.state.Gone || w.state.Deleted || r.writing || w.state.Pod.ResourceVersion == "" || w.reported() {
+	if w.state.Gone || w.state.Deleted || r.writing || w.object() == nil || w.reported() {
 		return time.Time{}
 	}
 	if time.Now().Before(r.notUntil) {
 		return r.notUntil
 	}
 	r.writing = true
-	pod := *w.state.Pod // the status alone is replaced
+	pod := *w.object() // the status alone is replaced
 	pod.Status = *w.state.Last.DeepCopy()
 	pod.ManagedFields = nil
 	wg.Go(func() { w.writeStatus(ctx, &pod) })
@@ -68,11 +68,11 @@ func (w *worker) writeStatus(ctx context.Context, pod *v1.Pod) {
 	r.writing = false
 	switch {
 	case apierrors.IsNotFound(err):
-		w.state.Gone = true
+		w.lost()
 	case apierrors.IsInvalid(err):
 		// Writing it again would not help; a change of the pod or of the status gives it another chance.
 		w.log.Error("status refused", "error", err)
-		r.sent, r.sentVersion = &pod.Status, w.state.Pod.ResourceVersion
+		r.sent, r.sentVersion = &pod.Status, pod.ResourceVersion
 	case err != nil:
 		r.failures++
 		r.notUntil = time.Now().Add(min(100*time.Millisecond<<min(r.failures, 10), 10*time.Second))
@@ -81,11 +81,11 @@ func (w *worker) writeStatus(ctx context.Context, pod *v1.Pod) {
 		}
 	case fresh != nil:
 		r.failures = 0
-		w.take(fresh)
+		w.takeObject(fresh)
 	default:
 		r.failures = 0
 		r.sent, r.sentVersion = &pod.Status, got.ResourceVersion
 		got.ManagedFields = nil
-		w.take(got)
+		w.takeObject(got)
 	}
 }

@@ -37,7 +37,11 @@ type worker struct {
 	watched  map[string]bool               // container IDs with probes
 	stopping map[string]bool               // container IDs whose preStop hook has begun
 	report   report
-	resize   resize
+	// static: the pod comes from a file of the node, and the API has mirror of it, or nothing; ended is called at its end.
+	static bool
+	mirror *v1.Pod
+	ended  func()
+	resize resize
 }
 
 func newWorker(a *Agent, pod *v1.Pod) *worker {

@@ -177,6 +177,7 @@ func (n *node) runAgent(ctx context.Context) error {
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,
 			CgroupRoot: cgroupRoot(n.o.layout), Reserved: reserved, PodPids: n.o.podPids, Handlers: slices.Collect(maps.Keys(handlers)), Support: support,
+			Manifests: cmp.Or(n.o.manifests, n.o.layout.Manifests()),
 			Sandboxes: containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
 			ImageGC: &n.o.images.gc, ParallelPulls: n.o.images.parallel,

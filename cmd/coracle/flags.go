@@ -51,6 +51,7 @@ type options struct {
 	nodeName   string
 	nodeIP     string
 	nodeLabels map[string]string
+	manifests  string
 	taints     taints
 	containerd string
 	runtimes   map[string]string
@@ -126,6 +127,7 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
 	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
 	podSecurityFlags(&o.security, f)
+	f.StringVar(&o.manifests, "pod-manifest-path", "", "folder of static pods' files (default: manifests in the data folder)")
 	f.Var(&o.taints, "register-with-taints", "taints for the node when it registers, as only=db:NoSchedule; several with commas")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
 	f.StringToStringVar(&o.runtimes, "runtime", nil, "further OCI runtimes for RuntimeClasses, by the name of their handler, as crun=/usr/bin/crun (a crun that is installed needs no flag)")

@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -39,6 +41,7 @@ var lifecycleTests = map[string]func(*env){
 	"a liveness probe that fails restarts, again and again":       livenessRestarts,
 	"readiness follows its probe":                                 readinessFollows,
 	"ephemeral containers are added, and kubectl debug uses them": ephemeralContainersRun,
+	"static pods run from a folder":                               staticPodsRun,
 	"kubectl debug makes copies and looks at nodes":               debugCopies,
 }
 
@@ -633,6 +636,44 @@ func ephemeralContainersRun(e *env) {
 		e.Errorf("%d ephemeral containers", n)
 	}
 	e.remove("web", 0)
+}
+
+func staticPodsRun(e *env) {
+	file := filepath.Join(e.cluster.Layout.Manifests(), e.ns+".yaml")
+	defer os.Remove(file)
+	write := func(word string) {
+		e.must(os.WriteFile(file, fmt.Appendf(nil, "apiVersion: v1\nkind: Pod\nmetadata: {name: own, namespace: %s}\nspec:\n  terminationGracePeriodSeconds: 0\n"+
+			"  containers: [{name: main, image: %q, command: [sh, -c, \"echo %s; sleep 1000\"]}]\n", e.ns, cluster.Busybox, word), 0o600))
+	}
+	write("first")
+	nodes, err := e.kube.CoreV1().Nodes().List(e.ctx, metav1.ListOptions{})
+	e.must(err)
+	name := "own-" + nodes.Items[0].Name
+	e.eventually(func() error {
+		_, err := e.kube.CoreV1().Pods(e.ns).Get(e.ctx, name, metav1.GetOptions{})
+		return err
+	})
+	mirror := e.ready(name)
+	if log := e.log(name, "main"); log != "first\n" || len(mirror.OwnerReferences) != 1 || mirror.OwnerReferences[0].Kind != "Node" {
+		e.Errorf("log %q, %+v", log, mirror.ObjectMeta)
+	}
+	e.remove(name, 0)
+	e.until(name, func(p *corev1.Pod) error {
+		if p.UID == mirror.UID || len(p.Status.ContainerStatuses) == 0 || p.Status.ContainerStatuses[0].ContainerID != mirror.Status.ContainerStatuses[0].ContainerID {
+			return errUnready(p)
+		}
+		return nil
+	})
+	write("second")
+	e.eventually(func() error {
+		data, err := e.kube.CoreV1().Pods(e.ns).GetLogs(name, &corev1.PodLogOptions{}).DoRaw(e.ctx)
+		if err == nil && string(data) != "second\n" {
+			err = fmt.Errorf("log %q", data)
+		}
+		return err
+	})
+	e.must(os.Remove(file))
+	e.removed(name)
 }
 
 func debugCopies(e *env) {

@@ -42,6 +42,9 @@ func (l Layout) Kubeconfig(component string) string { return l.data("kubeconfig"
 // Agent holds what the node agent keeps.
 func (l Layout) Agent() string { return l.data("agent") }
 
+// Manifests holds the files of the node's static pods.
+func (l Layout) Manifests() string { return l.data("manifests") }
+
 // Pods holds each pod's volumes and files, by UID (Pods/UID/volumes/..., Pods/UID/etc-hosts).
 func (l Layout) Pods() string { return l.data("agent", "pods") }
 
