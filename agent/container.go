@@ -164,7 +164,8 @@ func (w *worker) mounts(pod *v1.Pod, c *v1.Container, attempt int, facts fields.
 	}
 	for _, m := range list {
 		dest := filepath.Clean(m.Destination)
-		out = append(out, runtime.Mount{Source: m.Source, Destination: m.Destination, ReadOnly: m.ReadOnly, Propagation: m.Propagation, Recursive: recursive[dest]})
+		out = append(out, runtime.Mount{Source: m.Source, Destination: m.Destination, ReadOnly: m.ReadOnly, Propagation: m.Propagation, Recursive: recursive[dest],
+			Options: m.Options})
 		taken[dest] = true
 	}
 	files, err := w.files(pod, c, attempt, facts)

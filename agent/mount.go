@@ -12,7 +12,15 @@ import (
 
 // mountVolumes brings the pod's volumes into place, or up to date.
 func (w *worker) mountVolumes(ctx context.Context, pod *v1.Pod) (func(*lifecycle.State), error) {
-	mounted, err := w.volumes(ctx, pod)
+	var ids map[string]string
+	var mounted volumes.Mounted
+	err := w.a.volumes.Unsupported(pod)
+	if err == nil {
+		ids, err = w.volumeImages(ctx, pod)
+	}
+	if err == nil {
+		mounted, err = w.a.volumes.Setup(ctx, volumes.Pod{Pod: pod, Facts: w.facts(), Images: ids})
+	}
 	if err != nil {
 		if ctx.Err() == nil {
 			w.mountEvents(pod, err)
@@ -20,17 +28,6 @@ func (w *worker) mountVolumes(ctx context.Context, pod *v1.Pod) (func(*lifecycle
 		return nil, err
 	}
 	return func(s *lifecycle.State) { w.mounted, s.VolumesReady = mounted, true }, nil
-}
-
-func (w *worker) volumes(ctx context.Context, pod *v1.Pod) (volumes.Mounted, error) {
-	if err := w.a.volumes.Unsupported(pod); err != nil {
-		return volumes.Mounted{}, err
-	}
-	ids, err := w.volumeImages(ctx, pod)
-	if err != nil {
-		return volumes.Mounted{}, err
-	}
-	return w.a.volumes.Setup(ctx, volumes.Pod{Pod: pod, Facts: w.facts(), Images: ids})
 }
 
 // volumeImages makes sure that the images are here that are volumes of the pod, and gives their IDs by volume name. One that

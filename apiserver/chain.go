@@ -16,6 +16,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -235,6 +236,12 @@ func attributes(u user.Info, info *request.RequestInfo) authorizer.AttributesRec
 		selector, err := fields.ParseSelector(info.FieldSelector)
 		if a.FieldSelectorParsingErr = err; err == nil {
 			a.FieldSelectorRequirements = selector.Requirements()
+		}
+	}
+	if info.LabelSelector != "" { // and so the volumes that were made on it
+		selector, err := labels.Parse(info.LabelSelector)
+		if a.LabelSelectorParsingErr = err; err == nil {
+			a.LabelSelectorRequirements, _ = selector.Requirements()
 		}
 	}
 	return a

@@ -291,6 +291,12 @@ func (d *decision) whyWaiting(c *v1.Container, n *Container) *v1.ContainerStateW
 		}
 		return &v1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
 	}
+	if f := d.Failed[Action{Kind: MountVolumes}.Key()]; f.Reason != "" { // an image that is a volume
+		if f.Reason == ReasonErrImagePull && !d.Now.Before(f.At.Add(errShown)) {
+			return &v1.ContainerStateWaiting{Reason: ReasonImagePullBackOff, Message: "Back-off pulling image: " + f.Reason + ": " + f.Message}
+		}
+		return &v1.ContainerStateWaiting{Reason: f.Reason, Message: f.Message}
+	}
 	if n != nil && n.State == Exited && n.Reason != ReasonStatusUnknown {
 		if delay := d.delay(c, n); d.backsOff(n, delay) {
 			return &v1.ContainerStateWaiting{Reason: ReasonCrashLoop,

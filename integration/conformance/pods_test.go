@@ -24,6 +24,8 @@ func TestPods(t *testing.T) {
 	t.Run("resources", func(t *testing.T) { s.parallel(t, resourceTests) })
 	t.Run("lifecycle", func(t *testing.T) { s.parallel(t, lifecycleTests) })
 	t.Run("images", func(t *testing.T) { s.parallel(t, imageTests) })
+	t.Run("files", func(t *testing.T) { s.parallel(t, fileTests) })
+	t.Run("disks", func(t *testing.T) { s.parallel(t, diskTests) })
 }
 
 // shell is a container that runs a script of busybox.
