@@ -21,25 +21,12 @@ const parallel = 32
 
 // act carries a plan out. That pods cannot be created is no reason to keep others.
 func (c *Controller) act(ctx context.Context, key string, set *appsv1.DaemonSet, hash string, p plan) error {
-	created := c.create(ctx, key, set, hash, p.create)
+	created := run.Batches(len(p.create), parallel, func(i int) error { return c.create(ctx, key, set, newPod(set, hash, p.create[i])) })
 	deleted := run.Each(len(p.delete), parallel, func(i int) error { return c.delete(ctx, key, set, p.delete[i]) })
 	return errors.Join(ignoreEnd(created), deleted)
 }
 
-// create makes the pods of nodes in batches of 1, 2, 4, ... and stops after the first batch in which one failed: a template that
-// the API server refuses costs one request, not hundreds.
-func (c *Controller) create(ctx context.Context, key string, set *appsv1.DaemonSet, hash string, nodes []string) error {
-	for batch := 1; len(nodes) > 0; batch *= 2 {
-		size := min(batch, len(nodes))
-		if err := run.Each(size, parallel, func(i int) error { return c.createOne(ctx, key, set, newPod(set, hash, nodes[i])) }); err != nil {
-			return err
-		}
-		nodes = nodes[size:]
-	}
-	return nil
-}
-
-func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.DaemonSet, pod *corev1.Pod) error {
+func (c *Controller) create(ctx context.Context, key string, set *appsv1.DaemonSet, pod *corev1.Pod) error {
 	made, err := pods.Create(ctx, c.client, pod)
 	if err != nil {
 		if !apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -23,9 +24,6 @@ import (
 	"github.com/coracle-dev/coracle/internal/loop"
 )
 
-// byController is the informer's index of revisions: by their controller's UID, and those without one by namespace.
-const byController = "coracle/controller"
-
 // mostCollisions ends the search for a free name: by then it is not hashes that collide.
 const mostCollisions = 100
 
@@ -42,10 +40,8 @@ type Keeper struct {
 // of a revision, of any kind's, once the Keeper knows of it.
 func NewKeeper(e env.Env, l *loop.Loop, kind schema.GroupVersionKind, hashLabel string, changed func(old, cur *appsv1.ControllerRevision)) (*Keeper, error) {
 	informer := e.Informers.Apps().V1().ControllerRevisions().Informer()
-	if _, ok := informer.GetIndexer().GetIndexers()[byController]; !ok {
-		if err := informer.AddIndexers(cache.Indexers{byController: controllerOf}); err != nil {
-			return nil, err
-		}
+	if err := owner.Index(informer); err != nil {
+		return nil, err
 	}
 	k := &Keeper{client: e.Client, revisions: informer.GetIndexer(), kind: kind, hashLabel: hashLabel, lag: loop.NewLag(e.Clock)}
 	loop.On(l, informer, func(old, cur *appsv1.ControllerRevision) {
@@ -58,20 +54,6 @@ func NewKeeper(e env.Env, l *loop.Loop, kind schema.GroupVersionKind, hashLabel 
 	})
 	return k, nil
 }
-
-func controllerOf(obj any) ([]string, error) {
-	r, ok := obj.(*appsv1.ControllerRevision)
-	if !ok {
-		return nil, nil
-	}
-	if ref := metav1.GetControllerOfNoCopy(r); ref != nil {
-		return []string{string(ref.UID)}, nil
-	}
-	return []string{orphans(r.Namespace)}, nil
-}
-
-// orphans is the index value of the revisions of a namespace that nobody owns; no UID has a slash.
-func orphans(namespace string) string { return "orphans/" + namespace }
 
 // Behind is zero when the informer has shown every revision written for key; else how much longer to wait for it at most.
 func (k *Keeper) Behind(key string) time.Duration { return k.lag.Behind(key) }
@@ -137,18 +119,8 @@ func (k *Keeper) Sync(ctx context.Context, w Workload) (History, error) {
 }
 
 func (k *Keeper) claim(ctx context.Context, w Workload) ([]*appsv1.ControllerRevision, error) {
-	var candidates []*appsv1.ControllerRevision
-	for _, value := range []string{string(w.Object.GetUID()), orphans(w.Object.GetNamespace())} {
-		objs, err := k.revisions.ByIndex(byController, value)
-		if err != nil {
-			return nil, err
-		}
-		for _, obj := range objs {
-			if r, ok := obj.(*appsv1.ControllerRevision); ok {
-				candidates = append(candidates, r)
-			}
-		}
-	}
+	candidates := slices.Concat(owner.Owned[*appsv1.ControllerRevision](k.revisions, w.Object.GetUID()),
+		owner.Orphans[*appsv1.ControllerRevision](k.revisions, w.Object.GetNamespace()))
 	return owner.Claim(ctx, owner.Claimer{
 		Owner: w.Object, Kind: k.kind, Selector: w.Selector, Live: w.Live,
 		Patch: func(ctx context.Context, obj metav1.Object, patch []byte) error {

@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"sync/atomic"
 
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -151,28 +152,20 @@ func (t *turn) delete(ctx context.Context, list []*corev1.Pod) error {
 	})
 }
 
-// create makes the pods in batches of 1, 2, 4, ... and stops after the first batch in which one failed: a template that the API
-// server refuses costs one request, not hundreds. It tells how many were made.
-func (t *turn) create(ctx context.Context, list []newPod) (made int, err error) {
-	for size := 1; len(list) > 0 && err == nil; size *= 2 {
-		batch := list[:min(size, len(list))]
-		list = list[len(batch):]
-		done := make([]bool, len(batch))
-		err = run.Each(len(batch), t.parallel, func(i int) error {
-			err := t.createOne(ctx, batch[i])
-			done[i] = err == nil
-			return err
-		})
-		for _, ok := range done {
-			if ok {
-				made++
-			}
+// create makes the pods, and tells how many were made.
+func (t *turn) create(ctx context.Context, list []newPod) (int, error) {
+	var made atomic.Int32
+	err := run.Batches(len(list), t.parallel, func(i int) error {
+		err := t.createOne(ctx, list[i])
+		if err == nil {
+			made.Add(1)
 		}
-	}
+		return err
+	})
 	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
 		err = nil // nothing can be created there any more, and the job is about to go
 	}
-	return made, err
+	return int(made.Load()), err
 }
 
 func (t *turn) createOne(ctx context.Context, n newPod) error {

@@ -34,21 +34,13 @@ func (c *Controller) newPod(set *appsv1.ReplicaSet) *corev1.Pod {
 	}
 }
 
-// create makes n pods in batches of 1, 2, 4, ... and stops after the first batch in which one failed: a template that
-// the API server refuses costs one request, not hundreds. All tells whether n were made.
+// create makes n pods; all tells whether it has.
 func (c *Controller) create(ctx context.Context, key string, set *appsv1.ReplicaSet, n int) (all bool, err error) {
-	for batch := 1; n > 0; batch *= 2 {
-		size := min(batch, n)
-		err := run.Each(size, parallel, func(int) error { return c.createOne(ctx, key, set) })
-		if err != nil {
-			if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-				return false, nil // nothing can be created there any more, and the set is about to go
-			}
-			return false, err
-		}
-		n -= size
+	err = run.Batches(n, parallel, func(int) error { return c.createOne(ctx, key, set) })
+	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
+		return false, nil // nothing can be created there any more, and the set is about to go
 	}
-	return true, nil
+	return err == nil, err
 }
 
 func (c *Controller) createOne(ctx context.Context, key string, set *appsv1.ReplicaSet) error {

@@ -28,7 +28,9 @@ func (c *Controller) act(ctx context.Context, key string, set *appsv1.StatefulSe
 		func() error {
 			return run.Each(len(p.claims), parallel, func(i int) error { return a.makeClaims(ctx, p.claims[i]) })
 		},
-		func() error { return a.create(ctx, p.create) },
+		func() error {
+			return run.Batches(len(p.create), parallel, func(i int) error { return a.create(ctx, p.create[i]) })
+		},
 		func() error {
 			return run.Each(len(p.repair), parallel, func(i int) error { return a.repair(ctx, p.repair[i]) })
 		},
@@ -105,20 +107,7 @@ func (a action) makeClaims(ctx context.Context, c claiming) error {
 	return nil
 }
 
-// create makes the pods in batches of 1, 2, 4, ... and stops after the first batch in which one failed: a template that
-// the API server refuses costs one request, not hundreds.
-func (a action) create(ctx context.Context, list []creation) error {
-	for batch := 1; len(list) > 0; batch *= 2 {
-		size := min(batch, len(list))
-		if err := run.Each(size, parallel, func(i int) error { return a.createOne(ctx, list[i]) }); err != nil {
-			return err
-		}
-		list = list[size:]
-	}
-	return nil
-}
-
-func (a action) createOne(ctx context.Context, c creation) error {
+func (a action) create(ctx context.Context, c creation) error {
 	if err := a.makeClaims(ctx, c.claims); err != nil {
 		a.report("create", "Create", c.pod.Name, err)
 		return err

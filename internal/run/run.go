@@ -26,3 +26,14 @@ func Each(n, parallel int, f func(int) error) error {
 	}
 	return g.Wait()
 }
+
+// Batches is Each in batches of 1, 2, 4, ..., and stops after the first batch in which a call failed: what is refused every time costs one request, not
+// hundreds.
+func Batches(n, parallel int, f func(int) error) error {
+	for first, size := 0, 1; first < n; first, size = first+size, 2*size {
+		if err := Each(min(size, n-first), parallel, func(i int) error { return f(first + i) }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
