@@ -26,6 +26,7 @@ func TestPods(t *testing.T) {
 	t.Run("images", func(t *testing.T) { s.parallel(t, imageTests) })
 	t.Run("files", func(t *testing.T) { s.parallel(t, fileTests) })
 	t.Run("disks", func(t *testing.T) { s.parallel(t, diskTests) })
+	t.Run("reach", func(t *testing.T) { s.parallel(t, reachTests) })
 }
 
 // shell is a container that runs a script of busybox.
