@@ -75,7 +75,7 @@ dd if=/dev/zero of=/v/memory/big bs=1M count=8 2>/dev/null && echo no limit || e
 	},
 	"a composed sub-path that is absolute is refused": func(e *env) {
 		e.create(e.composing("absolute", "$(ABSOLUTE)"))
-		if why := e.waits("absolute", "CreateContainerConfigError"); !strings.Contains(why, "must not be an absolute path") {
+		if why := e.heldUp("absolute", "CreateContainerConfigError"); !strings.Contains(why, "must not be an absolute path") {
 			e.Errorf("%q", why)
 		}
 	},
@@ -83,7 +83,7 @@ dd if=/dev/zero of=/v/memory/big bs=1M count=8 2>/dev/null && echo no limit || e
 		pod := e.composing("later", "$(FROM)")
 		pod.Spec.Containers[0].Command[2] = "sleep 10000"
 		e.create(pod)
-		if why := e.waits("later", "CreateContainerConfigError"); !strings.Contains(why, "missing value for FROM") {
+		if why := e.heldUp("later", "CreateContainerConfigError"); !strings.Contains(why, "missing value for FROM") {
 			e.Errorf("%q", why)
 		}
 		e.cluster.Kubectl("annotate", "pod", "later", "-n", e.ns, "path=here")
@@ -105,7 +105,7 @@ dd if=/dev/zero of=/v/memory/big bs=1M count=8 2>/dev/null && echo no limit || e
 		pod := e.looking(`[{name: image, image: {reference: "coracle/none:v1", pullPolicy: Never}}]`)
 		pod.Name = "image-none"
 		e.create(pod)
-		if why := e.waits("image-none", "ErrImageNeverPull"); !strings.Contains(why, `Container image "coracle/none:v1" is not present with pull policy of Never`) {
+		if why := e.heldUp("image-none", "ErrImageNeverPull"); !strings.Contains(why, `Container image "coracle/none:v1" is not present with pull policy of Never`) {
 			e.Errorf("%q", why)
 		}
 	},
@@ -255,8 +255,8 @@ func (e *env) composing(name, expression string) *corev1.Pod {
 	return pod
 }
 
-// waits waits until the pod's first container waits for the reason, and gives the message.
-func (e *env) waits(name, reason string) (message string) {
+// heldUp waits until the pod's first container waits for the reason, and gives the message.
+func (e *env) heldUp(name, reason string) (message string) {
 	e.Helper()
 	e.until(name, func(p *corev1.Pod) error {
 		if len(p.Status.ContainerStatuses) > 0 {
