@@ -22,7 +22,9 @@ func (a *Agent) admit(pod *v1.Pod, runs bool) *lifecycle.Rejection {
 		return nil
 	}
 	var r *lifecycle.Rejection
-	if u := podspec.Unsupported(pod, a.cfg.Support); u != nil {
+	if a.goesDown.Load() {
+		r = &lifecycle.Rejection{Reason: nodeShutdownReason, Message: nodeShutdownMessage}
+	} else if u := podspec.Unsupported(pod, a.cfg.Support); u != nil {
 		r = &lifecycle.Rejection{Reason: u.Reason, Message: "Pod was rejected: " + u.Message}
 	} else if n := a.node.Load(); n != nil {
 		if refused := admission.Check(n, a.taken(), pod); refused != nil {

@@ -67,6 +67,7 @@ type Agent struct {
 	networked atomic.Bool // the node has its range of pod addresses
 	adopted   atomic.Bool // all pods that the API server had at the start have a worker
 	listed    atomic.Bool // the runtime has told what it runs
+	goesDown  atomic.Bool // the machine is about to go down
 	syncOnce  sync.Once
 
 	registered   chan struct{} // closed when node is set
@@ -161,6 +162,7 @@ func (a *Agent) run(ctx context.Context) error {
 	events := a.cfg.Sandboxes.Events(ctx)
 	a.wg.Go(func() { a.follow(ctx, events) })
 	a.wg.Go(func() { a.runStatic(ctx) }) // they need no API server
+	a.wg.Go(func() { a.awaitShutdown(ctx) })
 	if !cache.WaitForCacheSync(ctx.Done(), servicesSynced) || !a.awaitNode(ctx) {
 		return nil
 	}
@@ -230,6 +232,9 @@ func (a *Agent) notReady(ctx context.Context) []string {
 	defer cancel()
 	if _, err := a.cfg.Images.List(ctx); err != nil || !a.listed.Load() {
 		out = append(out, "container runtime is down")
+	}
+	if a.goesDown.Load() {
+		out = append(out, shuttingDown)
 	}
 	if !a.networked.Load() {
 		out = append(out, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the node has no pod CIDR yet")

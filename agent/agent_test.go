@@ -30,13 +30,14 @@ const testNode = "n1"
 
 // env is an API server with one node whose containers are a double.
 type env struct {
-	t      *testing.T
-	rest   *rest.Config
-	client kubernetes.Interface
-	node   *double
-	layout paths.Layout
-	left   atomic.Int64 // of memory, in bytes of 100; zero is all
-	stop   func()
+	t        *testing.T
+	rest     *rest.Config
+	client   kubernetes.Interface
+	node     *double
+	layout   paths.Layout
+	shutdown Shutdown
+	left     atomic.Int64 // of memory, in bytes of 100; zero is all
+	stop     func()
 }
 
 func newEnv(t *testing.T) *env {
@@ -69,7 +70,7 @@ func (e *env) start() {
 	thresholds := []eviction.Threshold{{Signal: eviction.MemoryAvailable, Less: eviction.Amount{Quantity: 20}}}
 	cfg := Config{RestConfig: e.rest, NodeName: testNode, Layout: e.layout, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, Usage: e.node, RuntimeVersion: "double://1", Manifests: e.layout.Manifests(),
+		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, Usage: e.node, RuntimeVersion: "double://1", Manifests: e.layout.Manifests(), Shutdown: e.shutdown,
 		Eviction: eviction.Policy{Interval: 20 * time.Millisecond, Thresholds: thresholds, Transition: time.Hour}, Observe: e.observe}
 	go func() { done <- Run(ctx, cfg) }()
 	e.stop = func() {

@@ -114,6 +114,8 @@ type Config struct {
 	PodPids int64
 	// CgroupRoot is the cgroup of all pods; empty is kubepods.
 	CgroupRoot string
+	// Shutdown is how pods end before their machine does.
+	Shutdown Shutdown
 	// Manifests is the folder of static pods; empty is none.
 	Manifests string
 	// ResolvConf is the host's; empty is /etc/resolv.conf.
@@ -159,6 +161,9 @@ func (c *Config) complete() error {
 		return errors.New("agent: the node has no address: name one with --node-ip")
 	case c.Sandboxes == nil || c.Containers == nil || c.Usage == nil || c.Images == nil || c.Network == nil:
 		return errors.New("agent: Sandboxes, Containers, Usage, Images and Network are needed")
+	}
+	if c.Shutdown.CriticalGrace > c.Shutdown.Grace {
+		return errors.New("agent: the grace of critical pods at a shutdown is a part of the whole: it cannot be longer")
 	}
 	if c.ClusterDomain == "" {
 		c.ClusterDomain = "cluster.local"

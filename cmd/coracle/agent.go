@@ -6,6 +6,8 @@ import (
 	"errors"
 	"maps"
 	"net/netip"
+	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +15,7 @@ import (
 
 	containerdclient "github.com/containerd/containerd/v2/client"
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 	restclient "k8s.io/client-go/rest"
 
 	"github.com/coracle-dev/coracle/agent"
@@ -177,6 +180,7 @@ func (n *node) runAgent(ctx context.Context) error {
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,
 			CgroupRoot: cgroupRoot(n.o.layout), Reserved: reserved, PodPids: n.o.podPids, Handlers: slices.Collect(maps.Keys(handlers)), Support: support,
+			Shutdown:  agent.Shutdown{Grace: n.o.shutdown, CriticalGrace: n.o.shutdownCritical, Imminent: powerFails(ctx)},
 			Manifests: cmp.Or(n.o.manifests, n.o.layout.Manifests()),
 			Sandboxes: containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
@@ -199,6 +203,21 @@ func (o *options) settings(c cluster) map[string]any {
 		"enableServer": false, "enableSystemLogHandler": true, "enableSystemLogQuery": false, "serverTLSBootstrap": false, "port": 0, "readOnlyPort": 0,
 		"streamingConnectionIdleTimeout": nodeapi.IdleTimeout.String(), "podLogsDir": o.layout.PodLogs(),
 	}
+}
+
+// powerFails is sent to by SIGPWR, which init systems and supplies of power send before the machine goes down.
+func powerFails(ctx context.Context) <-chan struct{} {
+	signals, out := make(chan os.Signal, 1), make(chan struct{})
+	signal.Notify(signals, unix.SIGPWR)
+	go func() {
+		defer signal.Stop(signals)
+		select {
+		case <-signals:
+			close(out)
+		case <-ctx.Done():
+		}
+	}()
+	return out
 }
 
 // serve answers the API server's requests through the tunnel.

@@ -52,16 +52,18 @@ type options struct {
 	nodeIP     string
 	nodeLabels map[string]string
 	manifests  string
-	taints     taints
-	containerd string
-	runtimes   map[string]string
-	reserved   reservations
-	podPids    int64
-	logSize    string // of a container's log file
-	logFiles   int
-	eviction   eviction.Flags
-	images     imageSettings
-	security   podSecurity
+	// shutdown is the time that pods get before the machine goes down, and the part of it for critical ones.
+	shutdown, shutdownCritical time.Duration
+	taints                     taints
+	containerd                 string
+	runtimes                   map[string]string
+	reserved                   reservations
+	podPids                    int64
+	logSize                    string // of a container's log file
+	logFiles                   int
+	eviction                   eviction.Flags
+	images                     imageSettings
+	security                   podSecurity
 
 	joinServer, joinToken string
 
@@ -127,6 +129,8 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
 	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
 	podSecurityFlags(&o.security, f)
+	f.DurationVar(&o.shutdown, "shutdown-grace-period", 0, "time that all pods get to end when SIGPWR tells that the machine goes down; 0 leaves them running")
+	f.DurationVar(&o.shutdownCritical, "shutdown-grace-period-critical-pods", 0, "the part of it that is kept for critical pods, which end last")
 	f.StringVar(&o.manifests, "pod-manifest-path", "", "folder of static pods' files (default: manifests in the data folder)")
 	f.Var(&o.taints, "register-with-taints", "taints for the node when it registers, as only=db:NoSchedule; several with commas")
 	f.StringVar(&o.containerd, "containerd", "", "socket of a containerd to use in place of the built-in one")
