@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -10,7 +9,6 @@ import (
 	"slices"
 	"strings"
 
-	specs "github.com/opencontainers/runtime-spec/specs-go"
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/labels"
@@ -37,7 +35,10 @@ func (w *worker) startContainer(ctx context.Context, pod *v1.Pod, act lifecycle.
 	w.mu.Unlock()
 	cfg, err := w.containerConfig(ctx, pod, c, act, img)
 	if err != nil {
-		return nil, w.startFailed(ctx, pod, c, because(lifecycle.ReasonConfig, err))
+		if r := (*reasonError)(nil); !errors.As(err, &r) {
+			err = because(lifecycle.ReasonConfig, err)
+		}
+		return nil, w.startFailed(ctx, pod, c, err)
 	}
 	used := func(s *lifecycle.State) {
 		delete(s.Images, c.Name)
@@ -254,8 +255,11 @@ func (w *worker) files(pod *v1.Pod, c *v1.Container, attempt int, facts fields.F
 
 // writeIfChanged writes in place, because the file may be mounted into running containers.
 func writeIfChanged(path, text string) error {
-	if have, err := os.ReadFile(path); err == nil && string(have) == text {
-		return nil
+	// A container may have made it as long as it likes.
+	if info, err := os.Stat(path); err == nil && info.Size() == int64(len(text)) {
+		if have, err := os.ReadFile(path); err == nil && string(have) == text {
+			return nil
+		}
 	}
 	return os.WriteFile(path, []byte(text), 0o644)
 }
@@ -277,14 +281,30 @@ func (w *worker) terminationMessage(rc runtime.Container) string {
 		return m
 	}
 	m := rc.Message
-	if data, err := os.ReadFile(w.messagePath(rc.Name, rc.Attempt)); err == nil && len(data) > 0 {
-		m = string(data[:min(len(data), maxMessage)])
+	if end := readEnd(w.messagePath(rc.Name, rc.Attempt), maxMessage); end != "" {
+		m = end
 	} else if c := containerSpec(w.state.Pod, rc.Name); m == "" && rc.ExitCode != 0 && c != nil &&
 		c.TerminationMessagePolicy == v1.TerminationMessageFallbackToLogsOnError {
 		m = logTail(rc.LogPath)
 	}
 	w.messages[rc.ID] = m
 	return m
+}
+
+// readEnd reads the last bytes of a file that may be of any length.
+func readEnd(path string, most int64) string {
+	f, err := os.Open(path)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return ""
+	}
+	data := make([]byte, min(info.Size(), most))
+	n, _ := f.ReadAt(data, max(info.Size()-most, 0))
+	return string(data[:n])
 }
 
 // logTail is the end of a log in the CRI format, without times and streams.
@@ -317,22 +337,4 @@ func logTail(path string) string {
 	}
 	s := b.String()
 	return s[max(len(s)-maxMessageLog, 0):]
-}
-
-// seccompProfile reads a profile of the node by name, from below its folder of profiles.
-func (a *Agent) seccompProfile(name string) (*specs.LinuxSeccomp, error) {
-	root, err := os.OpenRoot(filepath.Join(a.cfg.Layout.Agent(), "seccomp"))
-	if err != nil {
-		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
-	}
-	defer root.Close()
-	data, err := root.ReadFile(name)
-	if err != nil {
-		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
-	}
-	p := &specs.LinuxSeccomp{}
-	if err := json.Unmarshal(data, p); err != nil {
-		return nil, fmt.Errorf("cannot load seccomp profile %q: %w", name, err)
-	}
-	return p, nil
 }

@@ -180,8 +180,27 @@ func (rec *sandboxRecord) mapMounts(dir, id string, mounts []Mount) ([]Mount, er
 			return nil, errors.Join(err, unmountBelow(base))
 		}
 		out[i].Source = target
+		if out[i].Options, err = lockedOptions(target, out[i].Options); err != nil {
+			return nil, errors.Join(err, unmountBelow(base))
+		}
 	}
 	return out, nil
+}
+
+// lockedOptions adds what a mount has that a user namespace may not take from it: to make it read-only, all of it has to be said again.
+func lockedOptions(path string, options []string) ([]string, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(path, &st); err != nil {
+		return nil, &fs.PathError{Op: "statfs", Path: path, Err: err}
+	}
+	options = slices.Clone(options)
+	for flag, option := range map[int64]string{unix.ST_NOSUID: "nosuid", unix.ST_NODEV: "nodev", unix.ST_NOEXEC: "noexec"} {
+		if st.Flags&flag != 0 && !slices.Contains(options, option) {
+			options = append(options, option)
+		}
+	}
+	slices.Sort(options)
+	return options, nil
 }
 
 func mappedMounts(dir, id string) string { return filepath.Join(dir, "mapped", id[:24]) }

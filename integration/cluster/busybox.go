@@ -15,6 +15,8 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
+
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // Busybox is the name of the image that ImportBusybox makes: a shell and the tools to look around with from inside a pod. Its user 1000 is
@@ -33,8 +35,9 @@ func (c *Cluster) ImportBusybox(also ...string) {
 	}
 }
 
-func writeBusybox(archive string, names []string) error {
-	content, err := busyboxLayer()
+// writeBusybox writes the image, with further programs, under these names to an archive.
+func writeBusybox(archive string, names []string, programs ...string) error {
+	content, err := busyboxLayer(programs)
 	if err != nil {
 		return err
 	}
@@ -68,7 +71,7 @@ func writeBusybox(archive string, names []string) error {
 }
 
 // busyboxLayer has the program, a link for each of its applets, and the files of users and groups.
-func busyboxLayer() ([]byte, error) {
+func busyboxLayer(programs []string) ([]byte, error) {
 	const path = "/bin/busybox"
 	program, err := os.ReadFile(path)
 	if err != nil {
@@ -93,6 +96,13 @@ func busyboxLayer() ([]byte, error) {
 		add(tar.Header{Name: dir, Typeflag: tar.TypeDir, Mode: mode}, "")
 	}
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, string(program))
+	for _, p := range programs {
+		data, rerr := os.ReadFile(p)
+		if rerr != nil {
+			return nil, rerr
+		}
+		add(tar.Header{Name: "bin/" + filepath.Base(p), Typeflag: tar.TypeReg, Mode: 0o755}, string(data))
+	}
 	for _, applet := range strings.Fields(string(applets)) {
 		if applet != "busybox" {
 			add(tar.Header{Name: "bin/" + applet, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, "")
@@ -104,4 +114,22 @@ func busyboxLayer() ([]byte, error) {
 		err = w.Close()
 	}
 	return buf.Bytes(), err
+}
+
+// ImportProgram makes an image of busybox and one program, built from a package of this repository, and imports it.
+func (c *Cluster) ImportProgram(image, pkg string) {
+	c.t.Helper()
+	dir := c.t.TempDir()
+	program, archive := filepath.Join(dir, filepath.Base(pkg)), filepath.Join(dir, "program.tar")
+	build := exec.Command("go", "build", "-ldflags", "-s -w", "-o", program, "./"+pkg)
+	build.Dir, build.Env = testenv.Repository(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		c.fatalf("build %s: %v\n%s", pkg, err, out)
+	}
+	if err := writeBusybox(archive, []string{image}, program); err != nil {
+		c.fatalf("make the image %s: %v", image, err)
+	}
+	if out, err := c.Image("import", archive); err != nil {
+		c.fatalf("import the image %s: %v\n%s", image, err, out)
+	}
 }

@@ -60,6 +60,10 @@ func New(t testing.TB) *Cluster {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// The users of pods with user namespaces come through it to their root file systems.
+	if err := os.Chmod(dir, 0o711); err != nil {
+		t.Fatal(err)
+	}
 	c := &Cluster{
 		Dir: dir, Kubeconfig: filepath.Join(dir, "admin.kubeconfig"), t: t, bin: bin,
 		Layout: paths.Layout{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")},

@@ -16,8 +16,9 @@ import (
 func TestPods(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
-	c.Up()
+	c.Up("--allowed-unsafe-sysctls", "net.core.*")
 	c.ImportBusybox()
+	c.ImportProgram(escapeImage, "integration/escape")
 	s := newSuite(t, c)
 	t.Run("drivers", func(t *testing.T) { s.parallel(t, driverTests) })
 	t.Run("containers", func(t *testing.T) { s.parallel(t, containerTests) })
@@ -27,6 +28,8 @@ func TestPods(t *testing.T) {
 	t.Run("files", func(t *testing.T) { s.parallel(t, fileTests) })
 	t.Run("disks", func(t *testing.T) { s.parallel(t, diskTests) })
 	t.Run("reach", func(t *testing.T) { s.parallel(t, reachTests) })
+	t.Run("security", func(t *testing.T) { s.parallel(t, securityTests) })
+	t.Run("escape", func(t *testing.T) { s.parallel(t, escapeTests) })
 }
 
 // shell is a container that runs a script of busybox.
