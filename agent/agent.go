@@ -198,6 +198,7 @@ func (a *Agent) run(ctx context.Context) error {
 		a.wg.Go(func() { a.keepMirrors(ctx, pods.GetStore()) })
 		a.adoptOrphans(ctx)
 		a.adopted.Store(true)
+		a.weighQOS()
 		a.allocate()
 		a.wg.Go(func() { a.garbage.Run(ctx) }) // not before: it must know every pod
 	}

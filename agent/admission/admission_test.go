@@ -61,3 +61,47 @@ func TestCheck(t *testing.T) {
 		})
 	}
 }
+
+func TestResize(t *testing.T) {
+	node := &v1.Node{}
+	node.Status.Allocatable = list("2", "1Gi")
+	node.Status.Allocatable[v1.ResourcePods] = resource.MustParse("9")
+	for name, c := range map[string]struct {
+		others          []*v1.Pod
+		pod             *v1.Pod
+		reason, message string
+	}{
+		"fits":   {pod: pod("2", "1Gi"), others: []*v1.Pod{pod("0", "0")}},
+		"never":  {nil, pod("2500m", "1Gi"), "Infeasible", "Node didn't have enough capacity: cpu, requested: 2500, capacity: 2000"},
+		"memory": {nil, pod("9", "2Gi"), "Infeasible", "Node didn't have enough capacity: memory, requested: 2147483648, capacity: 1073741824"},
+		"later":  {[]*v1.Pod{pod("1", "1Mi")}, pod("1500m", "1Mi"), "Deferred", "Node didn't have enough resource: cpu, requested: 1500, used: 1000, capacity: 2000"},
+	} {
+		r := Resize(node, c.others, c.pod)
+		if r == nil {
+			r = &Rejection{}
+		}
+		if r.Reason != c.reason || r.Message != c.message {
+			t.Errorf("%s: %+v", name, r)
+		}
+	}
+}
+
+// TestInitContainersAndOverheadCount: the largest init container beside the sidecars started before it, or all that runs after, and the overhead.
+func TestInitContainersAndOverheadCount(t *testing.T) {
+	node := &v1.Node{}
+	node.Name = "n1"
+	node.Status.Allocatable = list("2", "1Gi")
+	node.Status.Allocatable[v1.ResourcePods] = resource.MustParse("9")
+	always := v1.ContainerRestartPolicyAlways
+	sized := func(cpu string, policy *v1.ContainerRestartPolicy) v1.Container {
+		return v1.Container{RestartPolicy: policy, Resources: v1.ResourceRequirements{Requests: list(cpu, "1Mi")}}
+	}
+	p := pod("500m", "1Mi", func(p *v1.Pod) {
+		p.Spec.InitContainers = []v1.Container{sized("600m", &always), sized("1300m", nil)}
+		p.Spec.Overhead = list("200m", "1Mi")
+	})
+	r := Check(node, nil, p)
+	if r == nil || r.Message != "Pod was rejected: Node didn't have enough resource: cpu, requested: 2100, used: 0, capacity: 2000" {
+		t.Errorf("got %+v", r)
+	}
+}

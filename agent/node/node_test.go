@@ -199,3 +199,41 @@ func await(t *testing.T, what string, ok func() bool) {
 		}
 	}
 }
+
+func TestCapacity(t *testing.T) {
+	in := healthy()
+	in.Facts.HugePages = []HugePages{{Size: 2 << 20, Count: 512}, {Size: 1 << 30}}
+	in.Reserved[v1.ResourceCPU] = resource.MustParse("500m")
+	st := Status(in, &v1.NodeStatus{})
+	for name, want := range map[v1.ResourceName]string{"cpu": "2 1500m", "memory": "4Gi 2972Mi", "hugepages-2Mi": "1Gi 1Gi", "hugepages-1Gi": "0 0",
+		"ephemeral-storage": "100Gi 90Gi", "pods": "110 110"} {
+		all, rest := st.Capacity[name], st.Allocatable[name]
+		if got := all.String() + " " + rest.String(); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+	if names := st.RuntimeHandlers; len(names) != 2 || names[1].Name != "runc" {
+		t.Errorf("handlers %+v", names)
+	}
+}
+
+func TestHugePagesOfTheMachine(t *testing.T) {
+	root := t.TempDir()
+	put := func(path, text string) {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(root, path)), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, path), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put("sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages", "16\n")
+	put("sys/kernel/mm/hugepages/hugepages-1048576kB/nr_hugepages", "0\n")
+	if got := hugePages(root); len(got) != 2 || got[0] != (HugePages{2 << 20, 0}) {
+		t.Errorf("without a controller: %v", got)
+	}
+	put("sys/fs/cgroup/cgroup.controllers", "cpu memory hugetlb\n")
+	if got := hugePages(root); len(got) != 2 || got[0] != (HugePages{2 << 20, 16}) || got[1] != (HugePages{1 << 30, 0}) {
+		t.Errorf("got %v", got)
+	}
+}

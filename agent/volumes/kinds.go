@@ -97,8 +97,6 @@ func (m *Manager) unsupported(pod *v1.Pod, v *v1.Volume) string {
 		return ""
 	case m.kinds[name] == nil:
 		return name
-	case v.EmptyDir != nil && strings.HasPrefix(string(v.EmptyDir.Medium), string(v1.StorageMediumHugePages)):
-		return "emptyDir of medium " + string(v.EmptyDir.Medium)
 	case v.Projected == nil:
 		return ""
 	}
