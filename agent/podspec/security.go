@@ -27,7 +27,8 @@ type Support struct {
 	SeccompDefault bool
 }
 
-// Security merges the security contexts of pod and container.
+// Security merges the security contexts of pod and container. SELinux options have no effect, as with a container runtime whose support for
+// SELinux is off.
 func Security(pod *v1.Pod, c *v1.Container, node Support, seccomp SeccompLoader) (runtime.Security, error) {
 	p, s := pod.Spec.SecurityContext, c.SecurityContext
 	if p == nil {
