@@ -106,6 +106,9 @@ func (w *worker) containerConfig(ctx context.Context, pod *v1.Pod, c *v1.Contain
 	if cfg.Mounts, err = w.mounts(pod, c, act.Attempt, facts, cfg.Env); err != nil {
 		return cfg, err
 	}
+	if cfg.Devices, err = w.devices(c); err != nil {
+		return cfg, err
+	}
 	return cfg, os.MkdirAll(filepath.Dir(cfg.LogPath), 0o755)
 }
 

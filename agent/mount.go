@@ -7,6 +7,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 
 	"github.com/coracle-dev/coracle/agent/lifecycle"
+	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/agent/volumes"
 )
 
@@ -68,4 +69,17 @@ func (a *Agent) keepVolumes(ctx context.Context) {
 	if err := a.kept.Run(ctx); err != nil {
 		a.cfg.Log.Error("local volumes are not kept", "error", err)
 	}
+}
+
+// devices are the container's block volumes.
+func (w *worker) devices(c *v1.Container) ([]runtime.Device, error) {
+	w.mu.Lock()
+	mounted := w.mounted
+	w.mu.Unlock()
+	list, err := w.a.volumes.ContainerDevices(c, mounted)
+	var out []runtime.Device
+	for _, d := range list {
+		out = append(out, runtime.Device(d))
+	}
+	return out, err
 }

@@ -67,10 +67,6 @@ func UnsupportedContainer(c *v1.Container, node Support) *Refusal {
 			return refuse("container %s: hostIP %s of port %d: pods have no IPv6 address on this node", c.Name, p.HostIP, p.ContainerPort)
 		}
 	}
-	if len(c.VolumeDevices) > 0 {
-		return refuse("container %s: volumeDevices are not supported on this node", c.Name)
-	}
-
 	if len(c.Resources.Claims) > 0 {
 		return refuse("container %s: resource claims are not supported on this node", c.Name)
 	}

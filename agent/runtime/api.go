@@ -54,6 +54,12 @@ type Mount struct {
 	Recursive           bool     // ReadOnly holds for what is mounted below as well
 }
 
+// Device is a device of the machine that a container may use.
+type Device struct {
+	Source, Destination string // its path on the machine and in the container
+	ReadOnly            bool
+}
+
 // Resources are cgroup limits; zero is unlimited.
 type Resources struct {
 	CPUShares   uint64
@@ -97,6 +103,7 @@ type ContainerConfig struct {
 	Env           []string // NAME=value; later wins over the image's
 	WorkingDir    string
 	Mounts        []Mount
+	Devices       []Device
 	Resources     Resources
 	Security      Security
 	TTY           bool

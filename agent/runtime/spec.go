@@ -51,6 +51,8 @@ type specInput struct {
 	v2      bool     // cgroup v2
 	allCaps []string // what a privileged container gets
 	devices []specs.LinuxDevice
+	// deviceRules allow those of the container's own.
+	deviceRules []specs.LinuxDeviceCgroup
 	// processes is the path of the PID namespace to join in place of one of its own, if set.
 	processes string
 }
@@ -58,6 +60,9 @@ type specInput struct {
 // gather reads what of the machine goes into a spec.
 func (in *specInput) gather() error {
 	in.v2 = unified()
+	if err := in.gatherDevices(); err != nil {
+		return err
+	}
 	if !in.cfg.Security.Privileged && !hasAll(in.cfg.Security.AddCaps) {
 		return nil
 	}
@@ -66,9 +71,11 @@ func (in *specInput) gather() error {
 		return fmt.Errorf("read own capabilities: %w", err)
 	}
 	if in.cfg.Security.Privileged {
-		if in.devices, err = oci.HostDevices(); err != nil {
+		all, err := oci.HostDevices()
+		if err != nil {
 			return fmt.Errorf("list the machine's devices: %w", err)
 		}
+		in.devices = append(all, in.devices...)
 	}
 	return nil
 }
@@ -285,7 +292,7 @@ func joinedNamespaces(in specInput) []specs.LinuxNamespace {
 func resources(in specInput) *specs.LinuxResources {
 	res := in.cfg.Resources
 	out := &specs.LinuxResources{
-		Devices: []specs.LinuxDeviceCgroup{{Allow: in.cfg.Security.Privileged, Access: "rwm"}},
+		Devices: append([]specs.LinuxDeviceCgroup{{Allow: in.cfg.Security.Privileged, Access: "rwm"}}, in.deviceRules...),
 		CPU:     &specs.LinuxCPU{},
 	}
 	if res.CPUShares > 0 {
@@ -322,8 +329,8 @@ func protect(spec *specs.Spec, in specInput) {
 			spec.Linux.RootfsPropagation = m.Propagation
 		}
 	}
+	spec.Linux.Devices = in.devices
 	if sec.Privileged {
-		spec.Linux.Devices = in.devices
 		return
 	}
 	if !sec.MaskedPathsUnmasked {

@@ -21,6 +21,25 @@ type Mount struct {
 	Options             []string // of the volume, beside these
 }
 
+// Device is one block volume in a container.
+type Device struct {
+	Source, Destination string
+	ReadOnly            bool
+}
+
+// ContainerDevices are the container's block volumes.
+func (m *Manager) ContainerDevices(c *v1.Container, mounted Mounted) ([]Device, error) {
+	var out []Device
+	for _, d := range c.VolumeDevices {
+		v, ok := mounted.Volumes[d.Name]
+		if !ok || !v.Block {
+			return nil, fmt.Errorf("cannot find volume %q to pass into container %q", d.Name, c.Name)
+		}
+		out = append(out, Device{Source: v.Path, Destination: d.DevicePath, ReadOnly: v.ReadOnly})
+	}
+	return out, nil
+}
+
 // ContainerMounts are the container's mounts of its pod's volumes, expand resolves subPathExpr. Sub-paths are held by
 // mounts of their own, made from an open file, so that nobody can swap in a link that leads out of the volume.
 func (m *Manager) ContainerMounts(pod *v1.Pod, c *v1.Container, mounted Mounted, expand func(string) (string, error)) ([]Mount, error) {

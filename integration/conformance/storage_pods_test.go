@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 
@@ -75,7 +76,7 @@ dd if=/dev/zero of=/v/memory/big bs=1M count=8 2>/dev/null && echo no limit || e
 	},
 	"a composed sub-path that is absolute is refused": func(e *env) {
 		e.create(e.composing("absolute", "$(ABSOLUTE)"))
-		if why := e.heldUp("absolute", "CreateContainerConfigError"); !strings.Contains(why, "must not be an absolute path") {
+		if why := e.waits("absolute", "CreateContainerConfigError"); !strings.Contains(why, "must not be an absolute path") {
 			e.Errorf("%q", why)
 		}
 	},
@@ -83,7 +84,7 @@ dd if=/dev/zero of=/v/memory/big bs=1M count=8 2>/dev/null && echo no limit || e
 		pod := e.composing("later", "$(FROM)")
 		pod.Spec.Containers[0].Command[2] = "sleep 10000"
 		e.create(pod)
-		if why := e.heldUp("later", "CreateContainerConfigError"); !strings.Contains(why, "missing value for FROM") {
+		if why := e.waits("later", "CreateContainerConfigError"); !strings.Contains(why, "missing value for FROM") {
 			e.Errorf("%q", why)
 		}
 		e.cluster.Kubectl("annotate", "pod", "later", "-n", e.ns, "path=here")
@@ -105,18 +106,43 @@ dd if=/dev/zero of=/v/memory/big bs=1M count=8 2>/dev/null && echo no limit || e
 		pod := e.looking(`[{name: image, image: {reference: "coracle/none:v1", pullPolicy: Never}}]`)
 		pod.Name = "image-none"
 		e.create(pod)
-		if why := e.heldUp("image-none", "ErrImageNeverPull"); !strings.Contains(why, `Container image "coracle/none:v1" is not present with pull policy of Never`) {
+		if why := e.waits("image-none", "ErrImageNeverPull"); !strings.Contains(why, `Container image "coracle/none:v1" is not present with pull policy of Never`) {
 			e.Errorf("%q", why)
 		}
 	},
 	"a volume that is an image of a registry": func(e *env) {
-		name := e.registry(map[string]string{"dir/file": "of the image"})
-		pod := e.looking(`[{name: image, image: {reference: "` + name + `", pullPolicy: Always}}]`)
-		pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "image", MountPath: "/part", SubPath: "dir"})
+		s := serveRegistry(e.T, e.cluster, "", false)
+		pushTo(e.T, e.cluster, s, "files:v1", "", busybox(e.T, e.cluster, "files"))
+		pod := e.looking(`[{name: image, image: {reference: "` + hostOf(s) + `/files:v1", pullPolicy: Always}}]`)
+		pod.Spec.Containers[0].VolumeMounts = append(pod.Spec.Containers[0].VolumeMounts, corev1.VolumeMount{Name: "image", MountPath: "/part", SubPath: "bin"})
 		e.create(pod)
 		e.ready(pod.Name)
-		if out := e.inside(pod.Name, "cat /v/image/dir/file /part/file"); out != "of the imageof the image" {
-			e.Errorf("%q", out)
+		e.inside(pod.Name, "ls /v/image/bin/busybox /part/busybox")
+		e.told(pod.Name, "Pulled", "Successfully pulled image")
+	},
+	"a block volume is a device": func(e *env) {
+		file := filepath.Join(e.TempDir(), "disk")
+		e.must(os.WriteFile(file, make([]byte, 1<<20), 0o600))
+		out, err := exec.Command("losetup", "--find", "--show", file).CombinedOutput()
+		if err != nil {
+			e.Skipf("skipped: no loop devices: %v: %s", err, out)
+		}
+		device := strings.TrimSpace(string(out))
+		e.Cleanup(func() { _ = exec.Command("losetup", "-d", device).Run() })
+		block := corev1.PersistentVolumeBlock
+		e.persistentVolume("raw", "1Mi", func(v *corev1.PersistentVolume) {
+			v.Spec.PersistentVolumeSource = corev1.PersistentVolumeSource{Local: &corev1.LocalVolumeSource{Path: device}}
+			v.Spec.VolumeMode = &block
+			e.must(yaml.UnmarshalStrict(fmt.Appendf(nil, `{required: {nodeSelectorTerms: [{matchExpressions: [{key: kubernetes.io/hostname, operator: In, values: [%s]}]}]}}`,
+				e.onlyNode().Name), &v.Spec.NodeAffinity))
+		})
+		e.volumeClaim("raw", "1Mi", func(c *corev1.PersistentVolumeClaim) { c.Spec.VolumeMode = &block })
+		pod := e.looking(`[{name: raw, persistentVolumeClaim: {claimName: raw}}]`)
+		pod.Spec.Containers[0].VolumeMounts = nil
+		pod.Spec.Containers[0].VolumeDevices = []corev1.VolumeDevice{{Name: "raw", DevicePath: "/dev/raw-disk"}}
+		pod.Spec.Containers[0].Command[2] = "printf written | dd of=/dev/raw-disk conv=fsync 2>/dev/null; dd if=/dev/raw-disk bs=7 count=1 2>/dev/null"
+		if log := e.finish(pod); log != "written" {
+			e.Errorf("%q", log)
 		}
 	},
 	"folders and files of the node": func(e *env) {
@@ -253,19 +279,4 @@ func (e *env) composing(name, expression string) *corev1.Pod {
 	e.must(yaml.UnmarshalStrict([]byte(`[{name: POD_NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}, {name: SUB, value: fixed}, {name: ABSOLUTE, value: /etc},
   {name: FROM, valueFrom: {fieldRef: {fieldPath: "metadata.annotations['path']"}}}]`), &c.Env))
 	return pod
-}
-
-// heldUp waits until the pod's first container waits for the reason, and gives the message.
-func (e *env) heldUp(name, reason string) (message string) {
-	e.Helper()
-	e.until(name, func(p *corev1.Pod) error {
-		if len(p.Status.ContainerStatuses) > 0 {
-			if w := p.Status.ContainerStatuses[0].State.Waiting; w != nil && w.Reason == reason {
-				message = w.Message
-				return nil
-			}
-		}
-		return errors.New(describe(p))
-	})
-	return message
 }
