@@ -196,11 +196,11 @@ func (w *worker) removeContainer(ctx context.Context, act lifecycle.Action) erro
 // reclaim gives everything of the pod back; with Purge nothing of it stays.
 func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifecycle.State), error) {
 	if act.Purge {
-		if err := w.removeContainers(ctx); err != nil {
+		// The logs first: what else is left of the pod has an agent that starts anew do the rest, and only containers and the sandbox know the name.
+		if err := os.RemoveAll(podspec.LogDir(w.a.cfg.Layout.PodLogs(), w.ref)); err != nil {
 			return nil, err
 		}
-		// First, for what else is left of the pod tells an agent that starts anew that there is more to do, and the sandbox knows the name.
-		if err := os.RemoveAll(podspec.LogDir(w.a.cfg.Layout.PodLogs(), w.ref)); err != nil {
+		if err := w.removeContainers(ctx); err != nil {
 			return nil, err
 		}
 	}

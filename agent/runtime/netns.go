@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -169,20 +168,41 @@ func rank(name string) int {
 
 // startPause starts the process that holds and is the init of a pod's shared PID namespace. It has a session
 // of its own and outlives the agent, like the shims.
-func (r *Runtime) startPause(dir string, cfg SandboxConfig) (pid int, started string, err error) {
+func (r *Runtime) startPause(dir string, rec *sandboxRecord) error {
 	cmd := exec.Command(r.cfg.Shim, "pause")
 	cmd.Dir = "/"
 	cmd.Env = pauseEnv()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWPID}
-	if err := cmd.Start(); err != nil {
-		return 0, "", fmt.Errorf("start the holder of the PID namespace: %w", err)
+	return rec.hold(dir, cmd)
+}
+
+// hold starts the holder of a PID namespace and keeps that. The holder ends by itself unless rec.held is called: an agent that is killed in between leaves none.
+func (rec *sandboxRecord) hold(dir string, cmd *exec.Cmd) error {
+	stdin, confirm, err := os.Pipe()
+	if err != nil {
+		return err
 	}
-	pid = cmd.Process.Pid
+	cmd.Stdin = stdin
+	err = cmd.Start()
+	stdin.Close()
+	if err != nil {
+		confirm.Close()
+		return fmt.Errorf("start the holder of the PID namespace: %w", err)
+	}
+	rec.Pause, rec.PauseStart, rec.confirm = cmd.Process.Pid, startTime(cmd.Process.Pid), confirm
 	go func() { _ = cmd.Wait() }()
-	if err := bindNamespace(fmt.Sprintf("/proc/%d/ns/pid", pid), filepath.Join(dir, "pid")); err != nil {
-		return 0, "", errors.Join(err, unix.Kill(pid, unix.SIGKILL))
+	return bindNamespace(fmt.Sprintf("/proc/%d/ns/pid", rec.Pause), filepath.Join(dir, "pid"))
+}
+
+// held tells the holder of the PID namespace, if there is one, whether it was recorded.
+func (rec *sandboxRecord) held(recorded bool) {
+	if rec.confirm == nil {
+		return
 	}
-	return pid, startTime(pid), nil
+	if recorded {
+		_, _ = rec.confirm.Write([]byte{1}) // if it died meanwhile, that is seen elsewhere
+	}
+	rec.confirm.Close()
 }
 
 func pauseEnv() []string { return []string{"GOGC=20", "GOMAXPROCS=1"} }

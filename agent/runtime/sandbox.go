@@ -26,6 +26,7 @@ type sandboxRecord struct {
 	// PauseStart is the start time of the process that holds a shared PID namespace, and Pause its PID.
 	Pause      int    `json:",omitempty"`
 	PauseStart string `json:",omitempty"`
+	confirm    *os.File
 	// FirstID is the first of the machine's user and group IDs that the pod has; zero without a user namespace.
 	FirstID uint32 `json:",omitempty"`
 }
@@ -93,15 +94,14 @@ func (r *Runtime) setUp(ctx context.Context, dir string, rec *sandboxRecord) err
 		})
 	}
 	if cfg.ShareProcess && !cfg.HostPID && !cfg.UserNamespace {
-		g.Go(func() (err error) {
-			rec.Pause, rec.PauseStart, err = r.startPause(dir, cfg)
-			return err
-		})
+		g.Go(func() error { return r.startPause(dir, rec) })
 	}
-	if err := g.Wait(); err != nil {
-		return err
+	err := g.Wait()
+	if err == nil {
+		err = rec.write(dir)
 	}
-	return rec.write(dir)
+	rec.held(err == nil)
+	return err
 }
 
 // write replaces the record at once, for a reader may be there any time.

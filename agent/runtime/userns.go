@@ -96,12 +96,10 @@ func (r *Runtime) makeUserNamespaces(dir string, rec *sandboxRecord) error {
 	if !cfg.ShareProcess {
 		return sys.UnshareAfterEnterUserns(mappingText(rec.FirstID), mappingText(rec.FirstID), uintptr(flags), keep)
 	}
-	pid, err := r.startUserPause(dir, rec.FirstID, flags)
-	if err != nil {
+	if err := r.startUserPause(dir, rec, flags); err != nil {
 		return err
 	}
-	rec.Pause, rec.PauseStart = pid, startTime(pid)
-	return keep(pid)
+	return keep(rec.Pause)
 }
 
 // enterAndPrepare sets up the namespaces kept in dir, from within.
@@ -123,27 +121,19 @@ func enterAndPrepare(dir string, cfg SandboxConfig, owner uint32) error {
 
 // startUserPause starts the holder of a PID namespace within a user namespace of its own. It is started by an open file, as its user may
 // not enter the folder that it lies in.
-func (r *Runtime) startUserPause(dir string, first uint32, flags int) (pid int, err error) {
+func (r *Runtime) startUserPause(dir string, rec *sandboxRecord, flags int) error {
 	program, err := os.Open(r.cfg.Shim)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer program.Close()
 	cmd := exec.Command("/proc/self/fd/3", "pause")
 	cmd.ExtraFiles = []*os.File{program}
 	cmd.Dir, cmd.Env = "/", pauseEnv()
-	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(first), Size: idsPerPod}}
+	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: int(rec.FirstID), Size: idsPerPod}}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWPID, Unshareflags: uintptr(flags),
 		UidMappings: ids, GidMappings: ids, GidMappingsEnableSetgroups: true, Credential: &syscall.Credential{}}
-	if err := cmd.Start(); err != nil {
-		return 0, fmt.Errorf("start the holder of the PID namespace: %w", err)
-	}
-	pid = cmd.Process.Pid
-	go func() { _ = cmd.Wait() }()
-	if err := bindNamespace(fmt.Sprintf("/proc/%d/ns/pid", pid), filepath.Join(dir, "pid")); err != nil {
-		return 0, errors.Join(err, unix.Kill(pid, unix.SIGKILL))
-	}
-	return pid, nil
+	return rec.hold(dir, cmd)
 }
 
 // snapshotOptions have the root file system's owners shown as the pod's own.

@@ -10,8 +10,11 @@ import (
 )
 
 // pause is process 1 of a shared PID namespace: it reaps whatever is orphaned there and ends by SIGKILL from
-// outside, or by SIGTERM.
+// outside, or by SIGTERM. It also ends if whoever started it dies before it has told, by a byte, that it will find it again.
 func pause() {
+	if n, _ := os.Stdin.Read(make([]byte, 1)); n == 0 {
+		os.Exit(0)
+	}
 	signals := make(chan os.Signal, 16)
 	signal.Notify(signals, unix.SIGCHLD, unix.SIGTERM, unix.SIGINT)
 	for sig := range signals {
