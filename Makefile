@@ -15,7 +15,7 @@ LDFLAGS := -s -w \
 SOURCES := $(shell find agent apiserver cmd controllers internal proto proxy scheduler -name '*.go' -not -name '*_test.go' 2>/dev/null) go.mod go.sum
 DATA    := $(shell find apiserver/openapi -name "*.gz" 2>/dev/null)
 
-.PHONY: all build up down test test-unit test-race test-integration lint fuzz bench generate deps clean
+.PHONY: all build up down test test-unit test-race test-integration test-vm test-all lint fuzz bench generate deps clean
 all: build
 
 build: bin/coracle ## bin/coracle, static and stripped
@@ -68,6 +68,17 @@ test-race: $(ASSETS)
 test-integration: bin/coracle
 	@echo "== integration tests"
 	@set -o pipefail; go test -count=1 -v -parallel 4 -timeout 25m ./integration/... | grep --line-buffered -v '^=== '
+
+KERNEL := .cache/vm-kernel
+test-vm: bin/coracle ## a machine of its own, on cgroup v2, booted in software
+	@./scripts/install-deps vm
+	@./scripts/vm-kernel $(KERNEL)
+	@echo "== tests in a virtual machine"
+	@set -o pipefail; CORACLE_TEST_VM=$(KERNEL) go test -count=1 -v -timeout 20m ./integration/vm | grep --line-buffered -v '^=== '
+
+test-all: test test-vm ## what takes too long for every change, too
+	@echo "== 200 kills"
+	CORACLE_TEST_KILLS=200 go test -count=1 -v -timeout 40m ./integration/crash
 
 FUZZTIME ?= 5m
 fuzz: $(ASSETS) ## each fuzz target in turn, FUZZTIME each (5m)
