@@ -7,11 +7,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
 	"k8s.io/client-go/tools/clientcmd"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
@@ -19,7 +21,7 @@ import (
 )
 
 // certLife is how long the nodes' certificates of TestJoin are valid.
-const certLife = 20 * time.Second
+const certLife = 15 * time.Second
 
 // joining is a cluster without nodes, and a machine with a cable to it.
 type joining struct {
@@ -37,7 +39,9 @@ func TestJoin(t *testing.T) {
 	j := &joining{kube: newKube(t, c), machine: m, url: "https://10.99.2.1:6443"}
 	j.tokens()
 	j.refusals()
+	j.smallDisk()
 	agent := j.joins()
+	j.fullDisk(agent)
 	j.renews(agent)
 	j.expires()
 }
@@ -154,12 +158,72 @@ func (j *joining) start(args ...string) *cluster.Process {
 	return p
 }
 
+// smallDisk gives the machine a disk for its data that is soon full.
+func (j *joining) smallDisk() {
+	j.t.Helper()
+	data := j.machine.Layout.Data
+	if err := os.MkdirAll(data, 0o755); err != nil {
+		j.t.Fatal(err)
+	}
+	if err := unix.Mount("disk", data, "tmpfs", 0, "size=400m"); err != nil {
+		j.t.Fatal(err)
+	}
+}
+
+// condition is one of the node's.
+func (j *joining) condition(kind string) string {
+	j.t.Helper()
+	return j.get("node/second", `{.status.conditions[?(@.type=="`+kind+`")].status}`)
+}
+
+// fullDisk fills the machine's disk to the last byte for longer than the node's certificate lasts.
+func (j *joining) fullDisk(agent *cluster.Process) {
+	j.t.Helper()
+	first := j.certificate()
+	path := filepath.Join(j.machine.Layout.Data, "filler")
+	f, err := os.Create(path)
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	for chunk := make([]byte, 1<<20); err == nil && len(chunk) > 0; {
+		if _, err = f.Write(chunk); err != nil && len(chunk) > 1 {
+			chunk, err = chunk[:len(chunk)/2], nil
+		}
+	}
+	if err := f.Close(); err != nil {
+		j.t.Fatal(err)
+	}
+	cluster.Eventually(j.t, 40*time.Second, func() error { return cluster.Want("DiskPressure", j.condition("DiskPressure"), "True") })
+	time.Sleep(time.Until(first.NotAfter) + 2*time.Second)
+	lease := j.run("get", "lease", "-n", "kube-node-lease", "second", "-o", "jsonpath={.spec.renewTime}")
+	cluster.Eventually(j.t, 30*time.Second, func() error {
+		if now := j.run("get", "lease", "-n", "kube-node-lease", "second", "-o", "jsonpath={.spec.renewTime}"); now == lease {
+			return fmt.Errorf("the lease is still of %s", now)
+		}
+		return nil
+	})
+	if agent.Ended() {
+		j.t.Fatalf("with a full disk the agent ended:\n%s", agent.Output())
+	}
+	if err := os.Remove(path); err != nil {
+		j.t.Fatal(err)
+	}
+	cluster.Eventually(j.t, 40*time.Second, func() error { return cluster.Want("DiskPressure", j.condition("DiskPressure"), "False") })
+	j.want("Ready", j.condition("Ready"), "True")
+	cluster.Eventually(j.t, 90*time.Second, func() error { // what was renewed meanwhile is written now
+		if now := j.certificate(); !now.NotAfter.After(first.NotAfter) {
+			return fmt.Errorf("the certificate on disk is still the first")
+		}
+		return nil
+	})
+}
+
 // joins has the machine join, and looks at the node that it becomes.
 func (j *joining) joins() *cluster.Process {
 	j.t.Helper()
 	token := j.token("create", "-q", "--description", "the second")
 	p := j.start("--server", j.url, "--token", token, "--node-name", "second", "--node-ip", "10.99.2.2,fd00::2",
-		"--node-labels", "disk=ssd,node.kubernetes.io/pool=a", "--register-with-taints", "only=some:NoSchedule")
+		"--node-labels", "disk=ssd,node.kubernetes.io/pool=a", "--register-with-taints", "only=some:NoSchedule", "--eviction-pressure-transition-period", "1s")
 	j.want("labels", j.get("node/second", `{.metadata.labels.disk} {.metadata.labels.node\.kubernetes\.io/pool} {.metadata.labels.kubernetes\.io/hostname}`), "ssd a second")
 	j.want("taints", j.get("node/second", `{.spec.taints[?(@.key=="only")].value}`), "some")
 	j.want("addresses", j.get("node/second", "{.status.addresses[*].address}"), "10.99.2.2 fd00::2 second")

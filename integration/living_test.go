@@ -130,6 +130,25 @@ func TestServerAway(t *testing.T) {
 	signal(t, p.server, unix.SIGCONT)
 	w.eventually("pod/ends", "{.status.containerStatuses[0].restartCount}", fmt.Sprint(w.starts("ends")-1))
 	w.want("exec", w.run("exec", "stays", "--", "hostname"), "stays")
+	w.runtimeDown()
+	if err := unix.Kill(stays, 0); err != nil {
+		t.Errorf("a container was ended: %v", err)
+	}
+}
+
+// runtimeDown has containerd hang: the node says so, and is well again when containerd is.
+func (w *watched) runtimeDown() {
+	w.t.Helper()
+	daemon := w.containerd()[0]
+	if err := unix.Kill(daemon, unix.SIGSTOP); err != nil {
+		w.t.Fatal(err)
+	}
+	const ready = `{.items[0].status.conditions[?(@.type=="Ready")]`
+	w.eventually("node", ready+".status} "+ready+".reason} "+ready+".message}", "False KubeletNotReady container runtime is down")
+	if err := unix.Kill(daemon, unix.SIGCONT); err != nil {
+		w.t.Fatal(err)
+	}
+	w.eventually("node", ready+".status} "+ready+".reason} "+ready+".message}", "True KubeletReady kubelet is posting ready status")
 }
 
 // processNow finds a pod's first process by its command line, for when the API server cannot be asked.

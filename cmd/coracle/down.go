@@ -72,7 +72,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	}
 	if purge && unmounted == nil {
 		do("remove the containers' logs", removeContainerLogs(l)) // those that are not below the data folder
-		do("remove "+l.Data, os.RemoveAll(l.Data))
+		do("remove "+l.Data, removeData(l.Data))
 		do("remove the kubeconfig", removeKubeconfig(o.kubeconfigOut))
 	}
 	if len(errs) > 0 {
@@ -267,4 +267,15 @@ func mountsUnder(dirs []string) ([]*mountinfo.Info, error) {
 		}
 		return true, false
 	})
+}
+
+// removeData removes the data folder; one that is a disk of its own is emptied.
+func removeData(dir string) error {
+	err := os.RemoveAll(dir)
+	if errors.Is(err, unix.EBUSY) {
+		if left, readErr := os.ReadDir(dir); readErr == nil && len(left) == 0 {
+			return nil
+		}
+	}
+	return err
 }

@@ -122,6 +122,9 @@ func (c *Cluster) clean() {
 	if err := unix.Unmount(c.NetNS, unix.MNT_DETACH); err != nil {
 		c.t.Errorf("unmount the namespace: %v", err)
 	}
+	if err := unix.Unmount(c.Layout.Data, 0); err != nil && !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOENT) { // where a test gave it a disk of its own
+		c.t.Errorf("unmount the data: %v", err)
+	}
 	if err := os.RemoveAll(c.Dir); err != nil {
 		c.t.Errorf("remove: %v", err)
 	}
