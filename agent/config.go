@@ -86,6 +86,8 @@ type NodePods interface {
 	Pods() []*v1.Pod
 	// VolumePaths tells where a pod's volumes are that are in place, by name.
 	VolumePaths(uid string) map[string]string
+	// ProbeCounts tells how often each running container was probed, by the probe's kind and outcome.
+	ProbeCounts(tell func(pod *v1.Pod, container, kind, outcome string, count uint64))
 }
 
 // Config is what Run needs.

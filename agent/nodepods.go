@@ -3,6 +3,8 @@ package agent
 import (
 	v1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/cache"
+
+	"github.com/coracle-dev/coracle/agent/probes"
 )
 
 // nodePods implements NodePods.
@@ -45,4 +47,11 @@ func (n nodePods) VolumePaths(uid string) map[string]string {
 		paths[name] = v.Path
 	}
 	return paths
+}
+
+// ProbeCounts implements NodePods.
+func (n nodePods) ProbeCounts(tell func(pod *v1.Pod, container, kind, outcome string, count uint64)) {
+	n.a.probes.Counts(func(t probes.Target, k probes.Kind, outcome string, count uint64) {
+		tell(t.Pod, t.Container.Name, k.String(), outcome, count)
+	})
 }

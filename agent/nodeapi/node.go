@@ -35,6 +35,7 @@ func (a *api) node(mux *http.ServeMux) {
 		mux.HandleFunc("GET /metrics", a.cfg.Stats.ServeMetrics)
 		mux.HandleFunc("GET /metrics/resource", a.cfg.Stats.ServeResource)
 		mux.HandleFunc("GET /metrics/cadvisor", a.cfg.Stats.ServeCadvisor)
+		mux.HandleFunc("GET /metrics/probes", a.cfg.Stats.ServeProbes)
 		mux.HandleFunc("GET /stats/summary", a.cfg.Stats.ServeSummary)
 	}
 }

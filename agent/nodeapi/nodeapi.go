@@ -59,6 +59,7 @@ type Stats interface {
 	ServeMetrics(w http.ResponseWriter, r *http.Request)
 	ServeResource(w http.ResponseWriter, r *http.Request)
 	ServeCadvisor(w http.ResponseWriter, r *http.Request)
+	ServeProbes(w http.ResponseWriter, r *http.Request)
 	ServeSummary(w http.ResponseWriter, r *http.Request)
 }
 

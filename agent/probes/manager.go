@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	v1 "k8s.io/api/core/v1"
@@ -57,6 +58,36 @@ type watched struct {
 	cancel  context.CancelFunc
 	calm    context.CancelFunc // ends startup and liveness only
 	wg      sync.WaitGroup
+	asked   [Liveness + 1][3]atomic.Uint64 // by kind and outcome
+}
+
+// outcomes are the results of questions as metrics name them.
+var outcomes = [...]string{"successful", "failed", "unknown"}
+
+func (w *watched) count(k Kind, r Result) {
+	switch {
+	case r.OK():
+		w.asked[k][0].Add(1)
+	case r == Failure:
+		w.asked[k][1].Add(1)
+	default:
+		w.asked[k][2].Add(1)
+	}
+}
+
+// Counts tells how often each container that is watched was asked, by kind and outcome.
+func (m *Manager) Counts(tell func(t Target, k Kind, outcome string, n uint64)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range m.watched {
+		for k := range w.asked {
+			for i := range w.asked[k] {
+				if n := w.asked[k][i].Load(); n > 0 {
+					tell(w.target, Kind(k), outcomes[i], n)
+				}
+			}
+		}
+	}
 }
 
 // New makes a Manager whose probes end with ctx.
@@ -155,6 +186,7 @@ func (m *Manager) run(ctx context.Context, w *watched, k Kind, p *v1.Probe) {
 		if ctx.Err() != nil {
 			return
 		}
+		w.count(k, result)
 		ok := result.OK()
 		if ok {
 			eager = 0

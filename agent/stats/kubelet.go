@@ -63,3 +63,24 @@ func (k *kubelet) Collect(out chan<- prometheus.Metric) {
 	}
 	one(kubeletActive, float64(active), "")
 }
+
+var probeTotal = desc("prober_probe_total", "Cumulative number of a liveness, readiness or startup probe for a container by result.",
+	"container", "namespace", "pod", "pod_uid", "probe_type", "result")
+
+// probeCounts is for /metrics/probes.
+type probeCounts struct{ s *Stats }
+
+// Describe implements prometheus.Collector.
+func (p *probeCounts) Describe(chan<- *prometheus.Desc) {}
+
+// Collect implements prometheus.Collector.
+func (p *probeCounts) Collect(out chan<- prometheus.Metric) {
+	type key struct{ container, namespace, pod, uid, kind, outcome string }
+	all := map[key]uint64{} // a container that is being replaced is there twice
+	p.s.cfg.Pods.ProbeCounts(func(pod *corev1.Pod, container, kind, outcome string, n uint64) {
+		all[key{container, pod.Namespace, pod.Name, string(pod.UID), kind, outcome}] += n
+	})
+	for k, n := range all {
+		out <- prometheus.MustNewConstMetric(probeTotal, prometheus.CounterValue, float64(n), k.container, k.namespace, k.pod, k.uid, k.kind, k.outcome)
+	}
+}

@@ -45,6 +45,8 @@ type Pods interface {
 	Pods() []*corev1.Pod
 	// VolumePaths tells where a pod's volumes are, by name.
 	VolumePaths(uid string) map[string]string
+	// ProbeCounts tells how often each running container was probed, by the probe's kind and outcome.
+	ProbeCounts(tell func(pod *corev1.Pod, container, kind, outcome string, count uint64))
 }
 
 // Config is what New needs.
@@ -62,8 +64,8 @@ type Config struct {
 
 // Stats serves the node's figures.
 type Stats struct {
-	cfg                        Config
-	resource, cadvisor, itself http.Handler
+	cfg                                Config
+	resource, cadvisor, itself, probes http.Handler
 
 	mu sync.Mutex
 	// last is what was measured when somebody asked last, by container or pod: rates are over the time since then.
@@ -79,7 +81,7 @@ func New(cfg Config) *Stats {
 	if s.cfg.Node == nil {
 		s.cfg.Node = s.machine
 	}
-	s.resource, s.cadvisor = handler(&collector{s}), handler(&cadvisor{s})
+	s.resource, s.cadvisor, s.probes = handler(&collector{s}), handler(&cadvisor{s}), handler(&probeCounts{s})
 	s.itself = handler(&kubelet{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return s
 }
@@ -95,6 +97,9 @@ func (s *Stats) ServeResource(w http.ResponseWriter, r *http.Request) { s.resour
 
 // ServeCadvisor answers /metrics/cadvisor.
 func (s *Stats) ServeCadvisor(w http.ResponseWriter, r *http.Request) { s.cadvisor.ServeHTTP(w, r) }
+
+// ServeProbes answers /metrics/probes.
+func (s *Stats) ServeProbes(w http.ResponseWriter, r *http.Request) { s.probes.ServeHTTP(w, r) }
 
 // ServeMetrics answers /metrics: what the agent tells of itself.
 func (s *Stats) ServeMetrics(w http.ResponseWriter, r *http.Request) { s.itself.ServeHTTP(w, r) }

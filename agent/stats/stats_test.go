@@ -56,6 +56,11 @@ func (f *fake) Pods() []*corev1.Pod {
 	return []*corev1.Pod{pod}
 }
 
+func (f *fake) ProbeCounts(tell func(*corev1.Pod, string, string, string, uint64)) {
+	tell(f.Pods()[0], "c", "Readiness", "failed", 2)
+	tell(f.Pods()[0], "c", "Readiness", "failed", 1)
+}
+
 func (f *fake) VolumePaths(uid string) map[string]string {
 	return map[string]string{"scratch": f.root + "/proc", "data": f.root, "host": "/"}
 }
@@ -244,6 +249,15 @@ func TestMetrics(t *testing.T) {
 		if !strings.Contains(w.Body.String(), want) {
 			t.Errorf("there is no %s", want)
 		}
+	}
+}
+
+func TestProbeCounts(t *testing.T) {
+	_, s := fixture(t)
+	w := httptest.NewRecorder()
+	s.ServeProbes(w, httptest.NewRequest("GET", "/metrics/probes", nil))
+	if want := `prober_probe_total{container="c",namespace="ns",pod="web",pod_uid="u2",probe_type="Readiness",result="failed"} 3`; !strings.Contains(w.Body.String(), want) {
+		t.Errorf("%s has no %s", w.Body.String(), want)
 	}
 }
 
