@@ -67,14 +67,8 @@ func (a *Agent) runHook(ctx context.Context, h *v1.LifecycleHandler, t probes.Ta
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-	case h.TCPSocket != nil:
-		result, message := a.asker.Ask(ctx, &v1.Probe{ProbeHandler: v1.ProbeHandler{TCPSocket: h.TCPSocket}}, t)
-		if !result.OK() {
-			return errors.New(message)
-		}
-		return nil
 	}
-	return errors.New("invalid handler: it has no action")
+	return errors.New("invalid handler: tcpSocket, or no action, is none") // the API takes it, for old manifests
 }
 
 // httpHook sends a hook's request; any answer will do. A server without TLS is asked again without, as the kubelet does.

@@ -204,12 +204,23 @@ func TestErrors(t *testing.T) {
 			t.Errorf("got %v, want %s", err, want)
 		}
 	}
-	if err := m.Unsupported(podWith(volume("v", v1.VolumeSource{RBD: &v1.RBDVolumeSource{}}))); err == nil ||
-		!strings.Contains(err.Error(), "volumes of type rbd are not supported") {
-		t.Error(err)
+	projected := func(p v1.VolumeProjection) v1.VolumeSource {
+		return v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{p}}}
 	}
-	trust := v1.VolumeSource{Projected: &v1.ProjectedVolumeSource{Sources: []v1.VolumeProjection{{ClusterTrustBundle: &v1.ClusterTrustBundleProjection{}}}}}
-	if err := m.Unsupported(podWith(volume("v", trust))); err == nil || !strings.Contains(err.Error(), "volumes of type projected clusterTrustBundle are not supported") {
+	for kind, s := range map[string]v1.VolumeSource{
+		"rbd":                          {RBD: &v1.RBDVolumeSource{}},
+		"gitRepo":                      {GitRepo: &v1.GitRepoVolumeSource{}},
+		"gcePersistentDisk":            {GCEPersistentDisk: &v1.GCEPersistentDiskVolumeSource{}},
+		"projected clusterTrustBundle": projected(v1.VolumeProjection{ClusterTrustBundle: &v1.ClusterTrustBundleProjection{}}),
+		"projected podCertificate":     projected(v1.VolumeProjection{PodCertificate: &v1.PodCertificateProjection{}}),
+	} {
+		if err := m.Unsupported(podWith(volume("v", s))); err == nil || !strings.Contains(err.Error(), "volumes of type "+kind+" are not supported") {
+			t.Error(kind, err)
+		}
+	}
+	t.Setenv("PATH", t.TempDir()) // where there is no mount.nfs
+	if _, err := m.Setup(t.Context(), Pod{Pod: podWith(volume("v", v1.VolumeSource{NFS: &v1.NFSVolumeSource{Server: "s", Path: "/"}}))}); err == nil ||
+		!strings.Contains(err.Error(), "the node has no mount.nfs") {
 		t.Error(err)
 	}
 }
