@@ -312,20 +312,9 @@ func readEnd(path string, most int64) string {
 
 // logTail is the end of a log in the CRI format, without times and streams.
 func logTail(path string) string {
-	f, err := os.Open(path)
-	if err != nil {
-		return ""
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return ""
-	}
-	from := max(info.Size()-4*maxMessageLog, 0)
-	data := make([]byte, info.Size()-from)
-	n, _ := f.ReadAt(data, from)
-	lines := strings.Split(strings.TrimSuffix(string(data[:n]), "\n"), "\n")
-	if from > 0 {
+	text := readEnd(path, 4*maxMessageLog)
+	lines := strings.Split(strings.TrimSuffix(text, "\n"), "\n")
+	if len(text) == 4*maxMessageLog {
 		lines = lines[1:] // cut in the middle
 	}
 	lines = lines[max(len(lines)-maxMessageLines, 0):]
