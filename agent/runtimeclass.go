@@ -18,7 +18,7 @@ func (a *Agent) handler(ctx context.Context, pod *v1.Pod) (string, error) {
 	}
 	class, err := a.client.NodeV1().RuntimeClasses().Get(ctx, *name, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
-		return "", fmt.Errorf("RuntimeClass %q not found", *name) //lint:ignore ST1005 upstream's words
+		return "", fmt.Errorf("RuntimeClass %q not found", *name)
 	}
 	if err != nil {
 		return "", fmt.Errorf("failed to lookup RuntimeClass %s: %w", *name, err)

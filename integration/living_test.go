@@ -84,7 +84,7 @@ func TestServerAway(t *testing.T) {
 	w.pod("ends", "Always", idle, "")
 	w.pod("once", "Never", idle, "")
 	w.pod("late", "Always", idle, "")
-	w.pod("probed", "Always", idle, fmt.Sprintf("livenessProbe: {exec: {command: [test, '!', -e, /out/sick]}, periodSeconds: 1, failureThreshold: 1}"))
+	w.pod("probed", "Always", idle, "livenessProbe: {exec: {command: [test, '!', -e, /out/sick]}, periodSeconds: 1, failureThreshold: 1}")
 	stays, once, ends, late := w.process("stays"), w.process("once"), w.process("ends"), w.process("late")
 
 	p.server.Kill()

@@ -19,7 +19,6 @@ import (
 type history struct {
 	mu     sync.Mutex
 	pods   map[types.UID]*corev1.Pod
-	first  map[string]time.Time // when an attempt, by key, was first said to have started
 	owners map[string]types.UID // of containers, by ID
 	lines  []string
 	wrong  []string
