@@ -7,6 +7,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	policyv1 "k8s.io/api/policy/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/intstr"
@@ -158,6 +159,11 @@ func TestResize(t *testing.T) {
 	client, _ := admitting(t)
 	ctx := t.Context()
 	pods := client.CoreV1().Pods("default")
+	room := corev1.ResourceList{"cpu": resource.MustParse("4"), "memory": resource.MustParse("8Gi")}
+	if _, err := client.CoreV1().Nodes().Create(ctx, &corev1.Node{ObjectMeta: metav1.ObjectMeta{Name: "node"},
+		Status: corev1.NodeStatus{Capacity: room, Allocatable: room}}, metav1.CreateOptions{}); err != nil {
+		t.Fatal(err)
+	}
 	pod := running(t, client, "p", corev1.ConditionTrue, &corev1.ResourceRequirements{})
 	running(t, client, "old-node", corev1.ConditionTrue, nil)
 	resize := func(name, patch string) (*corev1.Pod, error) {
