@@ -16,15 +16,15 @@ import (
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
 )
 
-// cut is a connection that can be cut.
+// cut is a connection that is cut while down is set.
 type cut struct {
 	next http.RoundTripper
-	down atomic.Bool
+	down *atomic.Bool
 }
 
 var errCut = errors.New("cut")
 
-func (c *cut) RoundTrip(r *http.Request) (*http.Response, error) {
+func (c cut) RoundTrip(r *http.Request) (*http.Response, error) {
 	if c.down.Load() {
 		return nil, errCut
 	}
@@ -77,9 +77,9 @@ func TestOneAtATime(t *testing.T) {
 func TestCutOff(t *testing.T) {
 	t.Parallel()
 	config := apiservertest.Start(t)
-	wire := &cut{}
+	var down atomic.Bool
 	through := rest.CopyConfig(config)
-	through.Wrap(func(next http.RoundTripper) http.RoundTripper { wire.next = next; return wire })
+	through.Wrap(func(next http.RoundTripper) http.RoundTripper { return cut{next, &down} })
 	leads := make(chan *rest.Config, 2)
 	work := func(ctx context.Context, fenced *rest.Config) error {
 		leads <- fenced
@@ -101,7 +101,7 @@ func TestCutOff(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	second := make(chan error, 1)
 	go func() { second <- Run(ctx, Config{RestConfig: config, Name: "cut", Duration: 3 * time.Second}, work) }()
-	wire.down.Store(true)
+	down.Store(true)
 	until(t, "fence", func() bool { return errors.Is(write(), ErrLost) })
 	if len(leads) > 0 {
 		t.Error("another leads before the first was fenced off")
@@ -109,7 +109,7 @@ func TestCutOff(t *testing.T) {
 	if err := <-first; !errors.Is(err, ErrLost) {
 		t.Error(err)
 	}
-	wire.down.Store(false)
+	down.Store(false)
 	<-leads
 	if err := write(); !errors.Is(err, ErrLost) {
 		t.Error("an old leader writes:", err)
