@@ -75,7 +75,7 @@ func TestSimulateRefusals(t *testing.T) {
 	c := cluster.New(t)
 	for args, want := range map[string]string{
 		"--nodes 0":             "are above 0",
-		"--taints half":         `taint "half" is not key=value:Effect`,
+		"--taints half":         `"half": want KEY=VALUE:EFFECT or KEY:EFFECT`,
 		"--cpu many":            "--cpu many",
 		"--pod-cidr fd00::/8":   "is not a range of IPv4 addresses",
 		"--kubeconfig /nowhere": "/nowhere",

@@ -182,16 +182,22 @@ func (d *decision) fromInstance(c *v1.Container, prev *v1.ContainerStatus, n *Co
 	} else if prev != nil && prev.ContainerID != st.ContainerID && prev.State.Terminated != nil {
 		st.LastTerminationState = prev.State
 	}
-	switch n.State {
-	case Running:
+	switch {
+	case n.State == Running && d.hookPending(c, n) && !toldRunning(prev, st.ContainerID): // it counts as running once its postStart hook has ended
+		st.State.Waiting = d.defaultWaiting(c)
+	case n.State == Running:
 		at := seconds(n.StartedAt)
 		st.State.Running = &v1.ContainerStateRunning{StartedAt: at}
 		d.health(c, prev, n, st)
-	case Exited:
+	case n.State == Exited:
 		st.State = terminated(n)
 	default:
 		st.State.Waiting = d.defaultWaiting(c)
 	}
+}
+
+func toldRunning(s *v1.ContainerStatus, id string) bool {
+	return s != nil && s.ContainerID == id && s.State.Running != nil
 }
 
 // before is the dead instance that n replaced.

@@ -29,6 +29,9 @@ var ErrExecTimeout = context.DeadlineExceeded
 // execDrain is how long further output is waited for after a process ended: a child that it left behind may hold it open.
 const execDrain = 10 * time.Second
 
+// execStart is how long a process may take to start.
+const execStart = time.Minute
+
 // Exec runs a process in a running container and returns its exit code when it has ended and its output is
 // written. The process is killed when ctx ends or the timeout passes. The error's words are those that kubectl
 // exec shows with containerd.
@@ -177,16 +180,19 @@ func (s *execStreams) drained(ctx context.Context) bool {
 
 func (r *Runtime) runExec(ctx context.Context, c *container, execID string, cfg ExecConfig, spec *anypb.Any, streams *execStreams, started chan<- struct{}) (int, error) {
 	conf := streams.Config()
-	_, err := r.tasks.Exec(ctx, &tasks.ExecProcessRequest{
+	clean := context.WithoutCancel(ctx)
+	// A client may leave as soon as it sees output, which is before the start is answered: then there is a process to be killed.
+	starting, stop := context.WithTimeout(clean, execStart)
+	defer stop()
+	_, err := r.tasks.Exec(starting, &tasks.ExecProcessRequest{
 		ContainerID: c.id, ExecID: execID, Stdin: conf.Stdin, Stdout: conf.Stdout, Stderr: conf.Stderr, Terminal: cfg.TTY, Spec: spec,
 	})
 	if err != nil {
 		streams.Cancel()
 		return 0, fmt.Errorf("failed to exec in container: failed to create exec %q: %w", execID, errgrpc.ToNative(err))
 	}
-	clean := context.WithoutCancel(ctx)
 	defer r.tasks.DeleteProcess(clean, &tasks.DeleteProcessRequest{ContainerID: c.id, ExecID: execID})
-	if _, err := r.tasks.Start(ctx, &tasks.StartRequest{ContainerID: c.id, ExecID: execID}); err != nil {
+	if _, err := r.tasks.Start(starting, &tasks.StartRequest{ContainerID: c.id, ExecID: execID}); err != nil {
 		streams.Cancel()
 		return 0, fmt.Errorf("failed to exec in container: failed to start exec %q: %w", execID, errgrpc.ToNative(err))
 	}

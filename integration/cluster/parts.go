@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -80,10 +81,14 @@ func (c *Cluster) StartAgent(args ...string) *Process {
 	return p
 }
 
-// Image runs `coracle image COMMAND` on the cluster's images, and returns all it printed.
+// Image runs `coracle image COMMAND` on the cluster's images, and returns what it printed; what it said of errors is in the error.
 func (c *Cluster) Image(command string, args ...string) (string, error) {
 	all := append([]string{"image", command}, c.Flags()...)
-	out, err := c.Command(c.bin, append(all, args...)...).CombinedOutput()
+	out, err := c.Command(c.bin, append(all, args...)...).Output()
+	var failed *exec.ExitError
+	if errors.As(err, &failed) {
+		err = fmt.Errorf("%w: %s", err, failed.Stderr)
+	}
 	return string(out), err
 }
 

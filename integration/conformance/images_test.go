@@ -284,7 +284,7 @@ func imageCommands(e *env) {
 	if out := image("list"); !strings.Contains(out, tag) || !strings.Contains(out, "IN USE") {
 		e.Errorf("list:\n%s", out)
 	}
-	if out, err := e.cluster.Image("remove", tag); err == nil || !strings.Contains(out, "containers use this image; to remove it nevertheless add --force") {
+	if out, err := e.cluster.Image("remove", tag); err == nil || !strings.Contains(err.Error(), "containers use this image; to remove it nevertheless add --force") {
 		e.Errorf("removal of an image in use: %v\n%s", err, out)
 	}
 	image("save", filepath.Join(dir, "out.tar"), tag)
@@ -296,7 +296,7 @@ func imageCommands(e *env) {
 	if got := e.listed(tag); got.ID == "" || !got.InUse {
 		e.Errorf("imported again and listed as %+v", got)
 	}
-	if out, err := e.cluster.Image("remove", "nothing:v1"); err == nil || !strings.Contains(out, "not found") {
+	if out, err := e.cluster.Image("remove", "nothing:v1"); err == nil || !strings.Contains(err.Error(), "not found") {
 		e.Errorf("removal of nothing: %v\n%s", err, out)
 	}
 }

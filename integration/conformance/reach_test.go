@@ -299,7 +299,7 @@ func (s *oneSize) Next() *remotecommand.TerminalSize {
 
 func execResults(e *env) {
 	e.sleeper("results")
-	for name, x := range e.executors("results", "exec", &corev1.PodExecOptions{Command: []string{"sh", "-c", `until [ "$(stty size)" = "33 91" ]; do sleep 0.1; done; echo sized`}, Stdin: true, Stdout: true, TTY: true}) {
+	for name, x := range e.executors("results", "exec", &corev1.PodExecOptions{Command: []string{"sh", "-c", `until [ "$(stty size 2>/dev/null)" = "33 91" ]; do sleep 0.1; done; echo sized`}, Stdin: true, Stdout: true, TTY: true}) {
 		var out bytes.Buffer
 		in, hold := io.Pipe()
 		if err := x.StreamWithContext(e.ctx, remotecommand.StreamOptions{Stdin: in, Stdout: &out, Tty: true, TerminalSizeQueue: &oneSize{}}); err != nil || strings.TrimSpace(out.String()) != "sized" {
