@@ -46,9 +46,12 @@ func TestEviction(t *testing.T) {
 // unusedImageGoes starts the agent for the rest of the test: images are to be removed until the disk is empty, which it never is.
 func unusedImageGoes(e *env, agent *cluster.Process, unused string) {
 	e.Helper()
-	if e.listed(unused).ID == "" {
-		e.Fatal("the image is not there to begin with")
-	}
+	cluster.Eventually(e.T, time.Minute, func() error { // the pod had no grace: its container may be there yet
+		if found := e.listed(unused); found.ID == "" || found.InUse {
+			return fmt.Errorf("the image is not there unused to begin with: %+v", found)
+		}
+		return nil
+	})
 	agent.Stop()
 	e.cluster.StartAgent("--eviction-hard=memory.available<99.9%", "--image-gc-high-threshold=1", "--image-gc-low-threshold=0", "--minimum-image-ttl-duration=1s")
 	cluster.Eventually(e.T, time.Minute, func() error {
