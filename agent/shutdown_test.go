@@ -17,7 +17,7 @@ func TestNodeShutdown(t *testing.T) {
 	e.shutdown = Shutdown{Grace: 60 * time.Second, CriticalGrace: 30 * time.Second, Imminent: imminent}
 	e.start()
 	vital := simplePod("vital")
-	vital.Spec.PriorityClassName = "system-cluster-critical"
+	vital.Spec.PriorityClassName, vital.Spec.Priority = "system-cluster-critical", new(int32(2_000_000_000)) // as admission would
 	e.create(vital)
 	e.create(simplePod("web"))
 	e.awaitPod("vital", "ready", isReady)
