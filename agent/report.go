@@ -68,7 +68,7 @@ func (w *worker) writeStatus(ctx context.Context, pod *v1.Pod) {
 	r.writing = false
 	switch {
 	case apierrors.IsNotFound(err):
-		w.lost()
+		w.lost(pod.UID)
 	case apierrors.IsInvalid(err):
 		// Writing it again would not help; a change of the pod or of the status gives it another chance.
 		w.log.Error("status refused", "error", err)

@@ -10,6 +10,7 @@ import (
 	v1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/agent/manifests"
@@ -149,9 +150,7 @@ func (s *statics) lost(mirror *v1.Pod) {
 	s.mu.Unlock()
 	if w != nil {
 		w.mu.Lock()
-		if w.mirror != nil && w.mirror.UID == mirror.UID {
-			w.mirror = nil
-		}
+		w.lost(mirror.UID)
 		w.mu.Unlock()
 	}
 	s.poke()
@@ -177,12 +176,13 @@ func (w *worker) takeObject(pod *v1.Pod) {
 	}
 }
 
-// lost: the API server has no such object any more. The caller holds mu.
-func (w *worker) lost() {
-	if w.static {
-		w.mirror = nil
-	} else {
+// lost: the API server has no object of that UID any more; of a static pod it may have the next mirror already. The caller holds mu.
+func (w *worker) lost(uid types.UID) {
+	switch {
+	case !w.static:
 		w.state.Gone = true
+	case w.mirror != nil && w.mirror.UID == uid:
+		w.mirror = nil
 	}
 }
 
