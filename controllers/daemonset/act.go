@@ -23,7 +23,7 @@ const parallel = 32
 func (c *Controller) act(ctx context.Context, key string, set *appsv1.DaemonSet, hash string, p plan) error {
 	created := run.Batches(len(p.create), parallel, func(i int) error { return c.create(ctx, key, set, newPod(set, hash, p.create[i])) })
 	deleted := run.Each(len(p.delete), parallel, func(i int) error { return c.delete(ctx, key, set, p.delete[i]) })
-	return errors.Join(ignoreEnd(created), deleted)
+	return errors.Join(pods.IgnoreEnd(created), deleted)
 }
 
 func (c *Controller) create(ctx context.Context, key string, set *appsv1.DaemonSet, pod *corev1.Pod) error {

@@ -216,7 +216,7 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.DaemonSe
 		Key: key, Object: set, Selector: selector, Template: &set.Spec.Template, Collisions: set.Status.CollisionCount, Live: live,
 	})
 	if err != nil {
-		return ignoreEnd(err)
+		return pods.IgnoreEnd(err)
 	}
 	owned, err := c.claim(ctx, set, selector, live)
 	if err != nil {
@@ -295,14 +295,6 @@ func (c *Controller) updateStatus(ctx context.Context, key string, set *appsv1.D
 	is, err := c.client.AppsV1().DaemonSets(set.Namespace).UpdateStatus(ctx, &written, metav1.UpdateOptions{})
 	if err == nil {
 		c.setLag.Wrote(key, is.ResourceVersion)
-	}
-	return err
-}
-
-// ignoreEnd drops the error of what cannot be created because the namespace, and the set with it, is about to go.
-func ignoreEnd(err error) error {
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
 	}
 	return err
 }

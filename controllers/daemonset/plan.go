@@ -121,13 +121,13 @@ func (w *work) manage() {
 	for _, name := range w.names {
 		switch p := w.places[name]; {
 		case !p.known:
-			w.delete(filter(p.pods, func(pod *corev1.Pod) bool { return pod.DeletionTimestamp == nil && pod.Spec.NodeName == "" }))
+			w.delete(pods.Filter(p.pods, func(pod *corev1.Pod) bool { return pod.DeletionTimestamp == nil && pod.Spec.NodeName == "" }))
 		case p.run && len(p.pods) == 0:
 			w.plan.create = append(w.plan.create, name)
 		case p.stay:
 			w.prune(name, p)
 		default:
-			w.delete(filter(p.pods, func(pod *corev1.Pod) bool { return pod.DeletionTimestamp == nil }))
+			w.delete(pods.Filter(p.pods, func(pod *corev1.Pod) bool { return pod.DeletionTimestamp == nil }))
 		}
 	}
 }
@@ -164,8 +164,8 @@ func (w *work) prune(node string, p *place) {
 }
 
 func (w *work) pruneSurge(alive []*corev1.Pod) {
-	fresh := w.keepOne(filter(alive, w.updated))
-	old := w.keepOne(filter(alive, func(pod *corev1.Pod) bool { return !w.updated(pod) }))
+	fresh := w.keepOne(pods.Filter(alive, w.updated))
+	old := w.keepOne(pods.Filter(alive, func(pod *corev1.Pod) bool { return !w.updated(pod) }))
 	if fresh != nil && old != nil && (!pods.Ready(old) || w.available(fresh)) {
 		w.delete([]*corev1.Pod{old})
 	}
@@ -177,7 +177,7 @@ func (w *work) keepOne(list []*corev1.Pod) *corev1.Pod {
 		return nil
 	}
 	kept := list[max(0, slices.IndexFunc(list, w.available))]
-	w.delete(filter(list, func(pod *corev1.Pod) bool { return pod != kept }))
+	w.delete(pods.Filter(list, func(pod *corev1.Pod) bool { return pod != kept }))
 	return kept
 }
 
@@ -262,14 +262,4 @@ func scaled(v *intstr.IntOrString, n int) int {
 		return 0 // validation lets none in
 	}
 	return value
-}
-
-func filter(list []*corev1.Pod, keep func(*corev1.Pod) bool) []*corev1.Pod {
-	var kept []*corev1.Pod
-	for _, pod := range list {
-		if keep(pod) {
-			kept = append(kept, pod)
-		}
-	}
-	return kept
 }

@@ -69,24 +69,14 @@ func (f *facts) surplus(tooMany int) []*corev1.Pod {
 // compareProgress puts the pod that has come less far first: not on a node, pending, not ready, ready for a shorter time, restarted more often, younger.
 func (f *facts) compareProgress(a, b *corev1.Pod) int {
 	return cmp.Or(
-		falseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
-		falseFirst(a.Status.Phase != corev1.PodPending, b.Status.Phase != corev1.PodPending),
-		falseFirst(a.Status.Phase == corev1.PodRunning, b.Status.Phase == corev1.PodRunning),
-		falseFirst(pods.Ready(a), pods.Ready(b)),
+		pods.FalseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
+		pods.FalseFirst(a.Status.Phase != corev1.PodPending, b.Status.Phase != corev1.PodPending),
+		pods.FalseFirst(a.Status.Phase == corev1.PodRunning, b.Status.Phase == corev1.PodRunning),
+		pods.FalseFirst(pods.Ready(a), pods.Ready(b)),
 		readySince(b).Compare(readySince(a)),
 		pods.CompareRestarts(a, b),
 		b.CreationTimestamp.Compare(a.CreationTimestamp.Time),
 	)
-}
-
-func falseFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 func readySince(pod *corev1.Pod) time.Time {

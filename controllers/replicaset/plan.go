@@ -35,7 +35,7 @@ type plan struct {
 
 // decide compares the pods there are with the pods wanted. It is pure.
 func decide(s snapshot) plan {
-	active := filter(s.owned, pods.Active)
+	active := pods.Filter(s.owned, pods.Active)
 	want := int(ptr.Deref(s.set.Spec.Replicas, 1))
 	switch surplus := len(active) - want; {
 	case surplus < 0:
@@ -48,16 +48,6 @@ func decide(s snapshot) plan {
 		return plan{delete: active[:n]}
 	}
 	return plan{}
-}
-
-func filter(list []*corev1.Pod, keep func(*corev1.Pod) bool) []*corev1.Pod {
-	var kept []*corev1.Pod
-	for _, pod := range list {
-		if keep(pod) {
-			kept = append(kept, pod)
-		}
-	}
-	return kept
 }
 
 // decideStatus is the status the set should show. failure is what went wrong with its pods in this sync, reason what was being

@@ -38,20 +38,10 @@ func rankForDeletion(candidates, related []*corev1.Pod, now time.Time) {
 
 func compareState(a, b *corev1.Pod) int {
 	return cmp.Or(
-		falseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
+		pods.FalseFirst(a.Spec.NodeName != "", b.Spec.NodeName != ""),
 		cmp.Compare(phaseRank(a), phaseRank(b)),
-		falseFirst(pods.Ready(a), pods.Ready(b)),
+		pods.FalseFirst(pods.Ready(a), pods.Ready(b)),
 	)
-}
-
-func falseFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	}
-	return 1
 }
 
 func phaseRank(pod *corev1.Pod) int {

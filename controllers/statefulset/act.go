@@ -40,7 +40,7 @@ func (c *Controller) act(ctx context.Context, key string, set *appsv1.StatefulSe
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
-			return ignoreEnd(err)
+			return pods.IgnoreEnd(err)
 		}
 	}
 	return nil

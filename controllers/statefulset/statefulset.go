@@ -243,7 +243,7 @@ func (c *Controller) serve(ctx context.Context, key string, set *appsv1.Stateful
 		Key: key, Object: set, Selector: selector, Template: &set.Spec.Template, Collisions: set.Status.CollisionCount, Live: live,
 	})
 	if err != nil {
-		return ignoreEnd(err)
+		return pods.IgnoreEnd(err)
 	}
 	if err := s.takeRevisions(h); err != nil {
 		return err
@@ -320,14 +320,6 @@ func (c *Controller) updateStatus(ctx context.Context, key string, set *appsv1.S
 	written, err := c.client.AppsV1().StatefulSets(set.Namespace).UpdateStatus(ctx, &updated, metav1.UpdateOptions{})
 	if err == nil {
 		c.setLag.Wrote(key, written.ResourceVersion)
-	}
-	return err
-}
-
-// ignoreEnd drops the error of what cannot be created because the namespace, and the set with it, is about to go.
-func ignoreEnd(err error) error {
-	if apierrors.HasStatusCause(err, corev1.NamespaceTerminatingCause) {
-		return nil
 	}
 	return err
 }
