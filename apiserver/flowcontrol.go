@@ -55,6 +55,8 @@ type flowControl struct {
 	turns   *fairness.Controller
 	reader  *Reader
 	changed chan struct{}
+	// followed: the controller works by the objects in the store; sync's own.
+	followed bool
 	// mu is held while objects are kept; kept is closed after the first time.
 	mu   sync.Mutex
 	kept chan struct{}
@@ -197,7 +199,8 @@ func (f *flowControl) sync(ctx context.Context, client typed.FlowcontrolV1Interf
 	if err != nil {
 		return err
 	}
-	if len(levels) > 0 { // else the store is new, and the controller has what will be
+	// Until all that every cluster begins with is seen, the store may be new, and the controller has what will be.
+	if f.followed = f.followed || fairness.Complete(levels, schemas); f.followed {
 		f.turns.Configure(levels, schemas)
 	}
 	if !isClosed(f.kept) {

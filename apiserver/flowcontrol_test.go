@@ -116,6 +116,23 @@ func TestFloodOfLists(t *testing.T) {
 	}
 }
 
+// A server that is new judges by what every cluster begins with, also while it makes those objects one after the other.
+func TestFlowsFromTheStart(t *testing.T) {
+	for range 5 {
+		s := apiservertest.StartServer(t, apiserver.Config{Store: memory.New(), Authorizer: &hold{}})
+		const asked = 50
+		for range asked {
+			as(s, "system:kube-scheduler", "GET", "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/l")
+			time.Sleep(2 * time.Millisecond)
+		}
+		metrics := serve(s.Handler(), httptest.NewRequest("GET", "/metrics", nil).WithContext(admin)).Body.String()
+		want := fmt.Sprintf("apiserver_flowcontrol_dispatched_requests_total{flow_schema=%q,priority_level=%q} %d\n", "system-leader-election", "leader-election", asked)
+		if !strings.Contains(metrics, want) {
+			t.Fatalf("not all requests went where they belong: metrics lack %s", want)
+		}
+	}
+}
+
 // levelFor gives a user a priority level of its own and waits until it has effect, which it must within a second.
 func levelFor(t *testing.T, s *apiserver.Server, name string, shares int32) (*flowcontrolv1.FlowSchema, *flowcontrolv1.PriorityLevelConfiguration) {
 	t.Helper()

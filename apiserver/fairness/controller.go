@@ -77,6 +77,11 @@ func Schemas() []*flowcontrolv1.FlowSchema {
 	return slices.Concat(bootstrap.MandatoryFlowSchemas, bootstrap.SuggestedFlowSchemas)
 }
 
+// Complete tells whether all that every cluster begins with is among these objects.
+func Complete(levels []*flowcontrolv1.PriorityLevelConfiguration, schemas []*flowcontrolv1.FlowSchema) bool {
+	return len(missing(levels, Levels())) == 0 && len(missing(schemas, Schemas())) == 0
+}
+
 // Configure makes objects effective, which must not be changed afterwards. A schema whose level there is not is left out;
 // mandatory objects that are missing are taken as they should be.
 func (c *Controller) Configure(levels []*flowcontrolv1.PriorityLevelConfiguration, schemas []*flowcontrolv1.FlowSchema) {
