@@ -73,7 +73,7 @@ KERNEL := .cache/vm-kernel
 test-vm: bin/coracle ## a machine of its own, on cgroup v2, booted in software; skipped where neither emulator nor kernel can be had
 	@set -o pipefail; if ./scripts/install-deps vm && ./scripts/vm-kernel $(KERNEL); then \
 		echo "== tests in a virtual machine"; \
-		CORACLE_TEST_VM=$(KERNEL) go test -count=1 -v -timeout 15m ./integration/vm | grep --line-buffered -v '^=== '; \
+		CORACLE_TEST_VM=$(KERNEL) go test -count=1 -v -timeout 20m ./integration/vm | grep --line-buffered -v '^=== '; \
 	else echo "== skipped: TestVM, which needs packages that this machine cannot get"; fi
 
 test-all: test ## what takes too long for every change, too

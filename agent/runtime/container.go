@@ -402,11 +402,63 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 
 // Kill sends a signal to a container's first process; it is no error if that has ended.
 func (r *Runtime) Kill(ctx context.Context, id string, sig unix.Signal) error {
+	if c := r.lookup(id); c != nil {
+		if done, err := r.signal(ctx, c, sig); done || err != nil {
+			return err
+		}
+	}
 	_, err := r.tasks.Kill(ctx, &tasks.KillRequest{ContainerID: id, Signal: uint32(sig)})
+	return killError(id, err)
+}
+
+func killError(id string, err error) error {
 	if err = errgrpc.ToNative(err); err != nil && !errdefs.IsNotFound(err) {
 		return fmt.Errorf("failed to kill container %q: %w", id, err)
 	}
 	return nil
+}
+
+// signal sends a signal by itself, which saves the start of an OCI runtime. It leaves that to the runtime where SIGKILL would not end all
+// of the container, because its first process is not the first of a PID namespace.
+func (r *Runtime) signal(ctx context.Context, c *container, sig unix.Signal) (done bool, err error) {
+	r.mu.Lock()
+	pid, running := c.pid, c.state == StateRunning
+	r.mu.Unlock()
+	if !running || pid <= 0 {
+		return false, nil
+	}
+	fd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return false, nil // it has ended, which the runtime will say
+	}
+	defer unix.Close(fd)
+	if sig == unix.SIGKILL && !firstOfNamespace(pid) {
+		return false, nil
+	}
+	// What was opened is the container's if the task still runs now: no other process has its number before it is reaped.
+	resp, err := r.tasks.Get(ctx, &tasks.GetRequest{ContainerID: c.id})
+	if err != nil {
+		return true, killError(c.id, err)
+	}
+	if resp.Process.Status != task.Status_RUNNING || int(resp.Process.Pid) != pid {
+		return false, nil
+	}
+	if err := unix.PidfdSendSignal(fd, sig, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return false, nil // a signal that there is not: the runtime has the words
+	}
+	return true, nil
+}
+
+// firstOfNamespace tells whether a process is the first of a PID namespace of its own, so that all others in there end with it.
+func firstOfNamespace(pid int) bool {
+	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return false
+	}
+	_, line, _ := strings.Cut(string(data), "\nNSpid:")
+	line, _, _ = strings.Cut(line, "\n")
+	numbers := strings.Fields(line)
+	return len(numbers) > 1 && numbers[len(numbers)-1] == "1"
 }
 
 func signalOf(name string) unix.Signal {
