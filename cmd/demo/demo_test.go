@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"io"
 	"log"
 	"net"
@@ -175,9 +176,9 @@ func TestServer(t *testing.T) {
 	in := bufio.NewReader(conn)
 	for range 2 {
 		_, _ = io.WriteString(conn, "POST /log?line=hello HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc")
-		if code, r, err := readResponse(in); err != nil || code != 200 {
-			t.Fatal(code, err)
-		} else if data, _ := io.ReadAll(r); string(data) != "logged\n" {
+		if a, err := readAnswer(in); err != nil || a.code != 200 {
+			t.Fatal(a.code, err)
+		} else if data, _ := io.ReadAll(a.body); string(data) != "logged\n" {
 			t.Errorf("%q", data)
 		}
 	}
@@ -188,12 +189,88 @@ func TestServer(t *testing.T) {
 	if err := srv.shutdown(ctx); err != nil {
 		t.Error(err)
 	}
-	if code, r, err := readResponse(in); err != nil || code != 200 {
-		t.Error(code, err)
-	} else if data, _ := io.ReadAll(r); string(data) != "slept 100ms\n" {
+	if a, err := readAnswer(in); err != nil || a.code != 200 || !a.last {
+		t.Error(a, err)
+	} else if data, _ := io.ReadAll(a.body); string(data) != "slept 100ms\n" {
 		t.Errorf("%q", data)
 	}
 	if !strings.Contains(logged.String(), "hello") {
 		t.Errorf("log: %s", logged.String())
+	}
+}
+
+func TestAsk(t *testing.T) {
+	datagrams, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer datagrams.Close()
+	go func() { _ = udpServe(datagrams) }()
+	web, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := web.Addr().String()
+	web.Close()
+	s := &site{log: log.New(io.Discard, "", 0), exit: make(chan int, 1)}
+	srv := &server{handle: s.answer}
+	go func() { _ = srv.listenAndServe(address) }()
+	host, _ := os.Hostname()
+	var out, errs bytes.Buffer
+	for range 100 {
+		out.Reset()
+		if ask(env{nil, &out, io.Discard}, []string{"tcp://" + address}) == 0 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if !strings.HasSuffix(out.String(), " -> "+address+"\n") {
+		t.Fatalf("it cannot be reached: %q", out.String())
+	}
+	udp := "udp://" + datagrams.LocalAddr().String()
+	for url, want := range map[string]string{
+		udp: host, udp + "/echo a b": "a b", udp + "/what": "unknown: ask for hostname, clientip or echo TEXT",
+		"http://" + address + "/hostname": host, address + "/ask?url=" + udp + "/hostname": host,
+	} {
+		out.Reset()
+		if code := ask(env{nil, &out, &errs}, []string{url}); code != 0 || strings.TrimSpace(out.String()) != want {
+			t.Errorf("%s: %d %q %s, want %q", url, code, out.String(), errs.String(), want)
+		}
+	}
+	if code := ask(env{nil, &out, &errs}, []string{"http://" + address + "/none"}); code != 1 || !strings.Contains(errs.String(), "404") {
+		t.Errorf("a missing page: %d %q", code, errs.String())
+	}
+}
+
+// TestLoad counts who answers, with connections that are kept and such that are not, and tells of failures with their port.
+func TestLoad(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := l.Addr().String()
+	l.Close()
+	var out bytes.Buffer
+	if code := load(env{nil, &out, io.Discard}, []string{"-for", "50ms", "-every", "20ms", "http://" + address + "/hostname"}); code != 0 {
+		t.Fatal(code)
+	}
+	var m miss
+	if err := json.NewDecoder(&out).Decode(&m); err != nil || !strings.Contains(m.Error, "refused") || !strings.HasPrefix(m.Local, "0.0.0.0:") {
+		t.Errorf("nobody there: %+v %v", m, err)
+	}
+	s := &site{log: log.New(io.Discard, "", 0), exit: make(chan int, 1)}
+	srv := &server{handle: s.answer}
+	go func() { _ = srv.listenAndServe(address) }()
+	for ask(env{nil, io.Discard, io.Discard}, []string{"tcp://" + address}) != 0 {
+		time.Sleep(10 * time.Millisecond)
+	}
+	host, _ := os.Hostname()
+	for _, args := range [][]string{{"-clients", "3"}, {"-keep"}} {
+		out.Reset()
+		load(env{nil, &out, io.Discard}, append(args, "-for", "300ms", "-every", "10ms", "http://"+address+"/hostname"))
+		var got tally
+		if err := json.NewDecoder(&out).Decode(&got); err != nil || got.Failed != 0 || got.Asked == 0 || got.Answers[host] != got.Asked {
+			t.Errorf("%v: %+v %v", args, got, err)
+		}
 	}
 }

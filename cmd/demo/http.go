@@ -212,41 +212,50 @@ func get(raw string, timeout time.Duration) (code int, body io.ReadCloser, err e
 		conn.Close()
 		return 0, nil, err
 	}
-	code, r, err := readResponse(bufio.NewReader(conn))
+	a, err := readAnswer(bufio.NewReader(conn))
 	if err != nil {
 		conn.Close()
 		return 0, nil, err
 	}
-	return code, struct {
+	return a.code, struct {
 		io.Reader
 		io.Closer
-	}{r, conn}, nil
+	}{a.body, conn}, nil
 }
 
-func readResponse(in *bufio.Reader) (int, io.Reader, error) {
+// answer is a response to read; last says that the server closes the connection after it.
+type answer struct {
+	code int
+	body io.Reader
+	last bool
+}
+
+func readAnswer(in *bufio.Reader) (answer, error) {
 	tp := textproto.NewReader(in)
 	line, err := tp.ReadLine()
 	if err != nil {
-		return 0, nil, err
+		return answer{}, err
 	}
 	var version string
 	var code int
 	if _, err := fmt.Sscan(line, &version, &code); err != nil || !strings.HasPrefix(version, "HTTP/") {
-		return 0, nil, fmt.Errorf("no HTTP response: %q", line)
+		return answer{}, fmt.Errorf("no HTTP response: %q", line)
 	}
 	header, err := tp.ReadMIMEHeader()
 	if err != nil {
-		return 0, nil, err
+		return answer{}, err
 	}
+	a := answer{code: code, body: in, last: strings.EqualFold(header.Get("Connection"), "close")}
 	if strings.EqualFold(header.Get("Transfer-Encoding"), "chunked") {
 		r, w := io.Pipe()
 		go func() { w.CloseWithError(copyChunks(w, in)) }()
-		return code, r, nil
+		a.body = r
+	} else if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
+		a.body = io.LimitReader(in, n)
+	} else {
+		a.last = true // its end is the connection's
 	}
-	if n, err := strconv.ParseInt(header.Get("Content-Length"), 10, 64); err == nil {
-		return code, io.LimitReader(in, n), nil
-	}
-	return code, in, nil
+	return a, nil
 }
 
 func copyChunks(w io.Writer, in *bufio.Reader) error {

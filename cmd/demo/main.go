@@ -1,6 +1,6 @@
 // Command demo is the one program in the demo image: a web server that shows its version, host name and
-// environment and fails its probes on request, a small key-value store, and, by the name it is called with,
-// just enough of a shell and its tools for kubectl exec and cp. It uses the standard library only.
+// environment and fails its probes on request, a small key-value store, clients that look at a network from inside, and, by the
+// name it is called with, just enough of a shell and its tools for kubectl exec and cp. It uses the standard library only.
 package main
 
 import (
@@ -29,7 +29,7 @@ func commands() map[string]command {
 		"true":  func(env, []string) int { return 0 },
 		"false": func(env, []string) int { return 1 },
 		"sh":    shell, "pwd": pwd, "mkdir": mkdir, "rm": rm, "kill": kill, "test": test, "[": test, "date": date,
-		"stress": stress, "touch": touch,
+		"stress": stress, "touch": touch, "ask": ask, "lookup": lookup, "load": load,
 	}
 }
 
@@ -52,7 +52,7 @@ func main() {
 			os.Exit(127)
 		}
 	}
-	if name != "serve" {
+	if name != "serve" && name != "load" {
 		// As process 1 of a container the default action of a signal is none: end as a shell's child would.
 		c := make(chan os.Signal, 1)
 		signal.Notify(c, syscall.SIGTERM, syscall.SIGINT)

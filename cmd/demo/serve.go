@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"log"
+	"net"
 	"os"
 	"os/signal"
 	"runtime"
@@ -38,6 +39,7 @@ func serve(e env, args []string) int {
 	drain := fs.Duration("drain", 5*time.Second, "how long running requests may take after SIGTERM")
 	delay := fs.Duration("delay", 0, "wait this long before listening")
 	lame := fs.Duration("lame", 0, "keep accepting for this long after SIGTERM")
+	udp := fs.Int("udp", 0, "answer datagrams on this port, too; 0: none")
 	if fs.Parse(args) != nil {
 		return 2
 	}
@@ -48,8 +50,16 @@ func serve(e env, args []string) int {
 		port = "8080"
 	}
 	server := &server{handle: s.answer}
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- server.listenAndServe(":" + port) }()
+	if *udp != 0 {
+		datagrams, err := net.ListenPacket("udp", fmt.Sprint(":", *udp))
+		if err != nil {
+			return e.fail("demo", err)
+		}
+		defer datagrams.Close()
+		go func() { failed <- udpServe(datagrams) }()
+	}
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM, syscall.SIGINT)
 	s.log.Printf("demo %s listens on :%s", os.Getenv("VERSION"), port)
@@ -91,6 +101,20 @@ func (s *site) route(r *request) response {
 	case "/json":
 		data, _ := json.Marshal(describe(r))
 		return response{kind: "application/json", body: string(data) + "\n"}
+	case "/hostname":
+		return response{body: describe(r).Hostname + "\n"}
+	case "/clientip": // the address and port that the question came from
+		return response{body: r.remote + "\n"}
+	case "/ask": // ?url=, as the command: what this pod sees of the network
+		a, err := newAsker(form.Get("url"), 3*time.Second, false)
+		if err != nil {
+			return response{code: 400, body: err.Error() + "\n"}
+		}
+		x, err := a.ask()
+		if err != nil {
+			return response{code: 503, body: err.Error() + "\n"}
+		}
+		return response{body: x.answer}
 	case "/healthz":
 		if time.Now().UnixNano() < s.failUntil.Load() {
 			return response{code: 503, body: "failing on request\n"}

@@ -112,7 +112,7 @@ func writeGzip(to string, content []byte) error {
 }
 
 // links are the names under which the demo program is found in /bin.
-const links = "demo sh cat ls env echo tar sleep wget hostname id true false pwd mkdir rm kill test [ date stress touch kv-get kv-set kv-push kv-pop"
+const links = "demo sh cat ls env echo tar sleep wget hostname id true false pwd mkdir rm kill test [ date stress touch kv-get kv-set kv-push kv-pop ask lookup load"
 
 // demoArchive is a docker archive with both versions; they share the one layer.
 func demoArchive(program []byte, arch string) ([]byte, error) {
