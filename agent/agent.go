@@ -221,7 +221,7 @@ func (a *Agent) newReporter() *node.Reporter {
 	c := a.cfg
 	handler := v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(c.Support.RecursiveReadOnly), UserNamespaces: new(c.Support.UserNamespaces == "")}
 	return node.New(node.Config{Client: a.client, Handler: handler, Handlers: c.Handlers, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
-		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts,
+		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts, LeaseDuration: c.LeaseDuration,
 		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
 		Images:   c.Images.List, VolumesInUse: a.volumesInUse, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
 }

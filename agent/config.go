@@ -118,6 +118,8 @@ type Config struct {
 	CgroupRoot string
 	// Shutdown is how pods end before their machine does.
 	Shutdown Shutdown
+	// LeaseDuration is how long the node's Lease is valid, in whole seconds; 40 s when zero. It is renewed four times as often.
+	LeaseDuration time.Duration
 	// Manifests is the folder of static pods; empty is none.
 	Manifests string
 	// ResolvConf is the host's; empty is /etc/resolv.conf.

@@ -40,7 +40,7 @@ func admitting(t *testing.T) (*kubernetes.Clientset, *heard) {
 	t.Helper()
 	st := memory.New()
 	c := apiserver.NewCache(st)
-	s := apiservertest.StartServer(t, apiserver.Config{Store: st, Cache: c, Admission: admission.New(apiserver.NewReader(c), apiserver.NewQuotaWriter(st), nil)})
+	s := apiservertest.StartServer(t, apiserver.Config{Store: st, Cache: c, Admission: admission.New(admission.Config{Reader: apiserver.NewReader(c), Quotas: apiserver.NewQuotaWriter(st)})})
 	config := restclient.CopyConfig(s.LocalConfig(apiservertest.Admin))
 	warnings := &heard{}
 	config.WarningHandler = warnings

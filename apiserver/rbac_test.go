@@ -72,7 +72,7 @@ func startConfigured(t testing.TB, st store.Store, change func(*apiserver.Config
 	authz := auth.NewAuthorizer(reader)
 	cfg := apiserver.Config{
 		Store: st, Cache: c, Authenticator: auth.NewAuthenticator(p.CAPool(), tokens), Authorizer: authz,
-		Admission: admission.New(reader, apiserver.NewQuotaWriter(st), authz), Tokens: tokens, Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
+		Admission: admission.New(admission.Config{Reader: reader, Quotas: apiserver.NewQuotaWriter(st), Authorizer: authz}), Tokens: tokens, Reviews: &auth.Reviewer{Authorizer: authz, Tokens: tokens},
 	}
 	change(&cfg)
 	s := apiservertest.StartServer(t, cfg)

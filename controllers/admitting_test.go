@@ -24,7 +24,7 @@ import (
 func admitting(t *testing.T, st store.Store) *cluster {
 	t.Helper()
 	c := apiserver.NewCache(st)
-	s := apiservertest.StartServer(t, apiserver.Config{Store: st, Cache: c, Admission: admission.New(apiserver.NewReader(c), apiserver.NewQuotaWriter(st), nil)})
+	s := apiservertest.StartServer(t, apiserver.Config{Store: st, Cache: c, Admission: admission.New(admission.Config{Reader: apiserver.NewReader(c), Quotas: apiserver.NewQuotaWriter(st)})})
 	config, err := client.Config{RestConfig: s.LocalConfig(apiservertest.Admin), Component: "test"}.REST()
 	if err != nil {
 		t.Fatal(err)

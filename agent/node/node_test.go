@@ -139,7 +139,7 @@ func TestReporter(t *testing.T) {
 				return []string{"tired"}
 			}
 			return nil
-		}, Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
+		}, LeaseDuration: time.Second, Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
 	r.settle = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
@@ -162,10 +162,11 @@ func TestReporter(t *testing.T) {
 	if _, ok := n.Labels[RoleLabel]; !ok || n.Labels[v1.LabelHostname] != "n1" || len(n.Status.Addresses) != 2 {
 		t.Errorf("node %+v", n)
 	}
-	await(t, "lease", func() bool {
+	var renewals []metav1.MicroTime
+	await(t, "lease renewed four times a second", func() bool {
 		l, err := c.CoordinationV1().Leases(v1.NamespaceNodeLease).Get(t.Context(), "n1", metav1.GetOptions{})
-		return err == nil && *l.Spec.HolderIdentity == "n1" && *l.Spec.LeaseDurationSeconds == 40 &&
-			slices.ContainsFunc(l.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == n.UID })
+		return err == nil && *l.Spec.HolderIdentity == "n1" && *l.Spec.LeaseDurationSeconds == 1 &&
+			slices.ContainsFunc(l.OwnerReferences, func(o metav1.OwnerReference) bool { return o.UID == n.UID }) && renewed(&renewals, *l.Spec.RenewTime) > 3
 	})
 	if err := c.CoreV1().Nodes().Delete(t.Context(), "n1", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
@@ -236,4 +237,12 @@ func TestHugePagesOfTheMachine(t *testing.T) {
 	if got := hugePages(root); len(got) != 2 || got[0] != (HugePages{2 << 20, 16}) || got[1] != (HugePages{1 << 30, 0}) {
 		t.Errorf("got %v", got)
 	}
+}
+
+// renewed notes a time of renewal, and tells how many different ones there were.
+func renewed(seen *[]metav1.MicroTime, at metav1.MicroTime) int {
+	if !slices.ContainsFunc(*seen, func(t metav1.MicroTime) bool { return t.Equal(&at) }) {
+		*seen = append(*seen, at)
+	}
+	return len(*seen)
 }

@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -23,12 +24,13 @@ import (
 
 // Intervals, as the kubelet's.
 const (
-	checkEvery   = 10 * time.Second
-	writeEvery   = 5 * time.Minute
-	leaseEvery   = 10 * time.Second
-	leaseSeconds = 40
-	firstRetry   = 200 * time.Millisecond
-	lastRetry    = 7 * time.Second
+	checkEvery = 10 * time.Second
+	writeEvery = 5 * time.Minute
+	// leaseLife is how long a Lease is valid where the configuration does not say; it is renewed leaseShare times in it.
+	leaseLife  = 40 * time.Second
+	leaseShare = 4
+	firstRetry = 200 * time.Millisecond
+	lastRetry  = 7 * time.Second
 )
 
 // Config of a Reporter.
@@ -57,8 +59,10 @@ type Config struct {
 	VolumesInUse func() []v1.UniqueVolumeName
 	// NotReady says what keeps the node from being ready.
 	NotReady func(context.Context) []string
-	Recorder record.EventRecorder
-	Log      *slog.Logger
+	// LeaseDuration is how long the node's Lease is valid, in whole seconds; 40 s when zero.
+	LeaseDuration time.Duration
+	Recorder      record.EventRecorder
+	Log           *slog.Logger
 }
 
 // Reporter keeps one Node.
@@ -84,6 +88,7 @@ func isReady(s *v1.NodeStatus) bool {
 
 // New makes a Reporter; Run must follow.
 func New(cfg Config) *Reporter {
+	cfg.LeaseDuration = cmp.Or(cfg.LeaseDuration, leaseLife)
 	return &Reporter{cfg: cfg, poke: make(chan struct{}, 1), settle: settle}
 }
 
@@ -275,7 +280,7 @@ func (r *Reporter) report(ctx context.Context, written *time.Time) error {
 	return nil
 }
 
-// renewLease says every ten seconds that the node is alive.
+// renewLease says, four times in a Lease's life, that the node is alive.
 func (r *Reporter) renewLease(ctx context.Context) {
 	var have *coordv1.Lease
 	for ctx.Err() == nil {
@@ -286,7 +291,7 @@ func (r *Reporter) renewLease(ctx context.Context) {
 		})
 		select {
 		case <-ctx.Done():
-		case <-time.After(leaseEvery):
+		case <-time.After(r.cfg.LeaseDuration / leaseShare):
 		}
 	}
 }
@@ -294,7 +299,7 @@ func (r *Reporter) renewLease(ctx context.Context) {
 // renew writes the lease; where that fails it forgets the lease, so that it is read anew.
 func (r *Reporter) renew(ctx context.Context, have *coordv1.Lease) (*coordv1.Lease, error) {
 	leases := r.cfg.Client.CoordinationV1().Leases(v1.NamespaceNodeLease)
-	ctx, cancel := context.WithTimeout(ctx, leaseEvery)
+	ctx, cancel := context.WithTimeout(ctx, r.cfg.LeaseDuration/leaseShare)
 	defer cancel()
 	if have == nil {
 		got, err := leases.Get(ctx, r.cfg.Name, metav1.GetOptions{})
@@ -317,7 +322,7 @@ func (r *Reporter) lease(from *coordv1.Lease) *coordv1.Lease {
 	l := from.DeepCopy()
 	l.Name, l.Namespace = r.cfg.Name, v1.NamespaceNodeLease
 	now := metav1.NewMicroTime(time.Now())
-	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &r.cfg.Name, new(int32(leaseSeconds)), &now
+	l.Spec.HolderIdentity, l.Spec.LeaseDurationSeconds, l.Spec.RenewTime = &r.cfg.Name, new(int32(r.cfg.LeaseDuration.Seconds())), &now
 	if n := r.current.Load(); n != nil {
 		owner := metav1.OwnerReference{APIVersion: "v1", Kind: "Node", Name: n.Name, UID: n.UID}
 		if !slices.Contains(l.OwnerReferences, owner) {

@@ -14,9 +14,24 @@ import (
 // Chain is the plug-ins in their order. It is a Plugin itself.
 type Chain []Plugin
 
-// New is the chain that every write passes, in upstream's order. A nil QuotaWriter leaves quotas uncharged, a nil authorizer lets everyone
-// approve and sign certificates.
-func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer) Chain {
+// Config is what New needs.
+type Config struct {
+	Reader Reader
+	// Quotas are charged by it; nil leaves them uncharged.
+	Quotas QuotaWriter
+	// Authorizer tells who may approve and sign certificates; nil lets everyone.
+	Authorizer authorizer.UnconditionalAuthorizer
+	// Tolerations are how long pods stay on failing nodes; nil is DefaultTolerationSeconds.
+	Tolerations *TolerationSeconds
+}
+
+// New is the chain that every write passes, in upstream's order.
+func New(cfg Config) Chain {
+	r, authz := cfg.Reader, cfg.Authorizer
+	tolerations := DefaultTolerationSeconds
+	if cfg.Tolerations != nil {
+		tolerations = *cfg.Tolerations
+	}
 	chain := Chain{
 		namespaceLifecycle{reader: r},
 		limitRanger{reader: r},
@@ -25,7 +40,7 @@ func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer)
 		taintNodesByCondition{},
 		newPodSecurity(r),
 		priority{reader: r},
-		defaultTolerationSeconds{},
+		defaultTolerationSeconds{tolerations},
 		defaultStorageClass{reader: r},
 		storageInUseProtection{},
 		claimResize{reader: r},
@@ -36,8 +51,8 @@ func New(r Reader, quotas QuotaWriter, authz authorizer.UnconditionalAuthorizer)
 		defaultIngressClass{reader: r},
 		podResize{reader: r},
 	}
-	if quotas != nil {
-		chain = append(chain, newResourceQuota(r, quotas))
+	if cfg.Quotas != nil {
+		chain = append(chain, newResourceQuota(r, cfg.Quotas))
 	}
 	return chain
 }

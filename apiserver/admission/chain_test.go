@@ -82,7 +82,7 @@ func simplePod(ns string) *corev1.Pod {
 
 func admit(t *testing.T, r *Request) error {
 	t.Helper()
-	c := New(world(), nil, nil)
+	c := New(Config{Reader: world()})
 	if err := c.Mutate(t.Context(), r); err != nil {
 		return err
 	}
@@ -115,6 +115,17 @@ func TestPodGetsEverythingItLeftOut(t *testing.T) {
 	}
 	if len(s.Tolerations) != 2 || *s.Tolerations[0].TolerationSeconds != 300 || s.Tolerations[1].Key != corev1.TaintNodeUnreachable {
 		t.Errorf("tolerations %v", s.Tolerations)
+	}
+}
+
+func TestTolerationSecondsAreConfigured(t *testing.T) {
+	pod := simplePod("default")
+	chain := New(Config{Reader: world(), Tolerations: &TolerationSeconds{NotReady: 0, Unreachable: 7}})
+	if err := chain.Mutate(t.Context(), podRequest(pod)); err != nil {
+		t.Fatal(err)
+	}
+	if s := pod.Spec.Tolerations; len(s) != 2 || *s[0].TolerationSeconds != 0 || s[0].Key != corev1.TaintNodeNotReady || *s[1].TolerationSeconds != 7 {
+		t.Errorf("tolerations %v", s)
 	}
 }
 

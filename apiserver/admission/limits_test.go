@@ -253,7 +253,7 @@ func TestDefaultIngressClass(t *testing.T) {
 
 func TestChainOrder(t *testing.T) {
 	var names []string
-	for _, p := range New(world(), nil, nil) {
+	for _, p := range New(Config{Reader: world()}) {
 		names = append(names, p.Name())
 	}
 	upstream := []string{"NamespaceLifecycle", "LimitRanger", "ServiceAccount", "NodeRestriction", "TaintNodesByCondition", "PodSecurity", "Priority",

@@ -7,28 +7,36 @@ import (
 	"k8s.io/utils/ptr"
 )
 
-// tolerationSeconds is how long pods stay on a node that is not ready or cannot be reached.
-const tolerationSeconds = 300
+// TolerationSeconds is how long pods that say nothing of it stay on a failing node.
+type TolerationSeconds struct {
+	// NotReady is for nodes that are not ready, Unreachable for those that are not heard of.
+	NotReady, Unreachable int64
+}
 
-// defaultTolerationSeconds lets pods that say nothing of it stay on a failing node for five minutes.
-type defaultTolerationSeconds struct{}
+// DefaultTolerationSeconds are upstream's: five minutes.
+var DefaultTolerationSeconds = TolerationSeconds{NotReady: 300, Unreachable: 300}
+
+// defaultTolerationSeconds lets pods that say nothing of it stay on a failing node for a while.
+type defaultTolerationSeconds struct{ seconds TolerationSeconds }
 
 func (defaultTolerationSeconds) Name() string { return "DefaultTolerationSeconds" }
 
 func (defaultTolerationSeconds) Validate(context.Context, *Request) error { return nil }
 
-func (defaultTolerationSeconds) Mutate(_ context.Context, r *Request) error {
+func (d defaultTolerationSeconds) Mutate(_ context.Context, r *Request) error {
 	pod, ok := r.Object.(*corev1.Pod)
 	if !ok || !r.is("", "pods", "") || r.Operation != Create && r.Operation != Update {
 		return nil
 	}
-	for _, key := range []string{corev1.TaintNodeNotReady, corev1.TaintNodeUnreachable} {
+	add := func(key string, seconds int64) {
 		if !toleratesNoExecute(pod.Spec.Tolerations, key) {
 			pod.Spec.Tolerations = append(pod.Spec.Tolerations, corev1.Toleration{
-				Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To[int64](tolerationSeconds),
+				Key: key, Operator: corev1.TolerationOpExists, Effect: corev1.TaintEffectNoExecute, TolerationSeconds: ptr.To(seconds),
 			})
 		}
 	}
+	add(corev1.TaintNodeNotReady, d.seconds.NotReady)
+	add(corev1.TaintNodeUnreachable, d.seconds.Unreachable)
 	return nil
 }
 

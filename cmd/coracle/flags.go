@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/coracle-dev/coracle/agent/eviction"
+	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/internal/metrics"
@@ -73,6 +74,10 @@ type options struct {
 	autoscaling     autoscale.Config
 	// signingDuration is how long certificates that the controllers sign are valid at most.
 	signingDuration time.Duration
+	// monitorGrace is how long a node may be silent until it counts as lost, tolerations how long its pods then stay.
+	monitorGrace time.Duration
+	tolerations  admission.TolerationSeconds
+	leaseLife    time.Duration
 }
 
 type etcdOptions struct {
@@ -111,6 +116,8 @@ func serverFlags(o *options, f *pflag.FlagSet) {
 	f.IntVar(&o.auditLog.MaxAge, "audit-log-maxage", 0, "days for which older files are kept; 0 for ever")
 	f.IntVar(&o.auditLog.MaxBackups, "audit-log-maxbackup", 0, "how many older files are kept; 0 all")
 	f.StringVar(&o.etcd.key, "etcd-keyfile", "", "key of that certificate")
+	f.Int64Var(&o.tolerations.NotReady, "default-not-ready-toleration-seconds", admission.DefaultTolerationSeconds.NotReady, "for how long pods that do not say stay on a node that is not ready")
+	f.Int64Var(&o.tolerations.Unreachable, "default-unreachable-toleration-seconds", admission.DefaultTolerationSeconds.Unreachable, "for how long they stay on a node that is not heard of")
 	f.IntVar(&o.maxReads, "max-requests-inflight", 400, "requests served at the same time, together with the following; divided among priority levels")
 	f.IntVar(&o.maxWrites, "max-mutating-requests-inflight", 200, "added to that")
 }
@@ -126,6 +133,7 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "the node's name (default: the host's name, in lower case)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address, and perhaps an IPv6 one behind a comma (default: that of the default route)")
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels for the node, as disk=ssd,rack=2")
+	f.DurationVar(&o.leaseLife, "node-lease-duration", 40*time.Second, "how long the node's Lease is valid; it is renewed four times as often")
 	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
 	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
 	podSecurityFlags(&o.security, f)
@@ -147,6 +155,11 @@ func joinFlags(o *options, f *pflag.FlagSet) {
 
 func signingFlags(o *options, f *pflag.FlagSet) {
 	f.DurationVar(&o.signingDuration, "cluster-signing-duration", 365*24*time.Hour, "how long certificates are valid that nodes and others ask for, at most")
+}
+
+// lostNodeFlags say when a node counts as lost, for who runs the controllers.
+func lostNodeFlags(o *options, f *pflag.FlagSet) {
+	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", 50*time.Second, "how long a node may not be heard of until it counts as lost; more than a quarter of the nodes' --node-lease-duration")
 }
 
 func kubeconfigFlag(o *options, f *pflag.FlagSet) {
@@ -267,7 +280,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, lostNodeFlags} {
 		add(&options{}, f)
 	}
 	var names []string
@@ -343,6 +356,9 @@ func (o *options) check() error {
 	if err := o.checkAnonymous(); err != nil {
 		return err
 	}
+	if o.tolerations.NotReady < 0 || o.tolerations.Unreachable < 0 {
+		return usage("--default-not-ready-toleration-seconds and --default-unreachable-toleration-seconds are not negative")
+	}
 	_, err := parseMachineAddress("--advertise-address", o.advertise)
 	if o.advertise == "" {
 		return nil
@@ -360,4 +376,12 @@ func (o *options) containerLogs() (int64, error) {
 		return 0, usage("--container-log-max-files %d: must be greater than 1", o.logFiles)
 	}
 	return size.Value(), nil
+}
+
+// checkLostNodes checks lostNodeFlags.
+func (o *options) checkLostNodes() error {
+	if o.monitorGrace < time.Second {
+		return usage("--node-monitor-grace-period %s: want a second at least", o.monitorGrace)
+	}
+	return nil
 }

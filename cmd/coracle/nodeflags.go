@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -19,6 +20,9 @@ func (o *options) checkNodeFlags() error {
 	}
 	if _, err := o.containerLogs(); err != nil {
 		return err
+	}
+	if o.leaseLife < time.Second || o.leaseLife%time.Second != 0 {
+		return usage("--node-lease-duration %s: want whole seconds, one at least", o.leaseLife)
 	}
 	given, _, _ := strings.Cut(o.nodeIP, ",")
 	if _, err := parseMachineAddress("--node-ip", given); o.nodeIP != "" && err != nil {

@@ -87,6 +87,9 @@ func newControllers() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := o.checkLostNodes(); err != nil {
+			return err
+		}
 		var key crypto.Signer
 		if o.kubeconfig == "" { // this machine's own cluster
 			o.kubeconfig = o.layout.Kubeconfig("controllers")
@@ -106,9 +109,10 @@ func newControllers() *cobra.Command {
 		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
 			return controllers.Run(ctx, controllers.Config{
 				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling, SigningDuration: o.signingDuration,
+				NodeMonitorGrace: o.monitorGrace,
 			})
 		})
-	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags)
+	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags, lostNodeFlags)
 }
 
 func newProxy() *cobra.Command {

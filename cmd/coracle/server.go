@@ -43,13 +43,16 @@ func newServer() *cobra.Command {
 		Use:   "server",
 		Short: "Run the API server, scheduler and controllers with their etcd, in the foreground",
 	}, func(cmd *cobra.Command, o *options) error {
+		if err := o.checkLostNodes(); err != nil {
+			return err
+		}
 		s, err := openServer(cmd.Context(), o)
 		if err != nil {
 			return err
 		}
 		defer s.close()
 		return run.All(cmd.Context(), keepSmall, s.runAPI, s.runScheduler, s.runControllers)
-	}, commonFlags, serverFlags, clusterFlags, schedulerFlags, autoscalingFlags, signingFlags)
+	}, commonFlags, serverFlags, clusterFlags, schedulerFlags, autoscalingFlags, signingFlags, lostNodeFlags)
 }
 
 func newAPIServer() *cobra.Command {
@@ -212,7 +215,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Store: db, Cache: watchCache, Listener: listener, TLS: s.pki.ServerTLS(),
 		Authenticator: s.o.limitAnonymous(auth.NewAuthenticator(s.pki.CAPool(), tokens, proxy.Authenticator())),
 		Authorizer:    authz,
-		Admission:     admission.New(reader, apiserver.NewQuotaWriter(db), authz),
+		Admission:     admission.New(admission.Config{Reader: reader, Quotas: apiserver.NewQuotaWriter(db), Authorizer: authz, Tolerations: &s.o.tolerations}),
 		Hooks: map[schema.GroupResource]rest.Hook{
 			{Resource: "services"}:                                {BeginCreate: s.alloc.BeginCreate, BeginUpdate: s.alloc.BeginUpdate, AfterDelete: s.alloc.AfterDelete},
 			{Group: "networking.k8s.io", Resource: "ipaddresses"}: {AfterDelete: s.alloc.AddressDeleted},
@@ -299,7 +302,7 @@ func (s *server) runControllers(ctx context.Context) error {
 	}
 	defer s.controls.begin()()
 	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work,
-		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration})
+		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration, NodeMonitorGrace: s.o.monitorGrace})
 }
 
 // several tells whether there may be other servers of the cluster: an embedded etcd is this one's alone.
