@@ -60,7 +60,7 @@ test-unit: $(ASSETS)
 	CORACLE_TEST_GENERATE=1 go test $$(go list ./... | grep -v /integration)
 
 RACE := ./apiserver/store/... ./apiserver/cache/... ./apiserver/alloc/... ./apiserver/fairness/... ./apiserver/tunnel/... ./internal/carry/... ./internal/loop/... \
-	./internal/leader/... ./scheduler ./scheduler/queue/... ./scheduler/plugin/... ./agent/lifecycle/... ./agent/probes/... ./agent/volumes/...
+	./internal/leader/... ./scheduler ./scheduler/queue/... ./scheduler/plugin/... ./agent/lifecycle/... ./agent/probes/... ./agent/volumes/... ./internal/keylock
 test-race: $(ASSETS)
 	@echo "== race detector"
 	CGO_ENABLED=1 go test -race -short $(RACE)

@@ -25,6 +25,8 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"k8s.io/client-go/kubernetes"
 	registration "k8s.io/kubelet/pkg/apis/pluginregistration/v1"
+
+	"github.com/coracle-dev/coracle/internal/keylock"
 )
 
 // How long a driver may take to say who it is, to register, and to answer any other call; and when registration is tried again.
@@ -50,11 +52,11 @@ type Config struct {
 type Drivers struct {
 	cfg   Config
 	stale chan struct{} // a registration is to be tried again
+	busy  keylock.Locks // by driver and volume: two calls about one are kept apart
 
 	mu      sync.Mutex
 	drivers map[string]*driver // by name
 	sockets map[string]string  // registration sockets: the name of the driver behind each, empty while it is not registered
-	busy    map[string]*sync.Mutex
 }
 
 // driver is one that has registered.
@@ -69,7 +71,7 @@ type driver struct {
 
 // New makes Drivers; Run finds them.
 func New(cfg Config) *Drivers {
-	return &Drivers{cfg: cfg, stale: make(chan struct{}, 1), drivers: map[string]*driver{}, sockets: map[string]string{}, busy: map[string]*sync.Mutex{}}
+	return &Drivers{cfg: cfg, stale: make(chan struct{}, 1), drivers: map[string]*driver{}, sockets: map[string]string{}}
 }
 
 func (d *Drivers) registry() string { return filepath.Join(d.cfg.Dir, "plugins_registry") }
@@ -288,19 +290,6 @@ func (d *Drivers) driver(name string) (*driver, error) {
 		return drv, nil
 	}
 	return nil, fmt.Errorf("driver name %s not found in the list of registered CSI drivers", name)
-}
-
-// lock keeps two calls about one volume apart.
-func (d *Drivers) lock(key string) (unlock func()) {
-	d.mu.Lock()
-	m := d.busy[key]
-	if m == nil {
-		m = &sync.Mutex{}
-		d.busy[key] = m
-	}
-	d.mu.Unlock()
-	m.Lock()
-	return m.Unlock
 }
 
 func dial(socket string) (*grpc.ClientConn, error) {

@@ -50,7 +50,7 @@ func (d *Drivers) Mount(ctx context.Context, pod *v1.Pod, v Volume) (Mounted, er
 	if err != nil {
 		return Mounted{}, err
 	}
-	defer d.lock(v.Driver + "/" + v.Handle)()
+	defer d.busy.Lock(v.Driver + "/" + v.Handle)()
 	target := d.target(pod.UID, v)
 	if err := d.write(target, record{Driver: v.Driver, Handle: v.Handle, Name: v.Name, Pod: pod.UID, Block: v.Block, Ephemeral: v.Ephemeral}); err != nil {
 		return Mounted{}, err
@@ -242,7 +242,7 @@ func (d *Drivers) unmount(ctx context.Context, r record) error {
 	if err != nil {
 		return err
 	}
-	defer d.lock(r.Driver + "/" + r.Handle)()
+	defer d.busy.Lock(r.Driver + "/" + r.Handle)()
 	if _, err := drv.node.NodeUnpublishVolume(ctx, &spec.NodeUnpublishVolumeRequest{VolumeId: r.Handle, TargetPath: r.path}); err != nil {
 		return err
 	}

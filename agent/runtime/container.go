@@ -226,7 +226,7 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	defer r.lockPod(c.meta.Pod.UID)()
+	defer r.pods.Lock(c.meta.Pod.UID)()
 	if err := r.settle(ctx, c); err != nil || r.stateOf(c) != StateCreated {
 		return err
 	}
@@ -377,7 +377,7 @@ func (r *Runtime) Stop(ctx context.Context, id string, grace time.Duration) erro
 	if err != nil {
 		return err
 	}
-	unlock := r.lockPod(c.meta.Pod.UID)
+	unlock := r.pods.Lock(c.meta.Pod.UID)
 	err = r.settle(ctx, c)
 	unlock()
 	if err != nil || r.stateOf(c) != StateRunning {
@@ -512,7 +512,7 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 	if err := r.Stop(ctx, id, 0); err != nil {
 		return err
 	}
-	unlock := r.lockPod(c.meta.Pod.UID)
+	unlock := r.pods.Lock(c.meta.Pod.UID)
 	defer unlock()
 	rec, err := r.client.ContainerService().Get(ctx, id)
 	if err == nil {

@@ -5,7 +5,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,7 +21,7 @@ func TestUnrecordedEndIsNotForgotten(t *testing.T) {
 	}
 	defer conn.Close()
 	cfg := Config{Layout: paths.Layout{Data: filepath.Join(dir, "data"), Run: filepath.Join(dir, "run")}}
-	r := &Runtime{cfg: cfg, log: slog.New(slog.DiscardHandler), client: conn, containers: map[string]*container{}, pods: map[string]*sync.Mutex{}, listeners: map[*listener]struct{}{}}
+	r := &Runtime{cfg: cfg, log: slog.New(slog.DiscardHandler), client: conn, containers: map[string]*container{}, listeners: map[*listener]struct{}{}}
 	c := &container{id: ContainerID(PodRef{UID: "u"}, "c", 0), state: StateRunning, ended: make(chan struct{})}
 	c.meta.Pod.UID = "u"
 	note, pipe := r.ioPath("u", c.id, "started"), r.ioPath("u", c.id, "out")

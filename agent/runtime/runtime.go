@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/coracle-dev/coracle/internal/keylock"
 	"github.com/coracle-dev/coracle/internal/paths"
 )
 
@@ -64,11 +65,12 @@ type Runtime struct {
 	client *client.Client
 	tasks  tasks.TasksClient
 	oomMin int // the lowest oom_score_adj that may be asked for here
+	// pods serialises, by UID, what may not overlap within a pod: a shim must not be told to end while a container is being started in it.
+	pods keylock.Locks
 
 	mu         sync.Mutex
 	containers map[string]*container // by ID
-	pods       map[string]*sync.Mutex
-	ids        map[string]uint32 // by pod UID, the first of its user IDs; nil until one is asked for
+	ids        map[string]uint32     // by pod UID, the first of its user IDs; nil until one is asked for
 	listeners  map[*listener]struct{}
 }
 
@@ -117,22 +119,8 @@ func New(cfg Config) (*Runtime, error) {
 	}
 	return &Runtime{
 		cfg: cfg, log: cfg.Log.With("component", "runtime"), client: cfg.Client, tasks: cfg.Client.TaskService(), oomMin: lowestOOMScore(),
-		containers: map[string]*container{}, pods: map[string]*sync.Mutex{}, listeners: map[*listener]struct{}{},
+		containers: map[string]*container{}, listeners: map[*listener]struct{}{},
 	}, nil
-}
-
-// lockPod serialises what may not overlap within a pod: a shim must not be told to end while a container is
-// being started in it. The lock of a pod is dropped with its sandbox.
-func (r *Runtime) lockPod(uid string) (unlock func()) {
-	r.mu.Lock()
-	l := r.pods[uid]
-	if l == nil {
-		l = &sync.Mutex{}
-		r.pods[uid] = l
-	}
-	r.mu.Unlock()
-	l.Lock()
-	return l.Unlock
 }
 
 // The files of a sandbox below the layout's Sandboxes.

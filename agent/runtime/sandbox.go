@@ -38,7 +38,7 @@ const (
 
 // RunSandbox makes a pod's namespaces, or finds those made before. It needs no containerd.
 func (r *Runtime) RunSandbox(ctx context.Context, cfg SandboxConfig) (*Sandbox, error) {
-	defer r.lockPod(cfg.Pod.UID)()
+	defer r.pods.Lock(cfg.Pod.UID)()
 	dir := r.sandboxDir(cfg.Pod.UID)
 	if rec, err := readSandbox(dir); err == nil && r.intact(dir, rec) {
 		return rec.sandbox(dir), nil
@@ -122,7 +122,7 @@ func (r *Runtime) SetCgroup(path string, res Resources) error { return SetCgroup
 
 // ResizeSandbox gives the pod's cgroup other limits; those that are zero stay as they are.
 func (r *Runtime) ResizeSandbox(_ context.Context, uid string, res Resources) error {
-	defer r.lockPod(uid)()
+	defer r.pods.Lock(uid)()
 	dir := r.sandboxDir(uid)
 	rec, err := readSandbox(dir)
 	if err != nil {
@@ -172,7 +172,7 @@ func (rec *sandboxRecord) pauses() bool {
 
 // RemoveSandbox removes a pod's namespaces and cgroup. Its containers must be gone. It is idempotent.
 func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
-	unlock := r.lockPod(uid)
+	unlock := r.pods.Lock(uid)
 	defer unlock()
 	dir := r.sandboxDir(uid)
 	rec, err := readSandbox(dir)
@@ -186,7 +186,6 @@ func (r *Runtime) RemoveSandbox(ctx context.Context, uid string) error {
 	}
 	r.endShim(ctx, uid)
 	r.mu.Lock()
-	delete(r.pods, uid)
 	delete(r.ids, uid)
 	r.mu.Unlock()
 	return nil

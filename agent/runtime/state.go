@@ -169,7 +169,7 @@ func (r *Runtime) unrecordedEnd(c *container) (end status, known bool) {
 // one of the pod the shim. It does nothing while the container runs. The exit event, if there was one, has the code
 // of a container whose shim was killed.
 func (r *Runtime) reap(ctx context.Context, c *container, event *eventtypes.TaskExit) {
-	defer r.lockPod(c.meta.Pod.UID)()
+	defer r.pods.Lock(c.meta.Pod.UID)()
 	r.reapLocked(ctx, c, event)
 }
 
