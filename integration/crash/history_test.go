@@ -133,7 +133,7 @@ func contradictions(was, is *corev1.Pod) []string {
 		case s.RestartCount > b.RestartCount:
 		case b.State.Terminated != nil && s.State.Running != nil:
 			say("%s had ended and runs again without a restart", s.Name)
-		case b.State.Waiting == nil && s.ContainerID != "" && s.ContainerID != b.ContainerID:
+		case b.State.Waiting == nil && b.ContainerID != "" && s.ContainerID != "" && s.ContainerID != b.ContainerID:
 			say("%s is another container without a restart", s.Name)
 		case b.State.Terminated != nil && s.State.Terminated != nil && b.State.Terminated.ExitCode != s.State.Terminated.ExitCode:
 			say("%s's exit code was %d and is %d", s.Name, b.State.Terminated.ExitCode, s.State.Terminated.ExitCode)
