@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -351,23 +352,40 @@ func within(path string, fn func(*netlink.Handle) error) error {
 // Teardown takes a pod off the network and frees its address. It may be called for a pod that has none.
 func (n *Network) Teardown(_ context.Context, pod runtime.PodRef) error {
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if err := removeHostPorts(pod.UID, nil); err != nil {
+	err := removeHostPorts(pod.UID, nil)
+	n.mu.Unlock()
+	if err != nil {
 		return fmt.Errorf("network: host ports of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
-	return n.remove(pod.UID)
+	// The kernel lets tens of milliseconds pass before a link is gone: pods that end together wait side by side.
+	if err := removeLink(pod.UID); err != nil {
+		return err
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.free(pod.UID)
+	return nil
 }
 
+// remove takes back what Setup began. The caller holds mu.
 func (n *Network) remove(uid string) error {
+	if err := removeLink(uid); err != nil {
+		return err
+	}
+	n.free(uid)
+	return nil
+}
+
+func removeLink(uid string) error {
 	if err := deleteLink(vethName(uid)); err != nil {
 		return fmt.Errorf("network: remove the link of pod %s: %w", uid, err)
 	}
-	for addr, owner := range n.taken {
-		if owner == uid {
-			delete(n.taken, addr)
-		}
-	}
 	return nil
+}
+
+// free gives back the addresses of a pod whose link is gone. The caller holds mu.
+func (n *Network) free(uid string) {
+	maps.DeleteFunc(n.taken, func(_ netip.Addr, owner string) bool { return owner == uid })
 }
 
 func deleteLink(name string) error {
