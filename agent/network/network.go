@@ -51,6 +51,11 @@ type Config struct {
 	// ClusterCIDR holds all pods; traffic to it keeps its source address.
 	ClusterCIDR netip.Prefix
 	Sysctls     *sysctl.Keeper
+	// NodeName and NodeIP are this node's own; other nodes reach its pods by that address.
+	NodeName string
+	NodeIP   netip.Addr
+	// Overlay is how the pods of other nodes are reached; empty is None.
+	Overlay Overlay
 }
 
 // Network is the node's pod network.
@@ -62,10 +67,21 @@ type Network struct {
 	mtu   int
 	taken map[netip.Addr]string // address -> pod UID
 	next  netip.Addr            // where the search for a free address goes on, so that addresses are not reused at once
+
+	peers      []Peer
+	peersKnown bool
+	refused    []string // why there is no way to some of them, as logged
+	vteps      []Peer   // what the set of that name has; nil is unknown
+	wake       chan struct{}
 }
 
-// New makes a Network; Configure must follow before pods can be set up.
-func New(cfg Config) *Network { return &Network{cfg: cfg} }
+// New makes a Network; Configure must follow before pods can be set up, and Run keeps the ways to other nodes.
+func New(cfg Config) *Network {
+	if cfg.Overlay == "" {
+		cfg.Overlay = None
+	}
+	return &Network{cfg: cfg, wake: make(chan struct{}, 1)}
+}
 
 // Configure makes the gateway, the routes and the masquerading for the node's range, and learns which addresses are taken.
 // It can be called again at any time, and repairs what is missing.
@@ -85,17 +101,19 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	if err := n.setSysctls(); err != nil {
 		return err
 	}
-	if err := applyRules(ruleConfig{node: cidr, cluster: n.cfg.ClusterCIDR}); err != nil {
+	if err := applyRules(ruleConfig{node: cidr, cluster: n.cfg.ClusterCIDR, vxlan: n.cfg.Overlay == VXLAN}); err != nil {
 		return fmt.Errorf("network: nftables: %w", err)
 	}
 	taken, err := takenAddresses()
 	if err != nil {
 		return fmt.Errorf("network: list links: %w", err)
 	}
-	n.cidr, n.taken, n.mtu = cidr, taken, uplinkMTU()
+	n.vteps = nil
+	n.cidr, n.taken, n.mtu = cidr, taken, uplinkMTU(n.cfg.NodeIP)-n.cfg.Overlay.overhead()
 	if !n.next.IsValid() || !cidr.Contains(n.next) {
 		n.next = gateway(cidr).Next()
 	}
+	n.poke()
 	return nil
 }
 
@@ -154,11 +172,16 @@ func ensureGateway(cidr netip.Prefix) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
-	nowhere := &netlink.Route{Dst: ipNet(cidr.Addr(), cidr.Bits()), Type: unix.RTN_UNREACHABLE}
-	if err := netlink.RouteReplace(nowhere); err != nil {
+	route := nowhere(cidr)
+	if err := netlink.RouteReplace(&route); err != nil {
 		return fmt.Errorf("route %s: %w", cidr, err)
 	}
 	return nil
+}
+
+// nowhere is the route of the node's addresses that no pod has: packets to them must not leave.
+func nowhere(cidr netip.Prefix) netlink.Route {
+	return netlink.Route{Dst: ipNet(cidr.Addr(), cidr.Bits()), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol}
 }
 
 // takenAddresses reads who holds which address from the links' aliases.
@@ -302,8 +325,12 @@ func (n *Network) connect(uid, path string, addr netip.Addr) error {
 
 // route leads a pod's address to its link.
 func (n *Network) route(link netlink.Link, addr netip.Addr) error {
-	return netlink.RouteReplace(&netlink.Route{
-		LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addr, 32), Src: gateway(n.cidr).AsSlice()})
+	route := n.podRoute(link, addr)
+	return netlink.RouteReplace(&route)
+}
+
+func (n *Network) podRoute(link netlink.Link, addr netip.Addr) netlink.Route {
+	return netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addr, 32), Src: gateway(n.cidr).AsSlice(), Protocol: routeProtocol}
 }
 
 // configureInside sets up the pod's own end: loopback, the address, and the way out.
@@ -426,7 +453,21 @@ func Cleanup() error {
 			errs = append(errs, deleteLink(link.Attrs().Name))
 		}
 	}
-	return errors.Join(append(errs, deleteGateway(), deleteRules())...)
+	return errors.Join(append(errs, deleteLink(vxlanLink), deleteRoutes(), deleteGateway(), deleteRules())...)
+}
+
+// deleteRoutes removes those of ours that did not go with their link.
+func deleteRoutes() error {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return err
+	}
+	for i := range routes {
+		if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
 }
 
 // deleteGateway removes the link, and the route for the range that its address is the first of.
@@ -459,20 +500,27 @@ func deleteGateway() error {
 	return deleteLink(gatewayLink)
 }
 
-// uplinkMTU is the MTU of the link that the default route leaves by; 1500 without one.
-func uplinkMTU() int {
+// uplinkMTU is the MTU of the link that holds the node's address, else of the one that the default route leaves by; 1500 without either.
+func uplinkMTU(node netip.Addr) int {
 	const usual = 1500
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
-	if err != nil {
-		return usual
+	index := 0
+	if addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4); err == nil {
+		for _, a := range addrs {
+			if node.IsValid() && a.IP.Equal(node.AsSlice()) {
+				index = a.LinkIndex
+			}
+		}
 	}
-	for _, r := range routes {
-		if r.Dst != nil && r.Dst.IP != nil && !r.Dst.IP.IsUnspecified() {
-			continue
+	if routes, err := netlink.RouteList(nil, netlink.FAMILY_V4); index == 0 && err == nil {
+		for _, r := range routes {
+			if r.Dst == nil || r.Dst.IP.IsUnspecified() {
+				index = r.LinkIndex
+				break
+			}
 		}
-		if link, err := netlink.LinkByIndex(r.LinkIndex); err == nil && link.Attrs().MTU > 0 {
-			return link.Attrs().MTU
-		}
+	}
+	if link, err := netlink.LinkByIndex(index); index != 0 && err == nil && link.Attrs().MTU > 0 {
+		return link.Attrs().MTU
 	}
 	return usual
 }

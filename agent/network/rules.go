@@ -22,8 +22,12 @@ const (
 	addressPortMap = "address-ports"
 )
 
+// vtepSet has which node sends from which range through the VXLAN.
+const vtepSet = "vteps"
+
 type ruleConfig struct {
 	node, cluster netip.Prefix
+	vxlan         bool
 }
 
 // HostPort leads a port of the node to a pod.
@@ -81,6 +85,11 @@ func applyRules(c ruleConfig) error {
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masqueradeLoopback()})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseSpoofed()})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseLoopback()})
+	if c.vxlan {
+		if err := addVXLANRules(conn, raw, c); err != nil {
+			return err
+		}
+	}
 	for _, chain := range []*nftables.Chain{pre, out} {
 		conn.AddRule(&nftables.Rule{Table: podTable, Chain: chain, Exprs: toAddressPorts(addressPorts)})
 		conn.AddRule(&nftables.Rule{Table: podTable, Chain: chain, Exprs: toHostPorts(ports)})

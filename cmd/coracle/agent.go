@@ -58,7 +58,7 @@ func newAgent() *cobra.Command {
 		}
 		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag)
+	}, commonFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag)
 }
 
 func newContainerd() *cobra.Command {
@@ -173,9 +173,14 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls())})
+	kube, err := client.Config{RestConfig: n.config, Component: "network"}.Clientset()
+	if err != nil {
+		return err
+	}
+	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls()), NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
+	follow := func(ctx context.Context) error { return network.FollowNodes(ctx, kube, name, pods.SetPeers) }
 	bundles := images.Bundles{Dir: cmp.Or(n.o.images.bundles, n.o.layout.Images()), Store: store}
-	return run.All(ctx, containers.Run, bundles.Run, func(ctx context.Context) error {
+	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,

@@ -18,6 +18,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/coracle-dev/coracle/agent/eviction"
+	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/audit"
 	"github.com/coracle-dev/coracle/controllers/autoscale"
@@ -49,6 +50,7 @@ type options struct {
 	maxReads      int
 	maxWrites     int
 
+	overlay    string
 	nodeName   string
 	nodeIP     string
 	nodeLabels map[string]string
@@ -146,6 +148,10 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringToStringVar(&o.reserved.system, "system-reserved", nil, "what of the machine is kept for its own services, as cpu=200m,memory=500Mi,ephemeral-storage=1Gi,pid=1000")
 	f.StringToStringVar(&o.reserved.cluster, "kube-reserved", nil, "what is kept for the cluster's own processes, likewise")
 	f.Int64Var(&o.podPids, "pod-max-pids", 0, "how many processes a pod may have; 0 any number")
+}
+
+func networkFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.overlay, "overlay", string(network.VXLAN), "how pods reach those of other nodes: vxlan, routes (nodes share a link) or none (others see to it); the same on all nodes")
 }
 
 func joinFlags(o *options, f *pflag.FlagSet) {
@@ -280,7 +286,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, lostNodeFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, lostNodeFlags} {
 		add(&options{}, f)
 	}
 	var names []string

@@ -8,6 +8,8 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
+
+	"github.com/coracle-dev/coracle/agent/network"
 )
 
 // checkNodeFlags refuses flags of a node that cannot be meant, before anything is made or started.
@@ -23,6 +25,9 @@ func (o *options) checkNodeFlags() error {
 	}
 	if o.leaseLife < time.Second || o.leaseLife%time.Second != 0 {
 		return usage("--node-lease-duration %s: want whole seconds, one at least", o.leaseLife)
+	}
+	if _, err := network.ParseOverlay(o.overlay); err != nil {
+		return usage("--overlay %w", err)
 	}
 	given, _, _ := strings.Cut(o.nodeIP, ",")
 	if _, err := parseMachineAddress("--node-ip", given); o.nodeIP != "" && err != nil {
