@@ -39,6 +39,10 @@ type Config struct {
 	ClusterDomain string
 	// ResolvConf names the servers that other names are asked of; empty: /etc/resolv.conf.
 	ResolvConf string
+	// DNSClients are the addresses of pods, who may ask for names outside of the cluster besides this machine; none: everybody may.
+	DNSClients []netip.Prefix
+	// DNSMetrics counts what is asked; nil counts for the address of DNS alone.
+	DNSMetrics *dns.Metrics
 }
 
 // settle is how long changes are collected before they are applied together.
@@ -91,7 +95,8 @@ func Run(ctx context.Context, cfg Config) error {
 		return p.loop(ctx)
 	}}
 	if cfg.DNS.IsValid() {
-		server, err := dns.New(dns.Config{Factory: factory, Addr: cfg.DNS, Domain: cfg.ClusterDomain, ResolvConf: cfg.ResolvConf})
+		server, err := dns.New(dns.Config{Factory: factory, Slices: p.slicesOf, Client: cfg.Client, Addr: cfg.DNS, Domain: cfg.ClusterDomain,
+			ResolvConf: cfg.ResolvConf, Clients: cfg.DNSClients, Metrics: cfg.DNSMetrics})
 		if err != nil {
 			return err
 		}
@@ -215,6 +220,11 @@ func (p *proxy) compile(key string) ruleset.Ruleset {
 	if err != nil {
 		return nil // deleted
 	}
+	return ruleset.Compile(service, p.slicesOf(key), p.cfg.NodeName)
+}
+
+// slicesOf lists a service's EndpointSlices.
+func (p *proxy) slicesOf(key string) []*discoveryv1.EndpointSlice {
 	found, err := p.byName.ByIndex(serviceIndex, key)
 	if err != nil {
 		return nil
@@ -225,7 +235,7 @@ func (p *proxy) compile(key string) ruleset.Ruleset {
 			endpointSlices = append(endpointSlices, slice)
 		}
 	}
-	return ruleset.Compile(service, endpointSlices, p.cfg.NodeName)
+	return endpointSlices
 }
 
 // update compiles the services that changed and applies the difference.

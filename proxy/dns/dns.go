@@ -1,23 +1,29 @@
-// Package dns answers for the cluster's names from the informers' caches, after the Kubernetes DNS-based
+// Package dns answers for the cluster's names from the informers' events, after the Kubernetes DNS-based
 // service discovery specification 1.1, and forwards all other names to the machine's own servers.
+//
+// Invariant: what the cluster knows is answered without waiting for anything and without allocating; only a name that another server must be
+// asked for leaves the loop that reads the socket.
 package dns
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"math/rand/v2"
 	"net/netip"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/client-go/informers"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
+	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/run"
 )
 
@@ -25,228 +31,163 @@ import (
 type Config struct {
 	// Factory gives Services and EndpointSlices; the caller starts it.
 	Factory informers.SharedInformerFactory
-	// Addr is the address to serve on, port 53, UDP and TCP.
+	// Slices lists a service's EndpointSlices, by its namespace/name, from Factory's informer.
+	Slices func(key string) []*discoveryv1.EndpointSlice
+	// Client watches the ConfigMap kube-system/coracle-dns; nil takes none.
+	Client kubernetes.Interface
+	// Addr is the address to serve on, port 53, UDP and TCP; metrics on port 9153.
 	Addr netip.Addr
 	// Domain is the cluster's, as cluster.local.
 	Domain string
 	// ResolvConf names the upstream servers; empty: /etc/resolv.conf.
 	ResolvConf string
+	// Clients are the addresses of pods. They and this machine may ask for names outside of the cluster; none: everybody may.
+	Clients []netip.Prefix
+	// Metrics counts what is asked; nil counts for nobody to see.
+	Metrics *Metrics
 }
 
 // Server answers.
 type Server struct {
-	cfg      Config
-	zone     string // "cluster.local."
-	services cache.Indexer
-	slices   cache.Indexer
-	synced   []cache.InformerSynced
-	forward  *forwarder
-	log      *slog.Logger
+	cfg       Config
+	suffix    name
+	index     *index
+	settings  atomic.Pointer[settings]
+	forwarder *forwarder
+	clients   clients
+	metrics   *Metrics
+	asking    chan struct{} // holds one for each question that waits for other servers
+	synced    []cache.InformerSynced
+	now       func() time.Time
+	shift     func() uint // by how many places an answer's addresses are turned
+	log       *slog.Logger
 }
-
-// Names of the indexes.
-const (
-	byService   = "dns-service"   // EndpointSlices by their service's namespace/name
-	byClusterIP = "dns-clusterip" // Services by address
-	byEndpoint  = "dns-endpoint"  // EndpointSlices by endpoint address
-)
 
 // New prepares a Server; call it before the factory is started.
 func New(cfg Config) (*Server, error) {
+	suffix := wireName(strings.ToLower(cfg.Domain))
+	if len(suffix) <= 1 {
+		return nil, fmt.Errorf("dns: %q is no domain", cfg.Domain)
+	}
 	if cfg.ResolvConf == "" {
 		cfg.ResolvConf = "/etc/resolv.conf"
 	}
-	services := cfg.Factory.Core().V1().Services().Informer()
-	slices := cfg.Factory.Discovery().V1().EndpointSlices().Informer()
-	if err := services.AddIndexers(cache.Indexers{byClusterIP: clusterIPs}); err != nil {
-		return nil, fmt.Errorf("dns: %w", err)
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics()
 	}
-	if err := slices.AddIndexers(cache.Indexers{byService: serviceOfSlice, byEndpoint: addressesOfSlice}); err != nil {
-		return nil, fmt.Errorf("dns: %w", err)
+	s := &Server{
+		cfg: cfg, suffix: nameOf(suffix), index: newIndex(wireText(string(suffix))), metrics: cfg.Metrics,
+		clients: clients{prefixes: cfg.Clients, own: []netip.Addr{cfg.Addr}},
+		asking:  make(chan struct{}, maxAsked), now: time.Now, shift: func() uint { return uint(rand.Uint32()) }, log: slog.With("component", "dns"),
 	}
-	return &Server{
-		cfg:      cfg,
-		zone:     dns.Fqdn(strings.ToLower(cfg.Domain)),
-		services: services.GetIndexer(),
-		slices:   slices.GetIndexer(),
-		synced:   []cache.InformerSynced{services.HasSynced, slices.HasSynced},
-		forward:  newForwarder(cfg.ResolvConf, cfg.Addr),
-		log:      slog.With("component", "dns"),
-	}, nil
+	s.settings.Store(&settings{})
+	s.forwarder = &forwarder{
+		settings: &s.settings, resolver: &resolvConf{path: cfg.ResolvConf, self: cfg.Addr}, cache: newAnswers(),
+		metrics: s.metrics, now: s.now, log: s.log,
+	}
+	s.metrics.serve(cfg.Addr, s.forwarder.cache)
+	return s, s.watch()
 }
 
-func clusterIPs(obj any) ([]string, error) {
-	if s, ok := obj.(*corev1.Service); ok && s.Spec.ClusterIP != corev1.ClusterIPNone {
-		return s.Spec.ClusterIPs, nil
+// watch keeps the index by the informers' events.
+func (s *Server) watch() error {
+	services := s.cfg.Factory.Core().V1().Services()
+	lister := services.Lister()
+	update := func(namespace, name string) {
+		if name == "" {
+			return // a slice of no service
+		}
+		s.index.update(namespace+"/"+name, func() (*corev1.Service, []*discoveryv1.EndpointSlice) {
+			object, err := lister.Services(namespace).Get(name)
+			if err != nil {
+				return nil, nil // deleted
+			}
+			return object, s.cfg.Slices(namespace + "/" + name)
+		}, s.now())
 	}
-	return nil, nil
+	byService, err := services.Informer().AddEventHandler(handler(func(obj any) {
+		if o, ok := obj.(*corev1.Service); ok {
+			update(o.Namespace, o.Name)
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	bySlice, err := s.cfg.Factory.Discovery().V1().EndpointSlices().Informer().AddEventHandler(handler(func(obj any) {
+		if o, ok := obj.(*discoveryv1.EndpointSlice); ok {
+			update(o.Namespace, o.Labels[discoveryv1.LabelServiceName])
+		}
+	}))
+	if err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	s.synced = []cache.InformerSynced{byService.HasSynced, bySlice.HasSynced}
+	return nil
 }
 
-func serviceOfSlice(obj any) ([]string, error) {
-	if s, ok := obj.(*discoveryv1.EndpointSlice); ok && s.Labels[discoveryv1.LabelServiceName] != "" {
-		return []string{s.Namespace + "/" + s.Labels[discoveryv1.LabelServiceName]}, nil
+// handler calls fn with the object of any event, and with both where a change moves it from one to the other.
+func handler(fn func(any)) cache.ResourceEventHandler {
+	return cache.ResourceEventHandlerFuncs{
+		AddFunc: fn,
+		UpdateFunc: func(old, obj any) {
+			fn(obj)
+			a, wasSlice := old.(*discoveryv1.EndpointSlice)
+			b, isSlice := obj.(*discoveryv1.EndpointSlice)
+			if wasSlice && isSlice && a.Labels[discoveryv1.LabelServiceName] != b.Labels[discoveryv1.LabelServiceName] {
+				fn(old)
+			}
+		},
+		DeleteFunc: func(obj any) {
+			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
+				obj = tombstone.Obj
+			}
+			fn(obj)
+		},
 	}
-	return nil, nil
-}
-
-func addressesOfSlice(obj any) ([]string, error) {
-	s, ok := obj.(*discoveryv1.EndpointSlice)
-	if !ok || s.Labels[discoveryv1.LabelServiceName] == "" {
-		return nil, nil
-	}
-	var addrs []string
-	for i := range s.Endpoints {
-		addrs = append(addrs, s.Endpoints[i].Addresses...)
-	}
-	return addrs, nil
 }
 
 // Run serves until ctx ends.
 func (s *Server) Run(ctx context.Context) error {
-	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
+	return run.All(ctx, s.followConfig, s.listen, s.serveMetrics)
+}
+
+// followConfig keeps the settings as the ConfigMap has them. Where it may not be read there are none: a cluster that is not ours may refuse.
+func (s *Server) followConfig(ctx context.Context) error {
+	if s.cfg.Client == nil {
 		return nil
 	}
-	addr := netip.AddrPortFrom(s.cfg.Addr, 53).String()
-	return run.All(ctx,
-		func(ctx context.Context) error { return s.serve(ctx, &dns.Server{Addr: addr, Net: "udp"}) },
-		func(ctx context.Context) error { return s.serve(ctx, &dns.Server{Addr: addr, Net: "tcp"}) },
-	)
+	factory := client.Informers(s.cfg.Client, informers.WithNamespace(metav1.NamespaceSystem), informers.WithTweakListOptions(func(o *metav1.ListOptions) {
+		client.Newest(o)
+		o.FieldSelector = fields.OneTermEqualSelector(metav1.ObjectNameField, configName).String()
+	}))
+	informer := factory.Core().V1().ConfigMaps().Informer()
+	if err := informer.SetWatchErrorHandler(func(_ *cache.Reflector, err error) {
+		s.log.Debug("cannot watch the ConfigMap of DNS", "name", configName, "error", err)
+	}); err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	_, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc:    func(obj any) { s.configure(obj) },
+		UpdateFunc: func(_, obj any) { s.configure(obj) },
+		DeleteFunc: func(any) { s.configure(nil) },
+	})
+	if err != nil {
+		return fmt.Errorf("dns: %w", err)
+	}
+	factory.Start(ctx.Done())
+	<-ctx.Done()
+	return nil
 }
 
-func (s *Server) serve(ctx context.Context, server *dns.Server) error {
-	server.Handler = s
-	done := make(chan error, 1)
-	go func() { done <- server.ListenAndServe() }()
-	select {
-	case err := <-done:
-		return fmt.Errorf("dns: %s %s: %w", server.Net, server.Addr, err)
-	case <-ctx.Done():
-		stop, cancel := context.WithTimeout(context.Background(), time.Second)
-		defer cancel()
-		_ = server.ShutdownContext(stop)
-		<-done
-		return nil
+// configure takes the ConfigMap's settings. Ones that cannot be read change nothing.
+func (s *Server) configure(obj any) {
+	object, _ := obj.(*corev1.ConfigMap)
+	next, err := parseSettings(object, s.cfg.Addr)
+	if err != nil {
+		s.log.Error("ConfigMap kube-system/"+configName+" is not as it should be; what held before still does", "error", err)
+		return
 	}
-}
-
-// ServeDNS answers one request.
-func (s *Server) ServeDNS(w dns.ResponseWriter, request *dns.Msg) {
-	reply := s.answer(request, w.RemoteAddr().Network())
-	if _, udp := w.RemoteAddr().(*net.UDPAddr); udp {
-		reply.Truncate(udpSize(request))
-	}
-	if err := w.WriteMsg(reply); err != nil && !errors.Is(err, net.ErrClosed) {
-		s.log.Debug("cannot answer", "error", err)
-	}
-}
-
-func udpSize(request *dns.Msg) int {
-	if opt := request.IsEdns0(); opt != nil && opt.UDPSize() > dns.MinMsgSize {
-		return int(opt.UDPSize())
-	}
-	return dns.MinMsgSize
-}
-
-func (s *Server) answer(request *dns.Msg, network string) *dns.Msg {
-	reply := new(dns.Msg)
-	if len(request.Question) != 1 || request.Opcode != dns.OpcodeQuery {
-		return reply.SetRcode(request, dns.RcodeNotImplemented)
-	}
-	question := request.Question[0]
-	name := strings.ToLower(question.Name)
-	switch {
-	case dns.IsSubDomain(s.zone, name):
-		return s.cluster(request, question.Name, name, question.Qtype, network)
-	case dns.IsSubDomain("in-addr.arpa.", name):
-		if records := s.reverse(question.Name, name); len(records) > 0 {
-			return s.authoritative(request, records)
-		}
-	}
-	return s.forward.ask(request, network)
-}
-
-func (s *Server) authoritative(request *dns.Msg, answers []dns.RR) *dns.Msg {
-	reply := new(dns.Msg).SetReply(request)
-	reply.Authoritative, reply.RecursionAvailable = true, true
-	reply.Answer = answers
-	if opt := request.IsEdns0(); opt != nil {
-		reply.SetEdns0(opt.UDPSize(), false)
-	}
-	if len(answers) == 0 {
-		reply.Ns = []dns.RR{s.soa()}
-	}
-	return reply
-}
-
-func (s *Server) soa() dns.RR {
-	return &dns.SOA{
-		Hdr: dns.RR_Header{Name: s.zone, Rrtype: dns.TypeSOA, Class: dns.ClassINET, Ttl: ttl},
-		Ns:  "ns.dns." + s.zone, Mbox: "hostmaster." + s.zone,
-		Serial: 1, Refresh: 7200, Retry: 1800, Expire: 86400, Minttl: ttl,
-	}
-}
-
-// cluster answers for a name of the cluster's zone. original keeps the letters' case as it was asked.
-func (s *Server) cluster(request *dns.Msg, original, name string, qtype uint16, network string) *dns.Msg {
-	found, exists := s.lookup(name)
-	if !exists {
-		reply := s.authoritative(request, nil)
-		reply.Rcode = dns.RcodeNameError
-		return reply
-	}
-	if found.alias != "" {
-		answers := []dns.RR{&dns.CNAME{Hdr: header(original, dns.TypeCNAME), Target: found.alias}}
-		if qtype != dns.TypeCNAME {
-			answers = append(answers, s.chase(found.alias, qtype, network)...)
-		}
-		return s.authoritative(request, answers)
-	}
-	var answers []dns.RR
-	reply := func(extra []dns.RR) *dns.Msg {
-		m := s.authoritative(request, answers)
-		m.Extra = append(m.Extra, extra...)
-		return m
-	}
-	var extra []dns.RR
-	if qtype == dns.TypeA || qtype == dns.TypeANY {
-		for _, a := range found.addrs {
-			answers = append(answers, &dns.A{Hdr: header(original, dns.TypeA), A: a.AsSlice()})
-		}
-	}
-	if qtype == dns.TypeSRV || qtype == dns.TypeANY {
-		for _, srv := range found.srv {
-			answers = append(answers, &dns.SRV{Hdr: header(original, dns.TypeSRV), Priority: 0, Weight: 100, Port: srv.port, Target: srv.target})
-			extra = append(extra, &dns.A{Hdr: header(srv.target, dns.TypeA), A: srv.addr.AsSlice()})
-		}
-	}
-	if name == s.zone && qtype == dns.TypeSOA {
-		answers = append(answers, s.soa())
-	}
-	if name == "dns-version."+s.zone && qtype == dns.TypeTXT {
-		answers = append(answers, &dns.TXT{Hdr: header(original, dns.TypeTXT), Txt: []string{"1.1.0"}})
-	}
-	return reply(extra)
-}
-
-// chase follows an ExternalName to its addresses, within the cluster or outside.
-func (s *Server) chase(target string, qtype uint16, network string) []dns.RR {
-	query := new(dns.Msg).SetQuestion(target, qtype)
-	if dns.IsSubDomain(s.zone, target) {
-		if found, exists := s.lookup(strings.ToLower(target)); exists && qtype == dns.TypeA && found.alias == "" {
-			var answers []dns.RR
-			for _, a := range found.addrs {
-				answers = append(answers, &dns.A{Hdr: header(target, dns.TypeA), A: a.AsSlice()})
-			}
-			return answers
-		}
-		return nil
-	}
-	return s.forward.ask(query, network).Answer
-}
-
-// ttl of every record, in seconds: short, since endpoints come and go.
-const ttl = 5
-
-func header(name string, rrtype uint16) dns.RR_Header {
-	return dns.RR_Header{Name: name, Rrtype: rrtype, Class: dns.ClassINET, Ttl: ttl}
+	s.settings.Store(next)
+	s.forwarder.cache.clear()
+	s.log.Info("settings of DNS", "stubDomains", len(next.stubs), "upstreamNameservers", len(next.upstream), "hosts", len(next.hosts.addrs))
 }
