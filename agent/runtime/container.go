@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -192,7 +191,7 @@ func (r *Runtime) record(ctx context.Context, c *container, image Rootfs, spec *
 		return err
 	}
 	runcOpts, err := typeurl.MarshalAny(&options.Options{
-		BinaryName: binary, Root: filepath.Join(r.cfg.Layout.Run, "runc"),
+		BinaryName: binary, Root: r.states(),
 	})
 	if err != nil {
 		return err
@@ -246,6 +245,9 @@ func (r *Runtime) Start(ctx context.Context, id string) error {
 
 // startTask is runc create and start, with the log attached in between.
 func (r *Runtime) startTask(ctx context.Context, c *container) error {
+	if err := r.clear(ctx, c); err != nil {
+		return fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+	}
 	rootfs, err := r.rootfsOf(ctx, c)
 	if err != nil {
 		return err
@@ -259,7 +261,10 @@ func (r *Runtime) startTask(ctx context.Context, c *container) error {
 	}
 	if _, err := r.tasks.Create(ctx, req); err != nil {
 		r.removeFIFOs(c)
-		return fmt.Errorf("failed to create containerd task: %w", errgrpc.ToNative(err))
+		if err = errgrpc.ToNative(err); errdefs.IsAlreadyExists(err) { // made by a call of an agent that has died
+			err = fmt.Errorf("%w: %w", errdefs.ErrUnavailable, err)
+		}
+		return fmt.Errorf("failed to create containerd task: %w", err)
 	}
 	pump, err := r.openLogs(c)
 	if err == nil {
@@ -521,7 +526,7 @@ func (r *Runtime) Remove(ctx context.Context, id string) error {
 			_ = r.Kill(ctx, id, unix.SIGKILL) // should it run after all, the next attempt finds it dead
 			return fmt.Errorf("failed to delete containerd task: %w", err)
 		}
-		if err := r.removeBundle(id); err != nil {
+		if err := r.removeRemains(ctx, c); err != nil {
 			return err
 		}
 		err = r.client.ContainerService().Delete(ctx, id)

@@ -3,10 +3,14 @@ package runtime_test
 import (
 	"fmt"
 	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/containerd/errdefs"
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/agent/runtime"
@@ -195,5 +199,79 @@ func TestReboot(t *testing.T) {
 	next := run(t, e, runtime.ContainerConfig{Pod: p, Name: "c", Attempt: 1, Image: v1})
 	if c, err := e.Runtime.Status(e.Ctx, next); err != nil || c.State != runtime.StateRunning {
 		t.Errorf("%+v %v", c, err)
+	}
+}
+
+// interrupt leaves what there is when agent and shim were killed while runc made a container: a bundle, the runtime's state, and a process that waits.
+func interrupt(t *testing.T, e *runtimetest.Env, id string, age time.Duration) (state string, pid int) {
+	t.Helper()
+	bundle := filepath.Join(e.Layout.ContainerdState(), "io.containerd.runtime.v2.task", "coracle", id)
+	root := filepath.Join(e.Layout.Run, "runc", "coracle")
+	for _, dir := range []string{filepath.Join(bundle, "rootfs"), root} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
+	data, err := os.ReadFile("/bin/busybox")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(bundle, "rootfs", "sh"), data, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	spec := `{"ociVersion":"1.0.2","process":{"args":["/sh"],"cwd":"/"},"root":{"path":"rootfs"},"mounts":[{"destination":"/proc","type":"proc","source":"proc"}],"linux":{"cgroupsPath":"` + e.CgroupRoot + "/left-" + id[:12] + `","namespaces":[{"type":"mount"}]}}`
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(spec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	pidFile := filepath.Join(bundle, "pid")
+	if err := exec.Command("runc", "--root", root, "create", "--bundle", bundle, "--pid-file", pidFile, id).Run(); err != nil {
+		t.Fatalf("runc create: %v", err)
+	}
+	if data, err = os.ReadFile(pidFile); err == nil {
+		pid, err = strconv.Atoi(string(data))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	state = filepath.Join(root, id)
+	then := time.Now().Add(-age)
+	for _, dir := range []string{bundle, state} {
+		if err := os.Chtimes(dir, then, then); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return state, pid
+}
+
+func TestStartAfterAnInterruptedOne(t *testing.T) {
+	t.Parallel()
+	e := runtimetest.Start(t)
+	v1, _ := e.Demo()
+	p := pod(t, e, "again", runtime.SandboxConfig{})
+	create := func(name string) string {
+		id, err := e.Runtime.Create(e.Ctx, runtime.ContainerConfig{Pod: p, Name: name, Image: v1, LogPath: logPath(e, p, name)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return id
+	}
+	young, gone := create("young"), create("gone")
+	interrupt(t, e, young, 0)
+	if err := e.Runtime.Start(e.Ctx, young); !errdefs.IsUnavailable(err) {
+		t.Errorf("start while an earlier one may be under way: %v", err)
+	}
+	eventually(t, "the container starts", func() bool { return e.Runtime.Start(e.Ctx, young) == nil })
+	if c, err := e.Runtime.Status(e.Ctx, young); err != nil || c.State != runtime.StateRunning {
+		t.Errorf("after another start: %+v, %v", c, err)
+	}
+	state, pid := interrupt(t, e, gone, time.Minute)
+	if err := e.Runtime.Remove(e.Ctx, gone); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(state); !os.IsNotExist(err) {
+		t.Errorf("the runtime still knows the container: %v", err)
+	}
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && strings.Contains(string(line), "runc") {
+		t.Errorf("process %d is left: %s", pid, line)
 	}
 }
