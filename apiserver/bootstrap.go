@@ -82,7 +82,10 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 	if err := s.external.Register(ctx); err != nil {
 		return fmt.Errorf("APIServices: %w", err)
 	}
-	if err := s.keepAuthentication(ctx, client); err != nil {
+	if err := keepConfigMap(ctx, client, auth.AuthenticationConfigMap, s.cfg.Authentication); err != nil {
+		return err
+	}
+	if err := keepConfigMap(ctx, client, auth.ClusterConfigMap, s.cfg.Cluster); err != nil {
 		return err
 	}
 	if err := s.keepClusterInfo(ctx, client); err != nil {
@@ -156,15 +159,15 @@ func (s *Server) keepClusterInfo(ctx context.Context, client kubernetes.Interfac
 	return err
 }
 
-// keepAuthentication publishes how this server authenticates. Keys that others add stay.
-func (s *Server) keepAuthentication(ctx context.Context, client kubernetes.Interface) error {
-	if s.cfg.Authentication == nil {
+// keepConfigMap keeps these keys of a ConfigMap of kube-system. Keys that others add stay.
+func keepConfigMap(ctx context.Context, client kubernetes.Interface, name string, data map[string]string) error {
+	if data == nil {
 		return nil
 	}
-	maps := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
-	have, err := maps.Get(ctx, auth.AuthenticationConfigMap, metav1.GetOptions{ResourceVersion: "0"})
+	all := client.CoreV1().ConfigMaps(metav1.NamespaceSystem)
+	have, err := all.Get(ctx, name, metav1.GetOptions{ResourceVersion: "0"})
 	if apierrors.IsNotFound(err) {
-		_, err = maps.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: auth.AuthenticationConfigMap}, Data: s.cfg.Authentication}, metav1.CreateOptions{})
+		_, err = all.Create(ctx, &corev1.ConfigMap{ObjectMeta: metav1.ObjectMeta{Name: name}, Data: data}, metav1.CreateOptions{})
 		if apierrors.IsAlreadyExists(err) {
 			return nil
 		}
@@ -174,7 +177,7 @@ func (s *Server) keepAuthentication(ctx context.Context, client kubernetes.Inter
 		return err
 	}
 	changed := false
-	for key, value := range s.cfg.Authentication {
+	for key, value := range data {
 		if have.Data[key] == value {
 			continue
 		}
@@ -186,6 +189,6 @@ func (s *Server) keepAuthentication(ctx context.Context, client kubernetes.Inter
 	if !changed {
 		return nil
 	}
-	_, err = maps.Update(ctx, have, metav1.UpdateOptions{})
+	_, err = all.Update(ctx, have, metav1.UpdateOptions{})
 	return err
 }

@@ -69,6 +69,9 @@ type Config struct {
 	// Authentication is what aggregated API servers are told of how this one authenticates: the data of the ConfigMap
 	// kube-system/extension-apiserver-authentication (auth.FrontProxy.AuthenticationConfig); nil keeps no such ConfigMap.
 	Authentication map[string]string
+	// Cluster is what all nodes of the cluster must agree on, by the names of their flags: the data of the ConfigMap
+	// kube-system/coracle-cluster, which nodes read when they start; nil keeps no such ConfigMap.
+	Cluster map[string]string
 	// FrontProxyCert is the certificate by which aggregated API servers know this one; nil shows them none.
 	FrontProxyCert func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
 	// ClusterInfo is the kubeconfig, without credentials, by which machines that want to join find the cluster: the ConfigMap

@@ -15,7 +15,8 @@ func TestOverlay(t *testing.T) {
 	t.Parallel()
 	c := cluster.New(t)
 	o := &overlay{c: c, machines: map[string]*cluster.Cluster{"node": c, "second": c.Machine(2), "third": c.Machine(3)}, agents: map[string]*cluster.Process{}}
-	c.Up("--advertise-address", "10.99.2.1", "--node-ip", "10.99.2.1")
+	c.Up("--advertise-address", "10.99.2.1", "--node-ip", "10.99.2.1",
+		"--pod-cidr", "10.42.0.0/16", "--service-cidr", "10.43.0.0/16", "--cluster-dns", "10.43.0.53", "--cluster-domain", "lab.example")
 	o.kube = newKube(t, c)
 	if links := o.ip("node", "-br", "link"); strings.Contains(links, "coracle-vxlan") {
 		t.Errorf("a machine alone has the links\n%s", links)
@@ -30,6 +31,8 @@ func TestOverlay(t *testing.T) {
 		o.ready("pod/on-" + name)
 	}
 	o.everyPodToEveryPod()
+	o.agree()
+	o.withoutServer("second")
 	o.leave("third")
 }
 
@@ -96,4 +99,53 @@ func (o *overlay) leave(name string) {
 		}
 		return nil
 	})
+}
+
+// agree looks whether the machines that joined took the cluster's addresses and names over, which none of them was given.
+func (o *overlay) agree() {
+	o.t.Helper()
+	o.run("expose", "pod", "on-node", "--port=80", "--target-port=8080")
+	for name := range o.machines {
+		if cidr := o.get("node/"+name, "{.spec.podCIDR}"); !strings.HasPrefix(cidr, "10.42.") {
+			o.t.Errorf("%s has the range %s", name, cidr)
+		}
+		o.contains("resolv.conf on "+name, o.run("exec", "on-"+name, "--", "cat", "/etc/resolv.conf"), "nameserver 10.43.0.53", o.ns+".svc.lab.example svc.lab.example lab.example")
+		cluster.Eventually(o.t, 30*time.Second, func() error {
+			out, ok := o.try("", "exec", "on-"+name, "--", "wget", "-qO-", "http://on-node."+o.ns+".svc.lab.example/json")
+			if !ok || !strings.Contains(out.stdout, `"Hostname":"on-node"`) {
+				return fmt.Errorf("the service by name from %s: %s", name, out.all())
+			}
+			return nil
+		})
+	}
+}
+
+// withoutServer restarts an agent that cannot ask: it starts with what it was told before.
+func (o *overlay) withoutServer(name string) {
+	o.t.Helper()
+	m := o.machines[name]
+	o.agents[name].Stop()
+	cable := func(state string) {
+		o.t.Helper()
+		if out, err := m.Command("ip", "link", "set", "eth0", state).CombinedOutput(); err != nil {
+			o.t.Fatalf("%v\n%s", err, out)
+		}
+	}
+	cable("down")
+	agent := m.Start(append(append([]string{"agent"}, m.AgentFlags()...), "--node-ip", "10.99.2.2", "--eviction-hard=memory.available<50Mi", "--image-gc-high-threshold=100")...)
+	cluster.Eventually(o.t, 30*time.Second, func() error {
+		if agent.Ended() {
+			o.t.Fatal("the agent ended")
+		}
+		if out := agent.Output(); !strings.Contains(out, "takes what they said last") {
+			return fmt.Errorf("it says:\n%s", out)
+		}
+		return nil
+	})
+	cable("up")
+	if out, err := m.Command("ip", "route", "replace", "default", "via", "10.99.2.1").CombinedOutput(); err != nil {
+		o.t.Fatalf("%v\n%s", err, out)
+	}
+	o.eventually("node/"+name, `{.status.conditions[?(@.type=="Ready")].status}`, "True")
+	o.everyPodToEveryPod()
 }

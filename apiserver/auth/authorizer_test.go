@@ -105,11 +105,12 @@ func TestAuthorizer(t *testing.T) {
 			"watch :configmaps ns=ns field=metadata.name=kube-root-ca.crt", "get :configmaps ns=ns name=initenv", "get :serviceaccounts ns=ns name=robot",
 			"create :serviceaccounts/token ns=ns name=robot", "update :nodes/status name=n1", "patch :nodes name=n1", "create :nodes",
 			"create coordination.k8s.io:leases ns=kube-node-lease", "update coordination.k8s.io:leases ns=kube-node-lease name=n1", "create :events ns=ns", "watch :services",
+			"list :nodes", "watch :nodes", "get :configmaps ns=kube-system name=coracle-cluster", // beyond upstream
 		}, []string{
 			"list :pods", "list :pods field=spec.nodeName=n2", "get :pods ns=ns name=absent", "get :secrets ns=ns name=other", "list :secrets ns=ns", "get :secrets ns=kube-system name=vol",
 			"list :configmaps", "create :serviceaccounts/token ns=ns name=other", "delete :nodes name=n1", "update coordination.k8s.io:leases ns=kube-node-lease name=n2",
 			"update coordination.k8s.io:leases ns=default name=n1", "update :pods ns=ns name=web", "create :pods/exec ns=ns name=web", "update :secrets ns=ns name=vol",
-			"deletecollection :pods ns=ns",
+			"deletecollection :pods ns=ns", "list :configmaps ns=kube-system", "get :configmaps ns=kube-system name=other", "update :configmaps ns=kube-system name=coracle-cluster",
 		}},
 		{stranger, nil, []string{"get :pods ns=ns name=web", "get :secrets ns=ns name=vol", "get :configmaps ns=ns name=kube-root-ca.crt", "create :serviceaccounts/token ns=ns name=robot"}},
 		{fake, nil, []string{"get :pods ns=ns name=web", "get :secrets ns=ns name=vol", "update :nodes/status name=n1"}},

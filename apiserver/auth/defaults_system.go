@@ -221,4 +221,6 @@ func (d *Defaults) addOwnRoles() {
 		rule(reads, discoveryGroup, "endpointslices"),
 		events())
 	d.bind(own+"node", group(user.NodesGroup))
+	d.role(metav1.NamespaceSystem, own+"node", rule("get", core, "configmaps", ClusterConfigMap))
+	d.bindIn(metav1.NamespaceSystem, own+"node", own+"node", group(user.NodesGroup))
 }

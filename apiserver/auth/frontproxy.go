@@ -12,6 +12,9 @@ import (
 	"k8s.io/apiserver/pkg/authentication/user"
 )
 
+// ClusterConfigMap is the ConfigMap of kube-system that tells nodes what all of them must agree on.
+const ClusterConfigMap = "coracle-cluster"
+
 // AuthenticationConfigMap is the ConfigMap of kube-system that tells aggregated API servers how this one authenticates, and by
 // which headers it passes users on to them.
 const AuthenticationConfigMap = "extension-apiserver-authentication"

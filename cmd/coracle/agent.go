@@ -56,6 +56,9 @@ func newAgent() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		if err := o.learn(cmd.Context(), config, cmd.Flags()); err != nil {
+			return ignoreEnd(cmd.Context(), err)
+		}
 		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
 	}, commonFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag)

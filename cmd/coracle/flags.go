@@ -353,6 +353,9 @@ func (o *options) check() error {
 	if _, err := o.cluster(); err != nil {
 		return err
 	}
+	if _, err := network.ParseOverlay(o.overlay); err != nil {
+		return usage("--overlay %w", err)
+	}
 	if _, err := o.listenPort(); err != nil {
 		return err
 	}

@@ -3,9 +3,11 @@ package main
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 
 	"github.com/coracle-dev/coracle/agent/identity"
@@ -50,6 +52,9 @@ func (o *options) joinAnew(ctx context.Context, server, path string) error {
 	}
 	name, err := o.resolveNodeName()
 	if err != nil {
+		return err
+	}
+	if err := os.Remove(o.layout.Cluster()); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a cluster that this machine was in before
 		return err
 	}
 	err = identity.Join(ctx, identity.JoinConfig{Server: server, Token: token, Name: name, Path: path, Log: slog.Default()})

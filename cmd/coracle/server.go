@@ -52,7 +52,7 @@ func newServer() *cobra.Command {
 		}
 		defer s.close()
 		return run.All(cmd.Context(), keepSmall, s.runAPI, s.runScheduler, s.runControllers)
-	}, commonFlags, serverFlags, clusterFlags, schedulerFlags, autoscalingFlags, signingFlags, lostNodeFlags)
+	}, commonFlags, serverFlags, clusterFlags, networkFlags, schedulerFlags, autoscalingFlags, signingFlags, lostNodeFlags)
 }
 
 func newAPIServer() *cobra.Command {
@@ -66,7 +66,7 @@ func newAPIServer() *cobra.Command {
 		}
 		defer s.close()
 		return run.All(cmd.Context(), keepSmall, s.runAPI)
-	}, commonFlags, serverFlags, clusterFlags)
+	}, commonFlags, serverFlags, clusterFlags, networkFlags)
 }
 
 // server is the opened control plane.
@@ -230,6 +230,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		ClusterInfo:    info,
 		LocalStorage:   true,
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
+		Cluster:        s.o.clusterWide(s.cluster),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
 		Collectors:     []prometheus.Collector{s.work, s.decisions},
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),

@@ -42,6 +42,9 @@ func (l Layout) Kubeconfig(component string) string { return l.data("kubeconfig"
 // Agent holds what the node agent keeps.
 func (l Layout) Agent() string { return l.data("agent") }
 
+// Cluster keeps what the servers last told this node of the cluster, for starts without them.
+func (l Layout) Cluster() string { return l.data("agent", "cluster.json") }
+
 // Manifests holds the files of the node's static pods.
 func (l Layout) Manifests() string { return l.data("manifests") }
 
