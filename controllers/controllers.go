@@ -21,6 +21,7 @@ import (
 
 	"github.com/coracle-dev/coracle/controllers/autoscale"
 	"github.com/coracle-dev/coracle/controllers/env"
+	"github.com/coracle-dev/coracle/controllers/loadbalancer"
 	"github.com/coracle-dev/coracle/controllers/serviceaccounttoken"
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/clock"
@@ -56,6 +57,8 @@ type Config struct {
 	TerminatedPodThreshold int
 	// Autoscaling is how HorizontalPodAutoscalers work.
 	Autoscaling autoscale.Config
+	// LoadBalancer is where services of type LoadBalancer have their addresses from.
+	LoadBalancer loadbalancer.Config
 	// Enabled names the controllers to run, as Names lists them; all when empty. "-name" leaves one out.
 	Enabled []string
 	// LeaderElect makes the process wait for the lease kube-system/coracle-controllers; Client is then made from RestConfig.

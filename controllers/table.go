@@ -22,6 +22,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/ephemeralvolume"
 	"github.com/coracle-dev/coracle/controllers/garbage"
 	"github.com/coracle-dev/coracle/controllers/job"
+	"github.com/coracle-dev/coracle/controllers/loadbalancer"
 	"github.com/coracle-dev/coracle/controllers/localprovisioner"
 	"github.com/coracle-dev/coracle/controllers/namespace"
 	"github.com/coracle-dev/coracle/controllers/nodeipam"
@@ -84,6 +85,12 @@ var table = []struct {
 			return nil, err
 		}
 		return resourcequota.New(e, d, m), nil
+	}},
+	{"loadbalancer", func(c Config, e env.Env) (runner, error) {
+		if c.LoadBalancer.Off {
+			return nil, nil
+		}
+		return loadbalancer.New(e, c.LoadBalancer), nil
 	}},
 	{"servicecidr", func(_ Config, e env.Env) (runner, error) { return servicecidr.New(e), nil }},
 	{"podgc", func(c Config, e env.Env) (runner, error) { return podgc.New(e, c.TerminatedPodThreshold), nil }},

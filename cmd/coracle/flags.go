@@ -80,6 +80,8 @@ type options struct {
 	monitorGrace time.Duration
 	tolerations  admission.TolerationSeconds
 	leaseLife    time.Duration
+	// balancerPools are ranges of addresses for services of type LoadBalancer, or "none".
+	balancerPools []string
 }
 
 type etcdOptions struct {
@@ -161,11 +163,6 @@ func joinFlags(o *options, f *pflag.FlagSet) {
 
 func signingFlags(o *options, f *pflag.FlagSet) {
 	f.DurationVar(&o.signingDuration, "cluster-signing-duration", 365*24*time.Hour, "how long certificates are valid that nodes and others ask for, at most")
-}
-
-// lostNodeFlags say when a node counts as lost, for who runs the controllers.
-func lostNodeFlags(o *options, f *pflag.FlagSet) {
-	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", 50*time.Second, "how long a node may not be heard of until it counts as lost; more than a quarter of the nodes' --node-lease-duration")
 }
 
 func kubeconfigFlag(o *options, f *pflag.FlagSet) {
@@ -286,7 +283,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, lostNodeFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags} {
 		add(&options{}, f)
 	}
 	var names []string
@@ -385,12 +382,4 @@ func (o *options) containerLogs() (int64, error) {
 		return 0, usage("--container-log-max-files %d: must be greater than 1", o.logFiles)
 	}
 	return size.Value(), nil
-}
-
-// checkLostNodes checks lostNodeFlags.
-func (o *options) checkLostNodes() error {
-	if o.monitorGrace < time.Second {
-		return usage("--node-monitor-grace-period %s: want a second at least", o.monitorGrace)
-	}
-	return nil
 }

@@ -87,7 +87,7 @@ func newControllers() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		if err := o.checkLostNodes(); err != nil {
+		if err := o.checkControllers(); err != nil {
 			return err
 		}
 		var key crypto.Signer
@@ -105,14 +105,18 @@ func newControllers() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		balancer, err := o.loadBalancer()
+		if err != nil {
+			return err
+		}
 		work := loop.NewMetrics()
 		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
 			return controllers.Run(ctx, controllers.Config{
 				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling, SigningDuration: o.signingDuration,
-				NodeMonitorGrace: o.monitorGrace,
+				NodeMonitorGrace: o.monitorGrace, LoadBalancer: balancer,
 			})
 		})
-	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags, lostNodeFlags)
+	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags, controllersFlags)
 }
 
 func newProxy() *cobra.Command {

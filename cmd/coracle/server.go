@@ -43,7 +43,7 @@ func newServer() *cobra.Command {
 		Use:   "server",
 		Short: "Run the API server, scheduler and controllers with their etcd, in the foreground",
 	}, func(cmd *cobra.Command, o *options) error {
-		if err := o.checkLostNodes(); err != nil {
+		if err := o.checkControllers(); err != nil {
 			return err
 		}
 		s, err := openServer(cmd.Context(), o)
@@ -52,7 +52,7 @@ func newServer() *cobra.Command {
 		}
 		defer s.close()
 		return run.All(cmd.Context(), keepSmall, s.runAPI, s.runScheduler, s.runControllers)
-	}, commonFlags, serverFlags, clusterFlags, networkFlags, schedulerFlags, autoscalingFlags, signingFlags, lostNodeFlags)
+	}, commonFlags, serverFlags, clusterFlags, networkFlags, schedulerFlags, autoscalingFlags, signingFlags, controllersFlags)
 }
 
 func newAPIServer() *cobra.Command {
@@ -301,9 +301,13 @@ func (s *server) runControllers(ctx context.Context) error {
 	if err != nil {
 		return ignoreEnd(ctx, err)
 	}
+	balancer, err := s.o.loadBalancer()
+	if err != nil {
+		return err
+	}
 	defer s.controls.begin()()
 	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work,
-		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration, NodeMonitorGrace: s.o.monitorGrace})
+		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration, NodeMonitorGrace: s.o.monitorGrace, LoadBalancer: balancer})
 }
 
 // several tells whether there may be other servers of the cluster: an embedded etcd is this one's alone.

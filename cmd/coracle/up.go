@@ -40,7 +40,7 @@ func newUp() *cobra.Command {
 			return runAlone(cmd.Context(), o)
 		}
 		return up(cmd.Context(), o, cmd.OutOrStdout(), givenFlags(cmd.Flags()), wait)
-	}, commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, schedulerFlags, autoscalingFlags, signingFlags, lostNodeFlags)
+	}, commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, schedulerFlags, autoscalingFlags, signingFlags, controllersFlags)
 	cmd.Flags().BoolVar(&foreground, "foreground", false, "stay in the foreground, without a supervisor")
 	cmd.Flags().DurationVar(&wait, "wait", 2*time.Minute, "how long to wait for the node to be Ready")
 	return cmd
@@ -67,7 +67,7 @@ func givenFlags(f *pflag.FlagSet) []string {
 
 // up starts the cluster in the background and shows how it comes to life.
 func up(ctx context.Context, o *options, out io.Writer, flags []string, wait time.Duration) error {
-	if err := errors.Join(o.check(), o.checkLostNodes(), o.checkNodeFlags()); err != nil {
+	if err := errors.Join(o.check(), o.checkControllers(), o.checkNodeFlags()); err != nil {
 		return err
 	}
 	if _, running := supervisorPid(o.layout); running {

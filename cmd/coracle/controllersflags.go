@@ -1,0 +1,37 @@
+package main
+
+import (
+	"slices"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"github.com/coracle-dev/coracle/controllers/loadbalancer"
+)
+
+// controllersFlags are further flags of whatever runs the controllers.
+func controllersFlags(o *options, f *pflag.FlagSet) {
+	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", 50*time.Second, "how long a node may not be heard of until it counts as lost; more than a quarter of the nodes' --node-lease-duration")
+	f.StringSliceVar(&o.balancerPools, "load-balancer-pools", nil, "addresses for services of type LoadBalancer, as 192.168.1.240-192.168.1.250,10.0.0.0/28, or none to leave such services to others (default: the nodes' addresses)")
+}
+
+// checkControllers checks controllersFlags.
+func (o *options) checkControllers() error {
+	if o.monitorGrace < time.Second {
+		return usage("--node-monitor-grace-period %s: want a second at least", o.monitorGrace)
+	}
+	_, err := o.loadBalancer()
+	return err
+}
+
+// loadBalancer is where services of type LoadBalancer have their addresses from.
+func (o *options) loadBalancer() (loadbalancer.Config, error) {
+	if slices.Equal(o.balancerPools, []string{"none"}) {
+		return loadbalancer.Config{Off: true}, nil
+	}
+	pools, err := loadbalancer.ParseRanges(o.balancerPools)
+	if err != nil {
+		return loadbalancer.Config{}, usage("--load-balancer-pools: %w", err)
+	}
+	return loadbalancer.Config{Pools: pools}, nil
+}
