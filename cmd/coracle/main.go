@@ -44,7 +44,9 @@ func execute(ctx context.Context, args []string) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(os.Stderr, "coracle:", err)
+	if text := err.Error(); text != "" { // a command that was run inside a machine has said itself what is wrong
+		fmt.Fprintln(os.Stderr, "coracle:", err)
+	}
 	var coded codedError
 	if errors.As(err, &coded) {
 		return coded.code
@@ -84,7 +86,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newUp(), newDown(), newServer(), newAgent(),
 		newAPIServer(), newScheduler(), newControllers(), newProxy(),
-		newImage(), newToken(), newStatus(), newWhy(), newVersion(), newContainerd(), newSimulate(),
+		newImage(), newToken(), newLab(), newStatus(), newWhy(), newVersion(), newContainerd(), newSimulate(),
 		&cobra.Command{Use: "kubectl", Short: "kubectl itself, with the admin's kubeconfig unless another is given"},
 	)
 	// Cobra reports surplus arguments and unknown commands as plain errors; they are usage errors too.

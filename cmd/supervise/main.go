@@ -93,19 +93,36 @@ func runOnce(logfile string, argv []string, signals <-chan os.Signal) (code int,
 	if err := cmd.Start(); err != nil {
 		return 0, false, err
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	type end struct {
+		status syscall.WaitStatus
+		err    error
+	}
+	ended := make(chan end, 1)
+	go func() {
+		status, err := reap(cmd.Process.Pid)
+		ended <- end{status, err}
+	}()
 	for {
 		select {
 		case s := <-signals:
 			stopped = true
 			_ = cmd.Process.Signal(s)
-		case err := <-ended:
-			var exit *exec.ExitError
-			if errors.As(err, &exit) {
-				return exit.ExitCode(), stopped, nil
-			}
-			return 0, stopped, err
+		case e := <-ended:
+			return e.status.ExitStatus(), stopped, e.err
+		}
+	}
+}
+
+// reap waits for the program's end. As the first process of a machine in a lab, supervise is the parent of every process that lost its
+// own: whatever ends meanwhile is waited for too.
+func reap(pid int) (status syscall.WaitStatus, err error) {
+	for {
+		ended, err := syscall.Wait4(-1, &status, 0, nil)
+		if err != nil && !errors.Is(err, syscall.EINTR) {
+			return status, os.NewSyscallError("wait4", err)
+		}
+		if ended == pid {
+			return status, nil
 		}
 	}
 }

@@ -1,0 +1,103 @@
+package cluster
+
+import (
+	"bytes"
+	"fmt"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Lab is a lab in a network namespace of its own, which stands for the machine below: kubectl, HTTP and Dial are its host's.
+type Lab struct {
+	*Cluster
+	Name  string
+	Nodes []string
+}
+
+// NewLab brings up a lab with some nodes, node-1 and so on, all Ready with the demo images. Further flags are those of `coracle lab up`. It is
+// taken down at the test's end.
+func NewLab(t testing.TB, nodes int, flags ...string) *Lab {
+	t.Helper()
+	c := New(t)
+	l := &Lab{Cluster: c, Name: "lab"}
+	l.Kubeconfig = filepath.Join(c.Dir, "labs", l.Name, "kubeconfig")
+	t.Cleanup(func() {
+		if t.Failed() {
+			l.logs()
+		}
+		if out, err := l.Lab("down"); err != nil {
+			t.Errorf("lab down: %v\n%s", err, out)
+		}
+	})
+	args := []string{"--nodes", fmt.Sprint(nodes)}
+	if out, err := l.Lab("up", append(args, flags...)...); err != nil {
+		c.fatalf("lab up: %v\n%s", err, out)
+	}
+	for n := range nodes {
+		l.Nodes = append(l.Nodes, fmt.Sprintf("node-%d", n+1))
+	}
+	return l
+}
+
+// LabCommand makes a command of `coracle lab` without running it.
+func (l *Lab) LabCommand(command string, args ...string) *exec.Cmd {
+	place := []string{"--name", l.Name, "--lab-dir", filepath.Join(l.Dir, "labs"), "--lab-run-dir", filepath.Join(l.Dir, "labs-run")}
+	all := append(append([]string{"lab"}, strings.Fields(command)...), place...)
+	return l.Command(l.bin, append(all, args...)...)
+}
+
+// Lab runs a command of `coracle lab`, as "kill" or "image import", and returns all it printed.
+func (l *Lab) Lab(command string, args ...string) (string, error) {
+	out, err := l.LabCommand(command, args...).CombinedOutput()
+	return string(out), err
+}
+
+// MustLab is Lab, which fails the test where that fails.
+func (l *Lab) MustLab(command string, args ...string) string {
+	l.t.Helper()
+	out, err := l.Lab(command, args...)
+	if err != nil {
+		l.fatalf("lab %s %s: %v\n%s", command, strings.Join(args, " "), err, out)
+	}
+	return out
+}
+
+// Exec runs a command inside a machine, "server" or a node, and returns all it printed.
+func (l *Lab) Exec(machine string, argv ...string) (string, error) {
+	return l.Lab("exec", append([]string{machine, "--"}, argv...)...)
+}
+
+// ImportBusybox gives the image of Cluster.ImportBusybox to all nodes.
+func (l *Lab) ImportBusybox(also ...string) {
+	l.t.Helper()
+	archive := filepath.Join(l.t.TempDir(), "busybox.tar")
+	if err := writeBusybox(archive, append(also, Busybox)); err != nil {
+		l.fatalf("make the busybox image: %v", err)
+	}
+	l.MustLab("image import", archive)
+}
+
+// For gives the same lab for a subtest: failures are that test's.
+func (l *Lab) For(t testing.TB) *Lab {
+	copied := *l
+	copied.Cluster = l.Cluster.For(t)
+	return &copied
+}
+
+// NodeDir is the root folder of a machine, as the host sees it.
+func (l *Lab) NodeDir(machine string) string {
+	return filepath.Join(l.Dir, "labs", l.Name, "nodes", machine, "root")
+}
+
+// logs prints the end of every machine's log.
+func (l *Lab) logs() {
+	files, _ := filepath.Glob(filepath.Join(l.Dir, "labs", l.Name, "nodes", "*", "root", "var", "lib", "coracle", "log", "coracle.log"))
+	for _, file := range files {
+		out, err := exec.Command("tail", "-c", "8000", file).CombinedOutput()
+		if err == nil {
+			l.t.Logf("%s:\n%s", strings.TrimPrefix(file, l.Dir), bytes.TrimSpace(out))
+		}
+	}
+}
