@@ -166,9 +166,9 @@ func (c *Cluster) ServerFlags() []string {
 	return append(c.Flags(), "--kubeconfig-out", c.Kubeconfig, "--config", "/dev/null")
 }
 
-// agentFlags keep a test's pods from being evicted, and its images from being removed, because the machine's disk is nearly full; the
-// configuration of registries lies in the cluster's folder.
-func (c *Cluster) agentFlags() []string {
+// SteadyFlags make an agent independent of what else there is on the machine: a disk that is nearly full has no pods evicted and no images removed, and
+// the configuration of registries lies in the cluster's folder.
+func (c *Cluster) SteadyFlags() []string {
 	return []string{"--eviction-hard=memory.available<50Mi", "--image-gc-high-threshold=100", "--registry-config-dir", c.Registries()}
 }
 
@@ -178,7 +178,7 @@ func (c *Cluster) Registries() string { return filepath.Join(c.Dir, "registries"
 // Up brings the whole cluster up as `coracle up` does; the node is called node.
 func (c *Cluster) Up(args ...string) string {
 	c.t.Helper()
-	all := append(append([]string{"up"}, c.ServerFlags()...), c.agentFlags()...)
+	all := append(append([]string{"up"}, c.ServerFlags()...), c.SteadyFlags()...)
 	all = append(all, "--node-name", "node")
 	out, err := c.Command(c.bin, append(all, args...)...).CombinedOutput()
 	if err != nil {

@@ -61,7 +61,7 @@ func (c *Cluster) ready() error {
 // StartAgent runs `coracle agent` on the same folders and waits until its node is Ready.
 func (c *Cluster) StartAgent(args ...string) *Process {
 	c.t.Helper()
-	p := c.Start(append(append([]string{"agent", "--config", "/dev/null"}, c.Flags()...), append(c.agentFlags(), args...)...)...)
+	p := c.Start(append(append([]string{"agent", "--config", "/dev/null"}, c.Flags()...), append(c.SteadyFlags(), args...)...)...)
 	started := time.Now()
 	Eventually(c.t, 30*time.Second, func() error {
 		if p.Ended() {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,7 @@ type part struct {
 func (p *parts) start(name string) (*part, error) {
 	args := append([]string{"server"}, p.c.ServerFlags()...)
 	if name == "agent" {
-		args = append([]string{"agent", "--config", "/dev/null", "--log-level", "debug"}, p.c.Flags()...)
+		args = slices.Concat([]string{"agent", "--log-level", "debug"}, p.c.AgentFlags(), p.c.SteadyFlags())
 	}
 	log, err := os.OpenFile(filepath.Join(p.logs, name+".log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
