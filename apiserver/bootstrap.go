@@ -79,6 +79,9 @@ func (s *Server) keepOnce(ctx context.Context, client kubernetes.Interface) erro
 			return err
 		}
 	}
+	if err := s.keepIngressClass(ctx, client); err != nil {
+		return fmt.Errorf("ingress class: %w", err)
+	}
 	if err := s.external.Register(ctx); err != nil {
 		return fmt.Errorf("APIServices: %w", err)
 	}

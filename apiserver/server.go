@@ -79,6 +79,8 @@ type Config struct {
 	ClusterInfo string
 	// LocalStorage gives a new cluster the storage class "local" as its default one. Who deletes or changes it is respected.
 	LocalStorage bool
+	// IngressClass keeps the class "coracle" of the Ingresses that nodes serve.
+	IngressClass bool
 	// Audit notes requests; nil notes none.
 	Audit *audit.Log
 	// Checks are further conditions of /readyz.

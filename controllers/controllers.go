@@ -55,6 +55,10 @@ type Config struct {
 	// TerminatedPodThreshold is how many ended pods may stay before the oldest are removed; 12500 when zero, none
 	// are ever removed when negative.
 	TerminatedPodThreshold int
+	// Ingress keeps the status of Ingresses that nodes serve: the nodes' addresses, or those of the Service that IngressService names as
+	// namespace/name.
+	Ingress        bool
+	IngressService string
 	// Autoscaling is how HorizontalPodAutoscalers work.
 	Autoscaling autoscale.Config
 	// LoadBalancer is where services of type LoadBalancer have their addresses from.

@@ -21,6 +21,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/env"
 	"github.com/coracle-dev/coracle/controllers/ephemeralvolume"
 	"github.com/coracle-dev/coracle/controllers/garbage"
+	"github.com/coracle-dev/coracle/controllers/ingressstatus"
 	"github.com/coracle-dev/coracle/controllers/job"
 	"github.com/coracle-dev/coracle/controllers/loadbalancer"
 	"github.com/coracle-dev/coracle/controllers/localprovisioner"
@@ -145,6 +146,12 @@ var table = []struct {
 	{"bootstrapsigner", func(_ Config, e env.Env) (runner, error) { return bootstrap.NewSigner(e), nil }},
 	{"resourceclaim", func(_ Config, e env.Env) (runner, error) { return resourceclaim.New(e) }},
 	{"ttl", func(_ Config, e env.Env) (runner, error) { return nodettl.New(e), nil }},
+	{"ingressstatus", func(c Config, e env.Env) (runner, error) {
+		if !c.Ingress {
+			return nil, nil
+		}
+		return ingressstatus.New(e, c.IngressService)
+	}},
 	{"nodelifecycle", func(c Config, e env.Env) (runner, error) { return nodelifecycle.New(e, c.NodeMonitorGrace) }},
 	{"tainteviction", func(_ Config, e env.Env) (runner, error) { return nodelifecycle.NewEviction(e) }},
 	{"nodeipam", func(c Config, e env.Env) (runner, error) {

@@ -22,6 +22,7 @@ import (
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/proxy/dns"
+	"github.com/coracle-dev/coracle/proxy/ingress"
 	"github.com/coracle-dev/coracle/proxy/nft"
 	"github.com/coracle-dev/coracle/proxy/ruleset"
 )
@@ -37,6 +38,8 @@ type Config struct {
 	// DNS is the address names are served on; invalid: no DNS.
 	DNS           netip.Addr
 	ClusterDomain string
+	// Ingress serves Ingresses; nil serves none. Its Client, Factory and NodeName are set here.
+	Ingress *ingress.Config
 	// ResolvConf names the servers that other names are asked of; empty: /etc/resolv.conf.
 	ResolvConf string
 	// DNSClients are the addresses of pods, who may ask for names outside of the cluster besides this machine; none: everybody may.
@@ -97,6 +100,15 @@ func Run(ctx context.Context, cfg Config) error {
 	if cfg.DNS.IsValid() {
 		server, err := dns.New(dns.Config{Factory: factory, Slices: p.slicesOf, Client: cfg.Client, Addr: cfg.DNS, Domain: cfg.ClusterDomain,
 			ResolvConf: cfg.ResolvConf, Clients: cfg.DNSClients, Metrics: cfg.DNSMetrics})
+		if err != nil {
+			return err
+		}
+		runs = append(runs, server.Run)
+	}
+	if cfg.Ingress != nil {
+		own := *cfg.Ingress
+		own.Client, own.Factory, own.NodeName = cfg.Client, factory, cfg.NodeName
+		server, err := ingress.New(own)
 		if err != nil {
 			return err
 		}

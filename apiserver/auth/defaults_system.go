@@ -13,6 +13,7 @@ const (
 	certificatesGroup   = "certificates.k8s.io"
 	coordinationGroup   = "coordination.k8s.io"
 	discoveryGroup      = "discovery.k8s.io"
+	networkingGroup     = "networking.k8s.io"
 	resourceGroup       = "resource.k8s.io"
 	storageGroup        = "storage.k8s.io"
 )
@@ -203,7 +204,7 @@ func (d *Defaults) addOwnRoles() {
 		rule("create", coordinationGroup, "leases"),
 		rule("create", storageGroup, "volumeattachments csistoragecapacities"),
 		rule("create", resourceGroup, "resourceclaims"),
-		rule("create", "networking.k8s.io", "servicecidrs ipaddresses"),
+		rule("create", networkingGroup, "servicecidrs ipaddresses"),
 		rule("create", authorizationGroup, "subjectaccessreviews"),
 		rule("create", authenticationGroup, "tokenreviews"),
 		rule("escalate", rbacv1.GroupName, "clusterroles"),
@@ -219,6 +220,7 @@ func (d *Defaults) addOwnRoles() {
 	d.clusterRole(own+"node",
 		rule(reads, core, "nodes services endpoints namespaces"),
 		rule(reads, discoveryGroup, "endpointslices"),
+		rule(reads, networkingGroup, "ingresses ingressclasses"),
 		events())
 	d.bind(own+"node", group(user.NodesGroup))
 	d.role(metav1.NamespaceSystem, own+"node", rule("get", core, "configmaps", ClusterConfigMap))

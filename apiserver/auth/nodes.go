@@ -7,12 +7,15 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
+	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 
+	"github.com/coracle-dev/coracle/internal/ingress"
 	"github.com/coracle-dev/coracle/internal/volumes"
 )
 
@@ -218,7 +221,36 @@ func (n nodeRules) read(ctx context.Context, node string, a authorizer.Attribute
 	case a.GetNamespace() == "":
 		return refuse("can only read namespaced object of this type"), nil
 	}
-	return n.related(ctx, node, a)
+	d, err := n.related(ctx, node, a)
+	if err != nil || d.allowed || a.GetResource() != "secrets" {
+		return d, err
+	}
+	if served, err := n.ingressSecret(ctx, a); err != nil || served {
+		return decision{allowed: served}, err
+	}
+	return d, nil
+}
+
+// ingressSecret: beyond upstream, every node may follow the certificates of Ingresses that it serves. It has to ask for Secrets of that type
+// alone: whoever may write an Ingress could otherwise show nodes any Secret of the namespace.
+func (n nodeRules) ingressSecret(ctx context.Context, a authorizer.Attributes) (bool, error) {
+	name := objectName(a)
+	if name == "" || !oneOf(a.GetVerb(), "list", "watch") || selectedField(a, "type") != string(corev1.SecretTypeTLS) {
+		return false, nil
+	}
+	all, _, err := n.reader.List(ctx, schema.GroupResource{Group: networkingv1.GroupName, Resource: "ingresses"}, a.GetNamespace())
+	if err != nil {
+		return false, err
+	}
+	served := func(class string) bool {
+		obj, err := n.reader.Get(ctx, schema.GroupResource{Group: networkingv1.GroupName, Resource: "ingressclasses"}, "", class)
+		c, ok := obj.(*networkingv1.IngressClass)
+		return err == nil && ok && c.Spec.Controller == ingress.Controller
+	}
+	return slices.ContainsFunc(all, func(obj runtime.Object) bool {
+		i, ok := obj.(*networkingv1.Ingress)
+		return ok && ingress.NamesSecret(i, name) && ingress.Ours(i, served)
+	}), nil
 }
 
 func (n nodeRules) get(ctx context.Context, node string, a authorizer.Attributes) (decision, error) {

@@ -4,10 +4,12 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	resourcev1 "k8s.io/api/resource/v1"
 	storagev1 "k8s.io/api/storage/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/apiserver/pkg/authorization/authorizer"
 	"k8s.io/utils/ptr"
 )
@@ -130,4 +132,72 @@ func TestPodThatMovedTakesItsVolumesAlong(t *testing.T) {
 	if may() {
 		t.Error("a volume's secret stays readable when its pod has gone")
 	}
+}
+
+// TestNodesReadCertificatesOfIngresses: those of Ingresses of our class, by name and type, and no other Secret.
+func TestNodesReadCertificatesOfIngresses(t *testing.T) {
+	ingress := func(ns, name, class, annotation, secret string) *networkingv1.Ingress {
+		i := &networkingv1.Ingress{ObjectMeta: named1(ns, name, name), Spec: networkingv1.IngressSpec{TLS: []networkingv1.IngressTLS{{SecretName: secret}}}}
+		if class != "" {
+			i.Spec.IngressClassName = &class
+		}
+		if annotation != "" {
+			i.Annotations = map[string]string{"kubernetes.io/ingress.class": annotation}
+		}
+		return i
+	}
+	class := func(name, controller string) *networkingv1.IngressClass {
+		return &networkingv1.IngressClass{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.IngressClassSpec{Controller: controller}}
+	}
+	w := objects{
+		"ingressclasses": {class("coracle", "coracle.dev/ingress"), class("inside", "coracle.dev/ingress"), class("nginx", "k8s.io/ingress-nginx")},
+		"ingresses": {
+			ingress("ns", "a", "coracle", "", "cert"), ingress("ns", "b", "inside", "", "inner"), ingress("ns", "c", "nginx", "", "theirs"),
+			ingress("ns", "d", "", "coracle", "old"), ingress("ns", "e", "", "", "none"), ingress("ns", "f", "absent", "", "absent"),
+		},
+	}
+	z := newTestAuthorizer(w)
+	const none = "no relationship found between node 'n1' and this object"
+	const tls = ",type=kubernetes.io/tls"
+	node := person("system:node:n1", "system:nodes", "system:authenticated")
+	answers := map[string]string{
+		"list :secrets ns=ns field=metadata.name=cert" + tls:                    "",
+		"watch :secrets ns=ns field=metadata.name=cert" + tls:                   "",
+		"watch :secrets ns=ns field=metadata.name=inner" + tls:                  "",
+		"watch :secrets ns=ns field=metadata.name=old" + tls:                    "",
+		"get :secrets ns=ns name=cert":                                          none, // it might be of any type
+		"watch :secrets ns=ns field=metadata.name=cert":                         none,
+		"watch :secrets ns=ns field=metadata.name=cert,type=Opaque":             none,
+		"watch :secrets ns=ns field=metadata.name=cert,type!=kubernetes.io/tls": none,
+		"watch :secrets ns=other field=metadata.name=cert" + tls:                none,
+		"watch :secrets ns=ns field=metadata.name=theirs" + tls:                 none,
+		"watch :secrets ns=ns field=metadata.name=none" + tls:                   none,
+		"watch :secrets ns=ns field=metadata.name=absent" + tls:                 none,
+		"watch :secrets ns=ns field=metadata.name=unnamed" + tls:                none,
+		"list :secrets ns=ns field=type=kubernetes.io/tls":                      "No Object name found",
+		"list :secrets field=metadata.name=cert" + tls:                          "can only read namespaced object of this type",
+		"list :configmaps ns=ns field=metadata.name=cert" + tls:                 none,
+		"deletecollection :secrets ns=ns field=metadata.name=cert" + tls:        "can only read resources of this type",
+		"list networking.k8s.io:ingresses":                                      "",
+		"watch networking.k8s.io:ingressclasses":                                "",
+		"update networking.k8s.io:ingresses/status ns=ns name=a":                "-",
+	}
+	check := func() {
+		t.Helper()
+		for question, want := range answers {
+			d, reason, err := z.Authorize(t.Context(), ask(t, node, question))
+			if err != nil || (d == authorizer.DecisionAllow) != (want == "") || want != "" && want != "-" && reason != want {
+				t.Errorf("%s: %v, %q, %v", question, d, reason, err)
+			}
+		}
+	}
+	check()
+	for _, who := range []user.Info{person("system:node:n1", "system:authenticated"), person("jane", "system:authenticated")} {
+		if d, _, _ := z.Authorize(t.Context(), ask(t, who, "watch :secrets ns=ns field=metadata.name=cert"+tls)); d == authorizer.DecisionAllow {
+			t.Errorf("%s may watch it", who.GetName())
+		}
+	}
+	w["ingresses"] = w["ingresses"][1:]
+	answers = map[string]string{"watch :secrets ns=ns field=metadata.name=cert" + tls: none}
+	check()
 }

@@ -32,6 +32,7 @@ import (
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy"
+	"github.com/coracle-dev/coracle/proxy/ingress"
 )
 
 // containerdNamespace keeps our containers apart from others' in a shared containerd.
@@ -61,7 +62,7 @@ func newAgent() *cobra.Command {
 		}
 		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag)
+	}, commonFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag, ingressNodeFlags)
 }
 
 func newContainerd() *cobra.Command {
@@ -88,6 +89,8 @@ type node struct {
 	config *restclient.Config
 	// identity is by what the API server knows the node over the network: the tunnel needs it in any case.
 	identity *identity.Identity
+	// ingress counts what is asked of Ingresses; nil none are served.
+	ingress *ingress.Metrics
 }
 
 // run keeps containerd, the agent and the proxy until ctx ends. Containers and containerd outlive it.
@@ -101,6 +104,9 @@ func (n *node) run(ctx context.Context) error {
 	}
 	proxyConfig, err := n.o.proxyConfig(kube)
 	if err != nil {
+		return err
+	}
+	if proxyConfig.Ingress, err = n.ingressConfig(); err != nil {
 		return err
 	}
 	runs := []func(context.Context) error{
@@ -186,7 +192,7 @@ func (n *node) runAgent(ctx context.Context) error {
 	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
-			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.nodeLabels, Taints: n.o.taints.list,
+			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.labels(), Taints: n.o.taints.list,
 			CgroupRoot: cgroupRoot(n.o.layout), Reserved: reserved, PodPids: n.o.podPids, Handlers: slices.Collect(maps.Keys(handlers)), Support: support,
 			LeaseDuration: n.o.leaseLife,
 			Shutdown:      agent.Shutdown{Grace: n.o.shutdown, CriticalGrace: n.o.shutdownCritical, Imminent: powerFails(ctx)},
@@ -235,7 +241,7 @@ func (n *node) serve(ctx context.Context, api nodeapi.Config) error {
 	if err != nil {
 		return err
 	}
-	return tunnel.Run(ctx, tunnel.Config{Server: n.identity.Server(), TLS: tlsConfig, Renewed: n.identity.Renewed, Handler: nodeapi.New(api)})
+	return tunnel.Run(ctx, tunnel.Config{Server: n.identity.Server(), TLS: tlsConfig, Renewed: n.identity.Renewed, Handler: n.withIngressMetrics(nodeapi.New(api))})
 }
 
 func (o *options) containerdAddress() string {

@@ -13,12 +13,16 @@ import (
 func controllersFlags(o *options, f *pflag.FlagSet) {
 	f.DurationVar(&o.monitorGrace, "node-monitor-grace-period", 50*time.Second, "how long a node may not be heard of until it counts as lost; more than a quarter of the nodes' --node-lease-duration")
 	f.StringSliceVar(&o.balancerPools, "load-balancer-pools", nil, "addresses for services of type LoadBalancer, as 192.168.1.240-192.168.1.250,10.0.0.0/28, or none to leave such services to others (default: the nodes' addresses)")
+	f.StringVar(&o.ingress.publish, "ingress-publish-service", "", "Service, as NAMESPACE/NAME, whose addresses Ingresses get in their status (default: the addresses of the nodes that serve them)")
 }
 
 // checkControllers checks controllersFlags.
 func (o *options) checkControllers() error {
 	if o.monitorGrace < time.Second {
 		return usage("--node-monitor-grace-period %s: want a second at least", o.monitorGrace)
+	}
+	if err := o.checkPublishedService(); err != nil {
+		return err
 	}
 	_, err := o.loadBalancer()
 	return err

@@ -68,6 +68,8 @@ type options struct {
 	images                     imageSettings
 	security                   podSecurity
 
+	ingress ingressOptions
+
 	joinServer, joinToken string
 
 	metrics string
@@ -154,6 +156,7 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 
 func networkFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.overlay, "overlay", string(network.VXLAN), "how pods reach those of other nodes: vxlan, routes (nodes share a link) or none (others see to it); the same on all nodes")
+	ingressFlag(o, f)
 }
 
 func joinFlags(o *options, f *pflag.FlagSet) {
@@ -283,7 +286,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags, ingressNodeFlags} {
 		add(&options{}, f)
 	}
 	var names []string

@@ -33,6 +33,9 @@ func (o *options) checkNodeFlags() error {
 	if _, err := parseMachineAddress("--node-ip", given); o.nodeIP != "" && err != nil {
 		return err
 	}
+	if err := o.checkIngress(); err != nil {
+		return err
+	}
 	name, err := o.resolveNodeName()
 	if err != nil {
 		return err

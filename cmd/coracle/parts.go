@@ -113,10 +113,10 @@ func newControllers() *cobra.Command {
 		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
 			return controllers.Run(ctx, controllers.Config{
 				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling, SigningDuration: o.signingDuration,
-				NodeMonitorGrace: o.monitorGrace, LoadBalancer: balancer,
+				NodeMonitorGrace: o.monitorGrace, LoadBalancer: balancer, Ingress: o.ingress.on, IngressService: o.ingress.publish,
 			})
 		})
-	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags, controllersFlags)
+	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags, controllersFlags, ingressFlag)
 }
 
 func newProxy() *cobra.Command {

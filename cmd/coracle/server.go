@@ -229,6 +229,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 
 		ClusterInfo:    info,
 		LocalStorage:   true,
+		IngressClass:   s.o.ingress.on,
 		Authentication: proxy.AuthenticationConfig(s.pki.CAPEM(), s.pki.FrontProxyCAPEM()),
 		Cluster:        s.o.clusterWide(s.cluster),
 		Audit:          auditLog, MaxReadInFlight: s.o.maxReads, MaxWriteInFlight: s.o.maxWrites,
@@ -307,7 +308,8 @@ func (s *server) runControllers(ctx context.Context) error {
 	}
 	defer s.controls.begin()()
 	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work,
-		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration, NodeMonitorGrace: s.o.monitorGrace, LoadBalancer: balancer})
+		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration, NodeMonitorGrace: s.o.monitorGrace, LoadBalancer: balancer,
+		Ingress: s.o.ingress.on, IngressService: s.o.ingress.publish})
 }
 
 // several tells whether there may be other servers of the cluster: an embedded etcd is this one's alone.
