@@ -13,12 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"log/slog"
 	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/vishvananda/netlink"
 	"github.com/vishvananda/netns"
@@ -51,6 +53,8 @@ type Config struct {
 	// ClusterCIDR holds all pods; traffic to it keeps its source address.
 	ClusterCIDR netip.Prefix
 	Sysctls     *sysctl.Keeper
+	// NetNS gives the path of a pod's network namespace by the pod's UID.
+	NetNS func(uid string) string
 	// NodeName and NodeIP are this node's own; other nodes reach its pods by that address.
 	NodeName string
 	NodeIP   netip.Addr
@@ -70,8 +74,9 @@ type Network struct {
 
 	peers      []Peer
 	peersKnown bool
-	refused    []string // why there is no way to some of them, as logged
-	vteps      []Peer   // what the set of that name has; nil is unknown
+	refused    []string     // why there is no way to some of them, as logged
+	vteps      []Peer       // what the set of that name has; nil is unknown
+	tunnel     atomic.Int64 // index of vxlanLink
 	wake       chan struct{}
 }
 
@@ -84,7 +89,8 @@ func New(cfg Config) *Network {
 }
 
 // Configure makes the gateway, the routes and the masquerading for the node's range, and learns which addresses are taken.
-// It can be called again at any time, and repairs what is missing.
+// It can be called again at any time, and repairs what is missing. Pods whose addresses are not of the range, which is another then, are cut off:
+// Pods no longer lists them, and Setup gives them addresses of it.
 func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -92,9 +98,6 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 		return fmt.Errorf("network: pod CIDR %s: want an IPv4 range of at least four addresses", cidr)
 	}
 	cidr = cidr.Masked()
-	if n.cidr.IsValid() && n.cidr != cidr && len(n.taken) > 0 {
-		return fmt.Errorf("network: the pod CIDR cannot change from %s to %s while pods hold addresses", n.cidr, cidr)
-	}
 	if err := ensureGateway(cidr); err != nil {
 		return fmt.Errorf("network: link %s: %w", gatewayLink, err)
 	}
@@ -104,12 +107,12 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	if err := applyRules(ruleConfig{node: cidr, cluster: n.cfg.ClusterCIDR, vxlan: n.cfg.Overlay == VXLAN}); err != nil {
 		return fmt.Errorf("network: nftables: %w", err)
 	}
-	taken, err := takenAddresses()
+	mtu := uplinkMTU(n.cfg.NodeIP) - n.cfg.Overlay.overhead()
+	taken, err := n.adoptLinks(cidr, mtu)
 	if err != nil {
-		return fmt.Errorf("network: list links: %w", err)
+		return fmt.Errorf("network: links of pods: %w", err)
 	}
-	n.vteps = nil
-	n.cidr, n.taken, n.mtu = cidr, taken, uplinkMTU(n.cfg.NodeIP)-n.cfg.Overlay.overhead()
+	n.cidr, n.taken, n.mtu, n.vteps = cidr, taken, mtu, nil
 	if !n.next.IsValid() || !cidr.Contains(n.next) {
 		n.next = gateway(cidr).Next()
 	}
@@ -184,19 +187,46 @@ func nowhere(cidr netip.Prefix) netlink.Route {
 	return netlink.Route{Dst: ipNet(cidr.Addr(), cidr.Bits()), Type: unix.RTN_UNREACHABLE, Protocol: routeProtocol}
 }
 
-// takenAddresses reads who holds which address from the links' aliases.
-func takenAddresses() (map[netip.Addr]string, error) {
+// adoptLinks reads who holds which address from the links' aliases. Links with addresses of another range are removed, all others have the MTU then.
+func (n *Network) adoptLinks(cidr netip.Prefix, mtu int) (map[netip.Addr]string, error) {
 	links, err := netlink.LinkList()
 	if err != nil {
 		return nil, err
 	}
 	taken := map[netip.Addr]string{}
 	for _, link := range links {
-		if uid, addr, ok := parseAlias(link.Attrs().Alias); ok {
+		uid, addr, ours := parseAlias(link.Attrs().Alias)
+		switch {
+		case !ours:
+		case !cidr.Contains(addr):
+			if err := deleteLink(link.Attrs().Name); err != nil {
+				return nil, err
+			}
+		default:
 			taken[addr] = uid
+			if link.Attrs().MTU != mtu {
+				if err := n.setMTU(link, uid, mtu); err != nil { // Path MTU discovery helps the pod along.
+					slog.Warn("the MTU of a pod's link is not that of the others", "component", "network", "uid", uid, "want", mtu, "error", err)
+				}
+			}
 		}
 	}
 	return taken, nil
+}
+
+// setMTU sets that of both ends of a pod's link.
+func (n *Network) setMTU(link netlink.Link, uid string, mtu int) error {
+	err := within(n.cfg.NetNS(uid), func(h *netlink.Handle) error {
+		inner, err := h.LinkByName(podInterface)
+		if err != nil {
+			return err
+		}
+		return h.LinkSetMTU(inner, mtu)
+	})
+	if err != nil {
+		return err
+	}
+	return netlink.LinkSetMTU(link, mtu)
 }
 
 func alias(uid string, addr netip.Addr) string { return aliasPrefix + uid + " " + addr.String() }

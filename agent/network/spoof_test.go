@@ -65,7 +65,7 @@ func heard(t *testing.T, path, addr string) <-chan string {
 		}
 		t.Cleanup(func() { c.Close() })
 		go func() {
-			b := make([]byte, 1500)
+			b := make([]byte, 64<<10)
 			for {
 				n, _, err := c.ReadFrom(b)
 				if err != nil {

@@ -2,15 +2,16 @@ package network
 
 import (
 	"context"
+	"encoding/binary"
 	"strings"
 
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
 )
 
-// watchKernel calls poke when something of ours may have changed in the kernel by another's hand, until ctx ends: a route or a
-// neighbour entry went, a link came, went or changed, or an address did.
-func watchKernel(ctx context.Context, poke func()) error {
+// watchKernel pokes when something of ours may have changed in the kernel by another's hand, until ctx ends: a route went, an entry of the tunnel
+// changed, or a link or an address came, went or changed.
+func (n *Network) watchKernel(ctx context.Context) error {
 	conn, err := netlink.Dial(unix.NETLINK_ROUTE, &netlink.Config{
 		Groups: unix.RTMGRP_LINK | unix.RTMGRP_NEIGH | unix.RTMGRP_IPV4_IFADDR | unix.RTMGRP_IPV4_ROUTE})
 	if err != nil {
@@ -25,12 +26,12 @@ func watchKernel(ctx context.Context, poke func()) error {
 				return
 			}
 			if err != nil { // the kernel had more to tell than the socket could hold
-				poke()
+				n.poke()
 				continue
 			}
 			for _, m := range messages {
-				if concernsUs(m) {
-					poke()
+				if n.concernsUs(m) {
+					n.poke()
 				}
 			}
 		}
@@ -39,14 +40,14 @@ func watchKernel(ctx context.Context, poke func()) error {
 }
 
 // concernsUs reads the fixed part of a message (rtnetlink(7)), and a link's name.
-func concernsUs(m netlink.Message) bool {
+func (n *Network) concernsUs(m netlink.Message) bool {
 	switch m.Header.Type {
 	case unix.RTM_DELROUTE:
 		const protocol = 5 // offset in struct rtmsg
 		return len(m.Data) > protocol && m.Data[protocol] == byte(routeProtocol)
 	case unix.RTM_NEWNEIGH, unix.RTM_DELNEIGH:
-		const state = 8 // offset in struct ndmsg, low byte of a number in the machine's order
-		return len(m.Data) > state+1 && (m.Data[state]|m.Data[state+1])&unix.NUD_PERMANENT != 0
+		const index = 4 // offset in struct ndmsg
+		return len(m.Data) >= index+4 && int64(binary.NativeEndian.Uint32(m.Data[index:])) == n.tunnel.Load()
 	case unix.RTM_NEWLINK, unix.RTM_DELLINK:
 		name := linkName(m.Data)
 		return name == vxlanLink || name == gatewayLink || !strings.HasPrefix(name, linkPrefix)

@@ -44,7 +44,7 @@ func (n *Network) poke() {
 // Run keeps the ways to the other nodes' pods, and this node's own routes, until ctx ends: they follow SetPeers and Configure, and come back
 // if somebody removes them. What there is stays behind. It must run in one network namespace.
 func (n *Network) Run(ctx context.Context) error {
-	if err := watchKernel(ctx, n.poke); err != nil {
+	if err := n.watchKernel(ctx); err != nil {
 		return fmt.Errorf("network: watch the kernel's routes: %w", err)
 	}
 	for {
@@ -125,6 +125,7 @@ func (n *Network) syncVXLAN(ways []Peer) ([]netlink.Route, error) {
 		return nil, fmt.Errorf("link %s: %w", vxlanLink, err)
 	}
 	index := link.Attrs().Index
+	n.tunnel.Store(int64(index))
 	var arp, fdb []netlink.Neigh
 	var routes []netlink.Route
 	for _, p := range ways {
@@ -273,7 +274,7 @@ func (n *Network) syncRoutes(want []netlink.Route) error {
 		r := &want[i]
 		r.Protocol = routeProtocol
 		if old, ok := there[r.Dst.String()]; !ok || !sameRoute(old, *r) {
-			if err := netlink.RouteReplace(r); err != nil {
+			if err := netlink.RouteReplace(r); err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, unix.ENETDOWN) { // a pod's link that is being removed
 				errs = append(errs, fmt.Errorf("route %s: %w", r.Dst, err))
 			}
 		}

@@ -124,6 +124,9 @@ func New(cfg Config) (*Runtime, error) {
 }
 
 // The files of a sandbox below the layout's Sandboxes.
+// NetNS is the path of a pod's network namespace, where the pod has one of its own.
+func (r *Runtime) NetNS(uid string) string { return filepath.Join(r.sandboxDir(uid), "net") }
+
 func (r *Runtime) sandboxDir(uid string) string { return filepath.Join(r.cfg.Layout.Sandboxes(), uid) }
 
 func (r *Runtime) ioPath(uid, id, stream string) string {

@@ -186,7 +186,7 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls()), NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
+	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls()), NetNS: containers.NetNS, NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
 	follow := func(ctx context.Context) error { return network.FollowNodes(ctx, kube, name, pods.SetPeers) }
 	bundles := images.Bundles{Dir: cmp.Or(n.o.images.bundles, n.o.layout.Images()), Store: store}
 	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, func(ctx context.Context) error {
