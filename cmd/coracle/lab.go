@@ -40,7 +40,8 @@ func newLab() *cobra.Command {
 	f.StringVar(&o.name, "name", lab.DefaultName, "which lab")
 	f.StringVar(&o.root.Data, "lab-dir", lab.DefaultData, "folder of all labs' data")
 	f.StringVar(&o.root.Run, "lab-run-dir", lab.DefaultRun, "folder of what labs need while they run")
-	cmd.AddCommand(o.up(), o.down(), o.status(), o.list(), o.exec(), o.image(), newLabBoot())
+	cmd.AddCommand(o.up(), o.down(), o.status(), o.list(), o.exec(), o.image(), o.add(), o.kill(), o.start(),
+		o.partition(), o.heal(), o.loss(), newLabBoot())
 	return cmd
 }
 
@@ -272,4 +273,55 @@ func (o *labOptions) image() *cobra.Command {
 			return nil
 		}))
 	return cmd
+}
+
+// on makes a command of a lab that is there.
+func (o *labOptions) on(use, short string, args cobra.PositionalArgs, run func(cmd *cobra.Command, l *lab.Lab, args []string) error) *cobra.Command {
+	return o.command(use, short, args, func(cmd *cobra.Command, args []string) error {
+		l, err := o.open()
+		if err != nil {
+			return err
+		}
+		return run(cmd, l, args)
+	})
+}
+
+func (o *labOptions) add() *cobra.Command {
+	nodes := 1
+	cmd := o.on("add", "Add a node", cobra.NoArgs, func(cmd *cobra.Command, l *lab.Lab, _ []string) error {
+		_, err := l.Add(cmd.Context(), nodes, labTools(cmd.OutOrStdout()))
+		return err
+	})
+	cmd.Flags().IntVar(&nodes, "nodes", 1, "how many more nodes")
+	return cmd
+}
+
+func (o *labOptions) kill() *cobra.Command {
+	return o.on("kill MACHINE...", "Cut the power of machines: every process of theirs ends at once", cobra.MinimumNArgs(1), func(cmd *cobra.Command, l *lab.Lab, machines []string) error {
+		return l.Kill(cmd.Context(), machines...)
+	})
+}
+
+func (o *labOptions) start() *cobra.Command {
+	return o.on("start [MACHINE...]", "Boot machines that are off, or all that are", cobra.ArbitraryArgs, func(cmd *cobra.Command, l *lab.Lab, machines []string) error {
+		return l.Start(cmd.Context(), labTools(cmd.OutOrStdout()), machines...)
+	})
+}
+
+func (o *labOptions) partition() *cobra.Command {
+	return o.on("partition MACHINE [MACHINE]", "Cut two machines off from each other, or one from all", cobra.RangeArgs(1, 2), func(_ *cobra.Command, l *lab.Lab, machines []string) error {
+		return l.Partition(machines...)
+	})
+}
+
+func (o *labOptions) heal() *cobra.Command {
+	return o.on("heal [MACHINE [MACHINE]]", "End partitions: all, those of a machine, or the one between two", cobra.MaximumNArgs(2), func(_ *cobra.Command, l *lab.Lab, machines []string) error {
+		return l.Heal(machines...)
+	})
+}
+
+func (o *labOptions) loss() *cobra.Command {
+	return o.on("loss MACHINE SHARE", "Lose a share of a machine's packets both ways, as 10%; 0% ends that", cobra.ExactArgs(2), func(_ *cobra.Command, l *lab.Lab, args []string) error {
+		return l.Loss(args[0], args[1])
+	})
 }

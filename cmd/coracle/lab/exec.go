@@ -93,7 +93,7 @@ func lookPath(name, path string) (string, error) {
 			return file, nil
 		}
 	}
-	return "", fmt.Errorf("there is no program %q on its PATH %s", name, path)
+	return "", fmt.Errorf("there is no program %q on its PATH", name)
 }
 
 // enterNamespaces moves this thread into the namespaces of a process; those of processes holds for what the thread starts.

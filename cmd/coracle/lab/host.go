@@ -15,7 +15,8 @@ import (
 // ensureBridge makes the lab's bridge with the host's address on it.
 func (p Plan) ensureBridge() error {
 	attrs := netlink.NewLinkAttrs()
-	attrs.Name = p.Bridge()
+	// Without an address of its own it would take that of one of its ports, and change it as they come and go.
+	attrs.Name, attrs.HardwareAddr = p.Bridge(), hardware(p.Host())
 	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
 		return fmt.Errorf("make the bridge %s: %w; this kernel may lack the module bridge", p.Bridge(), err)
 	}
@@ -47,7 +48,7 @@ func (p Plan) connect(node string, pid int) error {
 	attrs := netlink.NewLinkAttrs()
 	attrs.Name, attrs.MasterIndex = p.Port(node), bridge.Attrs().Index
 	// The other end has a fixed hardware address, so that a machine that boots anew is the one that others remember.
-	cable := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsPid(pid), PeerHardwareAddr: p.hardware(node)}
+	cable := &netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsPid(pid), PeerHardwareAddr: hardware(p.Address(node))}
 	if err := netlink.LinkAdd(cable); err != nil {
 		return fmt.Errorf("make the link %s: %w", p.Port(node), err)
 	}
@@ -61,9 +62,9 @@ func (p Plan) connect(node string, pid int) error {
 	return netlink.LinkSetUp(link)
 }
 
-// hardware is a locally administered address that follows from the machine's own.
-func (p Plan) hardware(node string) net.HardwareAddr {
-	a := p.Address(node).As4()
+// hardware is a locally administered address that follows from a machine's own.
+func hardware(addr netip.Addr) net.HardwareAddr {
+	a := addr.As4()
 	return net.HardwareAddr{0x02, 0xc0, a[0], a[1], a[2], a[3]}
 }
 

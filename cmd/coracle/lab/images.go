@@ -3,12 +3,10 @@ package lab
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os/exec"
 	"strings"
-	"sync"
 
 	"github.com/coracle-dev/coracle/internal/assets"
 )
@@ -32,13 +30,15 @@ func (l *Lab) Import(ctx context.Context, open func() (io.ReadCloser, error)) ([
 }
 
 func (l *Lab) importInto(ctx context.Context, nodes []string, open func() (io.ReadCloser, error)) ([]string, error) {
-	names, errs := make([][]string, len(nodes)), make([]error, len(nodes))
-	var wg sync.WaitGroup
-	for i, node := range nodes {
-		wg.Go(func() { names[i], errs[i] = l.importOne(ctx, node, open) })
-	}
-	wg.Wait()
-	return names[0], errors.Join(errs...)
+	var names []string
+	err := each(nodes, func(node string) error {
+		got, err := l.importOne(ctx, node, open)
+		if node == nodes[0] {
+			names = got
+		}
+		return err
+	})
+	return names, err
 }
 
 func (l *Lab) importOne(_ context.Context, node string, open func() (io.ReadCloser, error)) ([]string, error) {

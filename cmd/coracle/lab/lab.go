@@ -14,7 +14,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/moby/sys/mountinfo"
@@ -73,11 +72,11 @@ func Up(ctx context.Context, root Root, r Request, t Tools) (l *Lab, err error) 
 		return l, err
 	}
 	t.Step("control plane ready at %s", l.Address(Server))
-	nodes, err := nextNodes(nil, r.Nodes)
+	nodes, err := l.newNodes(r.Nodes)
 	if err != nil {
 		return l, err
 	}
-	return l, l.addNodes(ctx, nodes, t)
+	return l, l.startNew(ctx, nodes, t)
 }
 
 // checkFlags refuses flags that the lab gives itself.
@@ -154,7 +153,7 @@ func (l *Lab) ensureNetwork() error {
 	if err != nil {
 		return err
 	}
-	if err := l.ensureBridge(); err != nil {
+	if err := errors.Join(l.ensureBridge(), l.openWayOut(out)); err != nil {
 		return err
 	}
 	read := func(path string) string { data, _ := os.ReadFile(path); return string(data) }
@@ -201,29 +200,21 @@ func (p Plan) prepare(node string) error {
 
 // startServer boots the control plane and waits until its API is ready.
 func (l *Lab) startServer(ctx context.Context) error {
-	if err := errors.Join(l.prepare(Server), l.writeHosts()); err != nil {
-		return err
-	}
-	command := []string{"server", "--config=/dev/null", "--kubeconfig-out=" + nodeKubeconfig, "--advertise-address=" + l.Address(Server).String()}
-	if err := l.boot(Server, append(command, l.ServerFlags...)); err != nil {
-		return err
-	}
-	if err := l.awaitAPI(ctx); err != nil {
-		return l.explain(Server, err)
-	}
-	return nil
-}
-
-// addNodes makes and boots nodes, and waits until they are Ready.
-func (l *Lab) addNodes(ctx context.Context, nodes []string, t Tools) error {
-	for _, node := range nodes {
-		if err := l.prepare(node); err != nil {
+	err := l.bootLocked([]string{Server}, func(string) error {
+		if err := errors.Join(l.prepare(Server), l.writeHosts()); err != nil {
 			return err
 		}
-	}
-	if err := l.writeHosts(); err != nil {
+		command := []string{"server", "--config=/dev/null", "--kubeconfig-out=" + nodeKubeconfig, "--advertise-address=" + l.Address(Server).String()}
+		return l.boot(Server, append(command, l.ServerFlags...))
+	})
+	if err != nil {
 		return err
 	}
+	return l.explain(Server, l.awaitAPI(ctx))
+}
+
+// startNew boots new nodes and gives them what they begin with.
+func (l *Lab) startNew(ctx context.Context, nodes []string, t Tools) error {
 	if err := l.startNodes(ctx, nodes, t); err != nil || !l.Demo {
 		return err
 	}
@@ -234,37 +225,44 @@ func (l *Lab) addNodes(ctx context.Context, nodes []string, t Tools) error {
 	return nil
 }
 
-// startNodes boots nodes that are off side by side.
+// startNodes boots nodes that are off, and waits until they are Ready.
 func (l *Lab) startNodes(ctx context.Context, nodes []string, t Tools) error {
 	url, err := l.serverURL()
 	if err != nil {
 		return err
 	}
-	token := ""
-	for _, node := range nodes {
-		if _, err := os.Stat(l.inside(node).Kubeconfig("agent")); err == nil {
-			continue // it has joined
-		}
-		if token, err = t.Token(ctx, l.Kubeconfig()); err != nil {
-			return fmt.Errorf("make a token: %w", err)
-		}
-		break
+	token, err := l.token(ctx, nodes, t)
+	if err != nil {
+		return err
 	}
 	started := time.Now()
-	errs := make([]error, len(nodes))
-	var wg sync.WaitGroup
-	for i, node := range nodes {
-		wg.Go(func() { errs[i] = l.startNode(node, url, token) })
-	}
-	wg.Wait()
-	if err := errors.Join(errs...); err != nil {
+	if err := l.bootLocked(nodes, func(node string) error { return l.startNode(node, url, token) }); err != nil {
 		return err
 	}
 	return l.awaitNodes(ctx, nodes, started, t.Step)
 }
 
+// token makes one if any of the nodes has yet to join.
+func (l *Lab) token(ctx context.Context, nodes []string, t Tools) (string, error) {
+	for _, node := range nodes {
+		if _, err := os.Stat(l.inside(node).Kubeconfig("agent")); err == nil {
+			continue
+		}
+		token, err := t.Token(ctx, l.Kubeconfig())
+		if err != nil {
+			err = fmt.Errorf("make a token: %w", err)
+		}
+		return token, err
+	}
+	return "", nil
+}
+
 func (l *Lab) startNode(node, server, token string) error {
-	config, err := yaml.Marshal(map[string]string{"node-name": node, "node-ip": l.Address(node).String(), "server": server, "token": token})
+	settings := map[string]string{"node-name": node, "node-ip": l.Address(node).String(), "server": server}
+	if token != "" {
+		settings["token"] = token
+	}
+	config, err := yaml.Marshal(settings)
 	if err != nil {
 		return err
 	}
@@ -317,8 +315,7 @@ func (l *Lab) remove(ctx context.Context) error {
 	if err := os.RemoveAll(l.Dir()); err != nil {
 		return err
 	}
-	removeRoot(l.Root)
-	return nil
+	return removeRoot(l.Root)
 }
 
 // unmountBelow unmounts what someone mounted inside a machine's folder: a lab itself mounts nothing there that others see.
@@ -337,18 +334,24 @@ func unmountBelow(dir string) error {
 	return err
 }
 
-// removeRoot removes the folders of all labs when none is left. They are left where others use them.
-func removeRoot(root Root) {
+// removeRoot removes the folders of all labs, and what was changed for all, when none is left.
+func removeRoot(root Root) error {
 	if names, err := Names(root); err != nil || len(names) > 0 {
-		return
+		return err
 	}
-	_ = os.Remove(root.Data)
+	if err := root.closeWayOut(); err != nil {
+		return err
+	}
 	_ = os.Remove(filepath.Join(root.Run, "lock"))
-	_ = os.Remove(root.Run)
+	dirs := []string{root.Data, root.Run}
 	if root.Data == DefaultData {
-		_ = os.Remove(paths.DefaultData)
+		dirs = append(dirs, paths.DefaultData)
 	}
 	if root.Run == DefaultRun {
-		_ = os.Remove(paths.DefaultRun)
+		dirs = append(dirs, paths.DefaultRun)
 	}
+	for _, dir := range dirs {
+		_ = os.Remove(dir) // fails where others use it
+	}
+	return nil
 }

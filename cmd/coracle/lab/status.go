@@ -66,9 +66,22 @@ func (l *Lab) Status(ctx context.Context) ([]Machine, error) {
 	if err != nil {
 		return nil, err
 	}
+	faults, err := l.faults()
+	if err != nil {
+		return nil, err
+	}
 	server, ready := l.states(ctx)
 	for i := range all {
 		m := &all[i]
+		var suffers []string
+		for _, f := range faults {
+			if words := f.words(m.Name); words != "" {
+				suffers = append(suffers, words)
+			}
+		}
+		if len(suffers) > 0 {
+			m.Faults = strings.Join(suffers, ", ")
+		}
 		switch {
 		case m.Name == Server:
 			m.State = server
