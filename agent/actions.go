@@ -113,6 +113,11 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 	if err != nil {
 		return nil, nil, fmt.Errorf("failed to setup network for sandbox: %w", err)
 	}
+	if w.a.cfg.Policies != nil {
+		if err := w.a.cfg.Policies.Protect(ctx, pod, addrs); err != nil {
+			return nil, nil, fmt.Errorf("failed to setup network for sandbox: %w", err)
+		}
+	}
 	if err := w.a.cfg.Network.SetHostPorts(w.ref, hostPorts(pod, addrs)); err != nil {
 		return nil, nil, fmt.Errorf("failed to setup host ports for sandbox: %w", err)
 	}
@@ -193,6 +198,18 @@ func (w *worker) removeContainer(ctx context.Context, act lifecycle.Action) erro
 	return nil
 }
 
+// leaveNetwork gives the pod's address back; what was said of its traffic holds until then.
+func (w *worker) leaveNetwork(ctx context.Context) error {
+	addr, had := w.a.cfg.Network.Pods()[w.ref.UID]
+	if err := w.a.cfg.Network.Teardown(ctx, w.ref); err != nil {
+		return err
+	}
+	if had && w.a.cfg.Policies != nil {
+		w.a.cfg.Policies.Release(addr)
+	}
+	return nil
+}
+
 // reclaim gives everything of the pod back; with Purge nothing of it stays.
 func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifecycle.State), error) {
 	if act.Purge {
@@ -206,7 +223,7 @@ func (w *worker) reclaim(ctx context.Context, act lifecycle.Action) (func(*lifec
 	}
 	var g errgroup.Group
 	g.Go(func() error {
-		if err := w.a.cfg.Network.Teardown(ctx, w.ref); err != nil {
+		if err := w.leaveNetwork(ctx); err != nil {
 			return err
 		}
 		return w.a.cfg.Sandboxes.RemoveSandbox(ctx, w.ref.UID)

@@ -79,6 +79,14 @@ type Network interface {
 	Pods() map[string]netip.Addr
 }
 
+// Policies keep pods' traffic to what is allowed.
+type Policies interface {
+	// Protect puts in force what is said of a pod's traffic. It is called once the pod has its addresses, before any of its containers runs.
+	Protect(ctx context.Context, pod *v1.Pod, addrs []netip.Addr) error
+	// Release is called when no pod has the address any more.
+	Release(addr netip.Addr)
+}
+
 // NodePods are the pods of this node, for its API.
 type NodePods interface {
 	// Pod finds one by name.
@@ -146,6 +154,8 @@ type Config struct {
 	Usage      Usage
 	Images     Images
 	Network    Network
+	// Policies may be nil: then all traffic is allowed.
+	Policies Policies
 	// VolumeImages mounts images as volumes; nil refuses such volumes.
 	VolumeImages volumes.Images
 	// Serve, if set, is run beside the pods: the node's API.

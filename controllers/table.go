@@ -26,6 +26,7 @@ import (
 	"github.com/coracle-dev/coracle/controllers/loadbalancer"
 	"github.com/coracle-dev/coracle/controllers/localprovisioner"
 	"github.com/coracle-dev/coracle/controllers/namespace"
+	"github.com/coracle-dev/coracle/controllers/networkpolicy"
 	"github.com/coracle-dev/coracle/controllers/nodeipam"
 	"github.com/coracle-dev/coracle/controllers/nodelifecycle"
 	"github.com/coracle-dev/coracle/controllers/nodettl"
@@ -66,6 +67,7 @@ var table = []struct {
 	{"endpoints", func(_ Config, e env.Env) (runner, error) { return endpoints.New(e), nil }},
 	{"endpointslice", func(_ Config, e env.Env) (runner, error) { return endpointslice.New(e) }},
 	{"endpointslicemirror", func(_ Config, e env.Env) (runner, error) { return endpointslicemirror.New(e) }},
+	{"networkpolicy", func(_ Config, e env.Env) (runner, error) { return networkpolicy.New(e) }},
 	{"namespace", func(c Config, e env.Env) (runner, error) {
 		d, m, err := c.generic()
 		if err != nil {

@@ -27,7 +27,7 @@ func trimPod(o *corev1.Pod) *corev1.Pod {
 	pod := &corev1.Pod{ObjectMeta: o.ObjectMeta, Status: o.Status}
 	pod.ManagedFields, pod.Annotations = nil, trimAnnotations(o.Annotations, podAnnotations)
 	pod.Spec = corev1.PodSpec{
-		NodeName: o.Spec.NodeName, Hostname: o.Spec.Hostname, Subdomain: o.Spec.Subdomain, Tolerations: o.Spec.Tolerations,
+		NodeName: o.Spec.NodeName, HostNetwork: o.Spec.HostNetwork, Hostname: o.Spec.Hostname, Subdomain: o.Spec.Subdomain, Tolerations: o.Spec.Tolerations,
 		RestartPolicy: o.Spec.RestartPolicy, Affinity: trimAffinity(o.Spec.Affinity), Priority: o.Spec.Priority,
 		Containers: trimContainers(o.Spec.Containers), InitContainers: trimContainers(o.Spec.InitContainers),
 		Resources: o.Spec.Resources, Overhead: o.Spec.Overhead,

@@ -212,6 +212,19 @@ func TestRBACIndex(t *testing.T) {
 		!strings.HasSuffix(reason, `RoleBinding "system:controller:bootstrap-signer/kube-system" of Role "system:controller:bootstrap-signer" to ServiceAccount "bootstrap-signer/kube-system"`) {
 		t.Errorf("%v, %s", ok, reason)
 	}
+	node := person("system:node:n1", user.NodesGroup)
+	for question, want := range map[string]bool{ // what enforcing network policies takes, and no more
+		"list networking.k8s.io:networkpolicies":               true,
+		"watch networking.k8s.io:networkpolicies":              true,
+		"update networking.k8s.io:networkpolicies ns=x name=y": false,
+		"watch discovery.k8s.io:endpointslices ns=kube-system": true,
+		"create discovery.k8s.io:endpointslices ns=x":          false,
+		"list :pods": false,
+	} {
+		if ok, reason := p.authorize(node, ask(t, node, question)); ok != want {
+			t.Errorf("%s: %v, %s", question, ok, reason)
+		}
+	}
 	for i := range d.ClusterRoleBindings {
 		p.Delete(&d.ClusterRoleBindings[i])
 	}

@@ -221,6 +221,7 @@ func (d *Defaults) addOwnRoles() {
 		rule(reads, core, "nodes services endpoints namespaces"),
 		rule(reads, discoveryGroup, "endpointslices"),
 		rule(reads, networkingGroup, "ingresses ingressclasses"),
+		rule("list watch", networkingGroup, "networkpolicies"),
 		events())
 	d.bind(own+"node", group(user.NodesGroup))
 	d.role(metav1.NamespaceSystem, own+"node", rule("get", core, "configmaps", ClusterConfigMap))

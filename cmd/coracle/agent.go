@@ -188,8 +188,9 @@ func (n *node) runAgent(ctx context.Context) error {
 	}
 	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls()), NetNS: containers.NetNS, NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
 	follow := func(ctx context.Context) error { return network.FollowNodes(ctx, kube, name, pods.SetPeers) }
+	policies := networkPolicies(kube, name, pods)
 	bundles := images.Bundles{Dir: cmp.Or(n.o.images.bundles, n.o.layout.Images()), Store: store}
-	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, func(ctx context.Context) error {
+	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, policies.Run, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.labels(), Taints: n.o.taints.list,
@@ -197,7 +198,7 @@ func (n *node) runAgent(ctx context.Context) error {
 			LeaseDuration: n.o.leaseLife,
 			Shutdown:      agent.Shutdown{Grace: n.o.shutdown, CriticalGrace: n.o.shutdownCritical, Imminent: powerFails(ctx)},
 			Manifests:     cmp.Or(n.o.manifests, n.o.layout.Manifests()),
-			Sandboxes:     containers, Containers: containers, Usage: containers, Images: store, Network: pods, VolumeImages: store,
+			Sandboxes:     containers, Containers: containers, Usage: containers, Images: store, Network: pods, Policies: policies, VolumeImages: store,
 			Eviction: policy, Observe: machine.Observe, Alarm: machine.Alarm(ctx), SplitImages: machine.Split(),
 			ImageGC: &n.o.images.gc, ParallelPulls: n.o.images.parallel,
 			RuntimeVersion: "containerd://" + version.Version,

@@ -22,6 +22,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/internal/sysctl"
+	"github.com/coracle-dev/coracle/proxy/policy"
 )
 
 func newDown() *cobra.Command {
@@ -63,6 +64,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	do("unmount", unmounted)
 	do("unmount the volumes of drivers", abandonVolumes(l))
 	do("remove services", cleanupProxy())
+	do("remove network policies", policy.Cleanup())
 	do("remove the pod network", network.Cleanup())
 	do("remove the node's link", removeLonelyLink())
 	do("restore sysctls", sysctl.NewKeeper(l.Sysctls()).Restore())

@@ -27,7 +27,7 @@ const Max = 100
 type Desired struct {
 	// Namespace is the slices', and Name the service's, from which their names are made.
 	Namespace, Name string
-	// Labels and Owner are every slice's. Annotations are too, but others on a slice stay.
+	// Labels and Owner, unless zero, are every slice's. Annotations are too, but others on a slice stay.
 	Labels      map[string]string
 	Annotations map[string]string
 	Owner       metav1.OwnerReference
@@ -308,10 +308,17 @@ func newSlice(want Desired, family discoveryv1.AddressType, ports []discoveryv1.
 	return &discoveryv1.EndpointSlice{
 		ObjectMeta: metav1.ObjectMeta{
 			GenerateName: want.Name + "-", Namespace: want.Namespace, Labels: maps.Clone(want.Labels), Annotations: maps.Clone(want.Annotations),
-			OwnerReferences: []metav1.OwnerReference{want.Owner},
+			OwnerReferences: want.owners(),
 		},
 		AddressType: family, Ports: ports, Endpoints: nonNil(endpoints),
 	}
+}
+
+func (want Desired) owners() []metav1.OwnerReference {
+	if want.Owner.UID == "" {
+		return nil
+	}
+	return []metav1.OwnerReference{want.Owner}
 }
 
 // rewrite is a copy of a slice with new contents.

@@ -40,7 +40,7 @@ var rules = []rule{
 
 // pure packages decide; none of these may reach into them.
 var (
-	purePackages = []string{"scheduler/model", "scheduler/filter", "scheduler/score", "scheduler/decide", "scheduler/queue", "agent/lifecycle", "proxy/ruleset", "apiserver/kinds", "internal/ingress"}
+	purePackages = []string{"scheduler/model", "scheduler/filter", "scheduler/score", "scheduler/decide", "scheduler/queue", "agent/lifecycle", "proxy/ruleset", "proxy/policy/rules", "internal/netpolicy", "apiserver/kinds", "internal/ingress"}
 	impure       = []string{"os", "os/exec", "net", "net/http", "syscall", "math/rand", "math/rand/v2", "crypto/rand", "golang.org/x/sys/unix", "k8s.io/client-go/kubernetes"}
 )
 
