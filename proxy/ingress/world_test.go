@@ -22,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -324,4 +325,30 @@ func (w *world) until(condition func() error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
+}
+
+// gather gives the values of counters, and the counts of histograms, by name and labels.
+func gather(t *testing.T, c prometheus.Collector) map[string]uint64 {
+	t.Helper()
+	registry := prometheus.NewPedanticRegistry()
+	registry.MustRegister(c)
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all := map[string]uint64{}
+	for _, f := range families {
+		for _, m := range f.Metric {
+			var labels []string
+			for _, l := range m.Label {
+				labels = append(labels, fmt.Sprintf("%s=%q", l.GetName(), l.GetValue()))
+			}
+			value := uint64(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+			if m.Histogram != nil {
+				value = m.Histogram.GetSampleCount()
+			}
+			all[f.GetName()+"{"+strings.Join(labels, ",")+"}"] = value
+		}
+	}
+	return all
 }
