@@ -21,6 +21,7 @@ import (
 
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/run"
+	"github.com/coracle-dev/coracle/proxy/announce"
 	"github.com/coracle-dev/coracle/proxy/dns"
 	"github.com/coracle-dev/coracle/proxy/ingress"
 	"github.com/coracle-dev/coracle/proxy/nft"
@@ -61,6 +62,8 @@ type proxy struct {
 	slices   discoverylisters.EndpointSliceLister
 	byName   cache.Indexer
 	dirty    chan string
+	// applied is closed once the table is what it should be for the first time.
+	applied chan struct{}
 
 	table    *nft.Table
 	compiled map[string]ruleset.Ruleset // by service namespace/name
@@ -80,6 +83,7 @@ func Run(ctx context.Context, cfg Config) error {
 		services: factory.Core().V1().Services().Lister(),
 		slices:   factory.Discovery().V1().EndpointSlices().Lister(),
 		dirty:    make(chan string, 1024),
+		applied:  make(chan struct{}),
 		table:    nft.New(nft.Config{Link: ServiceLink, Services: cfg.ServiceCIDR}),
 		compiled: map[string]ruleset.Ruleset{},
 	}
@@ -105,6 +109,11 @@ func Run(ctx context.Context, cfg Config) error {
 		}
 		runs = append(runs, server.Run)
 	}
+	announcer, err := announce.New(announce.Config{Client: cfg.Client, Factory: factory, Slices: p.slicesOf, NodeName: cfg.NodeName, NodeIP: cfg.NodeIP, Ready: p.applied})
+	if err != nil {
+		return err
+	}
+	runs = append(runs, announcer.Run)
 	if cfg.Ingress != nil {
 		own := *cfg.Ingress
 		own.Client, own.Factory, own.NodeName = cfg.Client, factory, cfg.NodeName
@@ -173,6 +182,7 @@ func (p *proxy) loop(ctx context.Context) error {
 	if err := p.replaceAll(); err != nil {
 		return err
 	}
+	close(p.applied)
 	check := time.NewTicker(checkEvery)
 	defer check.Stop()
 	pending := map[string]bool{}
