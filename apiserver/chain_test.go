@@ -202,3 +202,29 @@ func TestServiceOfTheServer(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestServiceOfDNS: kube-system/kube-dns holds the nodes' own address, no proxy takes it for its own, and one of another DNS becomes it.
+func TestServiceOfDNS(t *testing.T) {
+	ctx := t.Context()
+	config := apiserver.Config{Store: memory.New(), DNSIP: []byte{10, 96, 0, 10}}
+	for range 2 { // made, and made again of what CoreDNS had
+		s := apiservertest.StartServer(t, config)
+		c := kubernetes.NewForConfigOrDie(s.LocalConfig(apiservertest.Admin))
+		services := c.CoreV1().Services("kube-system")
+		svc, err := services.Get(ctx, "kube-dns", metav1.GetOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if svc.Spec.ClusterIP != "10.96.0.10" || len(svc.Spec.Ports) != 3 || len(svc.Spec.Selector) != 0 || svc.Labels["k8s-app"] != "kube-dns" || svc.Labels["service.kubernetes.io/service-proxy-name"] == "" {
+			t.Errorf("%+v", svc)
+		}
+		slice, err := c.DiscoveryV1().EndpointSlices("kube-system").Get(ctx, "kube-dns", metav1.GetOptions{})
+		if err != nil || slice.Endpoints[0].Addresses[0] != "10.96.0.10" || len(slice.Ports) != 3 || *slice.Ports[2].Port != 9153 || slice.Labels["kubernetes.io/service-name"] != "kube-dns" {
+			t.Errorf("%+v %v", slice, err)
+		}
+		svc.Labels, svc.Spec.Selector, svc.Spec.Ports = map[string]string{"theirs": "stays"}, map[string]string{"k8s-app": "kube-dns"}, svc.Spec.Ports[:2]
+		if _, err := services.Update(ctx, svc, metav1.UpdateOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}

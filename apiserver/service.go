@@ -2,6 +2,7 @@ package apiserver
 
 import (
 	"context"
+	"maps"
 	"net"
 
 	corev1 "k8s.io/api/core/v1"
@@ -30,31 +31,85 @@ func (s *Server) port() int32 {
 // dnsServiceName is the Service whose address pods ask for names.
 const dnsServiceName = "kube-dns"
 
+// dnsProxyName, as service.kubernetes.io/service-proxy-name, tells every service proxy to leave the Service of DNS alone: its address is each node's
+// own, and no rule may lead it elsewhere.
+const dnsProxyName = "coracle-dns"
+
+// dnsPorts are those of the Service of DNS, and of its slice.
+var dnsPorts = []corev1.ServicePort{
+	{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53, TargetPort: intstr.FromInt32(53)},
+	{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53, TargetPort: intstr.FromInt32(53)},
+	{Name: "metrics", Protocol: corev1.ProtocolTCP, Port: 9153, TargetPort: intstr.FromInt32(9153)},
+}
+
 // keepDNSService keeps kube-system/kube-dns, which holds the address that every node answers names on, so that it is
-// given to no other Service. It has no endpoints: each node is its own.
+// given to no other Service. It has no selector: each node is its own endpoint, by that same address. What users add to it stays; in a cluster that moved
+// here, a Service of CoreDNS with a selector becomes ours.
 func (s *Server) keepDNSService(ctx context.Context, client kubernetes.Interface) error {
 	if s.cfg.DNSIP == nil {
 		return nil
 	}
 	services := client.CoreV1().Services(metav1.NamespaceSystem)
-	_, err := services.Get(ctx, dnsServiceName, metav1.GetOptions{ResourceVersion: "0"})
-	if !apierrors.IsNotFound(err) {
+	have, err := services.Get(ctx, dnsServiceName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = services.Create(ctx, s.dnsService(), metav1.CreateOptions{})
+		if err != nil && !apierrors.IsAlreadyExists(err) {
+			return err
+		}
+		return s.keepDNSSlice(ctx, client)
+	}
+	if err != nil {
 		return err
 	}
-	_, err = services.Create(ctx, &corev1.Service{
-		ObjectMeta: metav1.ObjectMeta{Name: dnsServiceName, Namespace: metav1.NamespaceSystem,
-			Labels: map[string]string{"k8s-app": dnsServiceName, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "Coracle"}},
-		Spec: corev1.ServiceSpec{
-			ClusterIP: s.cfg.DNSIP.String(), Type: corev1.ServiceTypeClusterIP,
-			Ports: []corev1.ServicePort{
-				{Name: "dns", Protocol: corev1.ProtocolUDP, Port: 53},
-				{Name: "dns-tcp", Protocol: corev1.ProtocolTCP, Port: 53},
-			},
-		},
-	}, metav1.CreateOptions{})
-	if apierrors.IsAlreadyExists(err) {
-		return nil
+	if have.Labels[labelProxyName] != dnsProxyName || len(have.Spec.Selector) > 0 || !apiequality.Semantic.DeepEqual(have.Spec.Ports, dnsPorts) {
+		if have.Labels == nil {
+			have.Labels = map[string]string{}
+		}
+		maps.Copy(have.Labels, s.dnsService().Labels)
+		have.Spec.Selector, have.Spec.Ports = nil, dnsPorts
+		if _, err := services.Update(ctx, have, metav1.UpdateOptions{}); err != nil {
+			return err
+		}
 	}
+	return s.keepDNSSlice(ctx, client)
+}
+
+// labelProxyName marks services that a proxy of that name serves, and no other.
+const labelProxyName = "service.kubernetes.io/service-proxy-name"
+
+func (s *Server) dnsService() *corev1.Service {
+	return &corev1.Service{
+		ObjectMeta: metav1.ObjectMeta{Name: dnsServiceName, Namespace: metav1.NamespaceSystem, Labels: map[string]string{
+			"k8s-app": dnsServiceName, "kubernetes.io/cluster-service": "true", "kubernetes.io/name": "CoreDNS", labelProxyName: dnsProxyName}},
+		Spec: corev1.ServiceSpec{ClusterIP: s.cfg.DNSIP.String(), Type: corev1.ServiceTypeClusterIP, Ports: dnsPorts},
+	}
+}
+
+func (s *Server) keepDNSSlice(ctx context.Context, client kubernetes.Interface) error {
+	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceSystem)
+	var ports []discoveryv1.EndpointPort
+	for _, p := range dnsPorts {
+		ports = append(ports, discoveryv1.EndpointPort{Name: &p.Name, Protocol: &p.Protocol, Port: &p.Port})
+	}
+	ready, family := true, discoveryv1.AddressTypeIPv4
+	if s.cfg.DNSIP.To4() == nil {
+		family = discoveryv1.AddressTypeIPv6
+	}
+	endpoints := []discoveryv1.Endpoint{{Addresses: []string{s.cfg.DNSIP.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}}}
+	have, err := slices.Get(ctx, dnsServiceName, metav1.GetOptions{})
+	if apierrors.IsNotFound(err) {
+		_, err = slices.Create(ctx, &discoveryv1.EndpointSlice{
+			ObjectMeta: metav1.ObjectMeta{Name: dnsServiceName, Labels: map[string]string{
+				discoveryv1.LabelServiceName: dnsServiceName, "k8s-app": dnsServiceName, labelProxyName: dnsProxyName}},
+			AddressType: family, Endpoints: endpoints, Ports: ports,
+		}, metav1.CreateOptions{})
+		return err
+	}
+	if err != nil || apiequality.Semantic.DeepEqual(have.Endpoints, endpoints) && apiequality.Semantic.DeepEqual(have.Ports, ports) {
+		return err
+	}
+	have.Endpoints, have.Ports = endpoints, ports
+	_, err = slices.Update(ctx, have, metav1.UpdateOptions{})
 	return err
 }
 

@@ -60,6 +60,8 @@ type Config struct {
 	Root string
 	// Node is what the whole machine uses; nil reads its root cgroup.
 	Node func() runtime.Usage
+	// Also are the metrics of the node's other parts, shown at /metrics.
+	Also []prometheus.Collector
 }
 
 // Stats serves the node's figures.
@@ -82,7 +84,7 @@ func New(cfg Config) *Stats {
 		s.cfg.Node = s.machine
 	}
 	s.resource, s.cadvisor, s.probes = handler(&collector{s}), handler(&cadvisor{s}), handler(&probeCounts{s})
-	s.itself = handler(&kubelet{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	s.itself = handler(append([]prometheus.Collector{&kubelet{s}, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{})}, cfg.Also...)...)
 	return s
 }
 

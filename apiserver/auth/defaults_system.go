@@ -226,4 +226,6 @@ func (d *Defaults) addOwnRoles() {
 	d.bind(own+"node", group(user.NodesGroup))
 	d.role(metav1.NamespaceSystem, own+"node", rule("get", core, "configmaps", ClusterConfigMap))
 	d.bindIn(metav1.NamespaceSystem, own+"node", own+"node", group(user.NodesGroup))
+	d.role(metav1.NamespaceSystem, own+"dns", rule(reads, core, "configmaps", DNSConfigMap))
+	d.bindIn(metav1.NamespaceSystem, own+"dns", own+"dns", group(user.NodesGroup), named(user.KubeProxy))
 }

@@ -15,6 +15,9 @@ import (
 // ClusterConfigMap is the ConfigMap of kube-system that tells nodes what all of them must agree on.
 const ClusterConfigMap = "coracle-cluster"
 
+// DNSConfigMap is the ConfigMap of kube-system by which users change what the nodes' DNS asks of whom.
+const DNSConfigMap = "coracle-dns"
+
 // AuthenticationConfigMap is the ConfigMap of kube-system that tells aggregated API servers how this one authenticates, and by
 // which headers it passes users on to them.
 const AuthenticationConfigMap = "extension-apiserver-authentication"

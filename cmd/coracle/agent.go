@@ -14,6 +14,7 @@ import (
 	"time"
 
 	containerdclient "github.com/containerd/containerd/v2/client"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 	restclient "k8s.io/client-go/rest"
@@ -32,6 +33,7 @@ import (
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy"
+	"github.com/coracle-dev/coracle/proxy/dns"
 	"github.com/coracle-dev/coracle/proxy/ingress"
 )
 
@@ -91,6 +93,8 @@ type node struct {
 	identity *identity.Identity
 	// ingress counts what is asked of Ingresses; nil none are served.
 	ingress *ingress.Metrics
+	// names counts what is asked of the node's DNS.
+	names *dns.Metrics
 }
 
 // run keeps containerd, the agent and the proxy until ctx ends. Containers and containerd outlive it.
@@ -109,6 +113,12 @@ func (n *node) run(ctx context.Context) error {
 	if proxyConfig.Ingress, err = n.ingressConfig(); err != nil {
 		return err
 	}
+	c, err := n.o.cluster()
+	if err != nil {
+		return err
+	}
+	n.names = dns.NewMetrics()
+	proxyConfig.DNSMetrics, proxyConfig.DNSClients = n.names, []netip.Prefix{c.pods}
 	runs := []func(context.Context) error{
 		n.identity.Run,
 		n.runAgent,
@@ -193,7 +203,7 @@ func (n *node) runAgent(ctx context.Context) error {
 	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, policies.Run, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
-			ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.labels(), Taints: n.o.taints.list,
+			ResolvConf: n.o.resolverFile(), ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.labels(), Taints: n.o.taints.list,
 			CgroupRoot: cgroupRoot(n.o.layout), Reserved: reserved, PodPids: n.o.podPids, Handlers: slices.Collect(maps.Keys(handlers)), Support: support,
 			LeaseDuration: n.o.leaseLife,
 			Shutdown:      agent.Shutdown{Grace: n.o.shutdown, CriticalGrace: n.o.shutdownCritical, Imminent: powerFails(ctx)},
@@ -203,7 +213,7 @@ func (n *node) runAgent(ctx context.Context) error {
 			ImageGC: &n.o.images.gc, ParallelPulls: n.o.images.parallel,
 			RuntimeVersion: "containerd://" + version.Version,
 			Serve: func(ctx context.Context, pods agent.NodePods) error {
-				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Pods: pods, Data: n.o.layout.Data})
+				usage := stats.New(stats.Config{NodeName: name, Runtime: containers, Pods: pods, Data: n.o.layout.Data, Also: []prometheus.Collector{n.names}})
 				return n.serve(ctx, nodeapi.Config{Runtime: containers, Pods: pods, Stats: usage, Settings: n.o.settings(c), SystemLogs: "/var/log"})
 			},
 		})

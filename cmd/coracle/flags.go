@@ -41,6 +41,7 @@ type options struct {
 	serviceCIDR   string
 	clusterDomain string
 	clusterDNS    string
+	resolvConf    string
 	nodePorts     string
 	anonymous     string
 	etcd          etcdOptions
@@ -140,6 +141,7 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address, and perhaps an IPv6 one behind a comma (default: that of the default route)")
 	f.StringToStringVar(&o.nodeLabels, "node-labels", nil, "labels for the node, as disk=ssd,rack=2")
 	f.DurationVar(&o.leaseLife, "node-lease-duration", 40*time.Second, "how long the node's Lease is valid; it is renewed four times as often")
+	f.StringVar(&o.resolvConf, "resolv-conf", "", "file of the DNS servers for names outside of the cluster (default: /etc/resolv.conf, or systemd-resolved's own list of servers)")
 	f.StringVar(&o.logSize, "container-log-max-size", "10Mi", "size at which a container's log file is rotated; negative never")
 	f.IntVar(&o.logFiles, "container-log-max-files", 5, "how many log files a container may have")
 	podSecurityFlags(&o.security, f)

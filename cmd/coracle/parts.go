@@ -155,7 +155,7 @@ func (o *options) proxyConfig(kube kubernetes.Interface) (proxy.Config, error) {
 	if err != nil {
 		return proxy.Config{}, err
 	}
-	return proxy.Config{Client: kube, NodeName: name, NodeIP: addrs[0], ServiceCIDR: c.services, DNS: c.dns, ClusterDomain: c.domain}, nil
+	return proxy.Config{Client: kube, NodeName: name, NodeIP: addrs[0], ServiceCIDR: c.services, DNS: c.dns, ClusterDomain: c.domain, ResolvConf: o.resolverFile()}, nil
 }
 
 func cleanupProxy() error { return proxy.Cleanup() }

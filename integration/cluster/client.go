@@ -43,6 +43,16 @@ func (c *Cluster) Listen(network, address string) (net.Listener, error) {
 	return l, err
 }
 
+// ListenPacket takes datagrams inside the cluster's network namespace.
+func (c *Cluster) ListenPacket(network, address string) (net.PacketConn, error) {
+	var conn net.PacketConn
+	err := c.inside(func() (err error) {
+		conn, err = net.ListenPacket(network, address)
+		return err
+	})
+	return conn, err
+}
+
 // inside runs do on a thread that is in the cluster's network namespace.
 func (c *Cluster) inside(do func() error) error {
 	done := make(chan error, 1)

@@ -28,6 +28,7 @@ func TestPods(t *testing.T) {
 	t.Run("files", func(t *testing.T) { s.parallel(t, fileTests) })
 	t.Run("disks", func(t *testing.T) { s.parallel(t, diskTests) })
 	t.Run("reach", func(t *testing.T) { s.parallel(t, reachTests) })
+	t.Run("dns", func(t *testing.T) { s.parallel(t, dnsTests) })
 	t.Run("network", func(t *testing.T) { s.parallel(t, networkTests) })
 	t.Run("security", func(t *testing.T) { s.parallel(t, securityTests) })
 	t.Run("escape", func(t *testing.T) { s.parallel(t, escapeTests) })

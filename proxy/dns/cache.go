@@ -121,9 +121,7 @@ func (c *answers) put(key string, e *entry) {
 	defer c.mu.Unlock()
 	size := len(key) + len(e.wire)
 	if i, has := c.byKey[key]; has {
-		c.bytes += size - c.ring[i].size()
-		c.ring[i].entry = e
-		return
+		c.remove(i)
 	}
 	for len(c.ring) > 0 && (len(c.ring) >= maxEntries || c.bytes+size > maxBytes) {
 		c.evict()
@@ -144,12 +142,17 @@ func (c *answers) evict() {
 		}
 		c.hand++
 	}
-	gone, last := c.ring[c.hand], len(c.ring)-1
+	c.remove(c.hand)
+}
+
+// remove forgets the i-th answer; the last one takes its place.
+func (c *answers) remove(i int) {
+	gone, last := c.ring[i], len(c.ring)-1
 	c.bytes -= gone.size()
 	delete(c.byKey, gone.key)
-	if c.hand != last {
-		c.ring[c.hand] = c.ring[last]
-		c.byKey[c.ring[c.hand].key] = c.hand
+	if i != last {
+		c.ring[i] = c.ring[last]
+		c.byKey[c.ring[i].key] = i
 	}
 	c.ring[last] = slot{}
 	c.ring = c.ring[:last]

@@ -146,14 +146,14 @@ func nameOf(wire []byte) name {
 	return n
 }
 
-// followOutside adds what other servers say of the chain's last name.
+// followOutside adds what other servers say of the chain's last name. Where none answers the chain alone is the answer: it is what is known.
 func (w *worker) followOutside(n *name) (out []byte, later bool) {
 	e, later := w.outside(n)
 	if later {
 		return nil, true
 	}
-	code := dns.RcodeServerFailure
-	if e != nil {
+	code := dns.RcodeSuccess
+	if e != nil && !failedEntry(e) {
 		var m dns.Msg
 		if err := m.Unpack(e.wire); err == nil {
 			code = m.Rcode
