@@ -97,7 +97,7 @@ func labToken(ctx context.Context, kubeconfig string) (string, error) {
 }
 
 func (o *labOptions) up() *cobra.Command {
-	r := lab.Request{Demo: true}
+	r := lab.Request{}
 	subnet := ""
 	cmd := o.command("up", "Make a lab: a control plane and some nodes", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
 		if err := checkNode(); err != nil {

@@ -39,7 +39,6 @@ type Request struct {
 	// Subnet is a /24; the zero value chooses a free one.
 	Subnet                  netip.Prefix
 	ServerFlags, AgentFlags []string
-	Demo                    bool
 }
 
 // Memory that a lab needs about, in bytes.
@@ -76,7 +75,14 @@ func Up(ctx context.Context, root Root, r Request, t Tools) (l *Lab, err error) 
 	if err != nil {
 		return l, err
 	}
-	return l, l.startNew(ctx, nodes, t)
+	if err := l.startNodes(ctx, nodes, t); err != nil {
+		return l, err
+	}
+	if err := l.importDemo(ctx); err != nil {
+		return l, fmt.Errorf("import the demo images: %w", err)
+	}
+	t.Step("demo images coracle/demo:v1 and coracle/demo:v2 imported")
+	return l, nil
 }
 
 // checkFlags refuses flags that the lab gives itself.
@@ -133,7 +139,7 @@ func claim(ctx context.Context, root Root, r Request) (*Lab, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.Settings = Settings{Subnet: l.Plan.Subnet, ServerFlags: r.ServerFlags, AgentFlags: r.AgentFlags, Demo: r.Demo}
+	l.Settings = Settings{Subnet: l.Plan.Subnet, ServerFlags: r.ServerFlags, AgentFlags: r.AgentFlags}
 	if err := errors.Join(os.MkdirAll(root.Data, 0o711), os.Mkdir(l.Dir(), 0o711), os.Mkdir(l.nodes(), 0o711)); err != nil {
 		return nil, err
 	}
@@ -213,18 +219,6 @@ func (l *Lab) startServer(ctx context.Context) error {
 	return l.explain(Server, l.awaitAPI(ctx))
 }
 
-// startNew boots new nodes and gives them what they begin with.
-func (l *Lab) startNew(ctx context.Context, nodes []string, t Tools) error {
-	if err := l.startNodes(ctx, nodes, t); err != nil || !l.Demo {
-		return err
-	}
-	if err := l.importDemo(ctx, nodes); err != nil {
-		return fmt.Errorf("import the demo images: %w", err)
-	}
-	t.Step("demo images coracle/demo:v1 and coracle/demo:v2 imported")
-	return nil
-}
-
 // startNodes boots nodes that are off, and waits until they are Ready.
 func (l *Lab) startNodes(ctx context.Context, nodes []string, t Tools) error {
 	url, err := l.serverURL()
@@ -239,7 +233,13 @@ func (l *Lab) startNodes(ctx context.Context, nodes []string, t Tools) error {
 	if err := l.bootLocked(nodes, func(node string) error { return l.startNode(node, url, token) }); err != nil {
 		return err
 	}
-	return l.awaitNodes(ctx, nodes, started, t.Step)
+	if err := l.awaitNodes(ctx, nodes, started, t.Step); err != nil {
+		return err
+	}
+	if err := l.supply(ctx, nodes); err != nil {
+		return fmt.Errorf("give the nodes the lab's images: %w", err)
+	}
+	return nil
 }
 
 // token makes one if any of the nodes has yet to join.

@@ -90,7 +90,7 @@ func (l *Lab) Add(ctx context.Context, count int, t Tools) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	return nodes, l.startNew(ctx, nodes, t)
+	return nodes, l.startNodes(ctx, nodes, t)
 }
 
 // newNodes takes the next names and makes the folders.

@@ -21,8 +21,8 @@ type Settings struct {
 	AgentFlags  []string `json:"agentFlags,omitempty"`
 	// Merged is the kubeconfig that the lab's was merged into.
 	Merged string `json:"merged,omitempty"`
-	// Demo tells that nodes get the demo images.
-	Demo bool `json:"demo"`
+	// Images are the names of those that all nodes have.
+	Images []string `json:"images,omitempty"`
 }
 
 // Lab is one lab of this machine.
