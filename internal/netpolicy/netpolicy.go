@@ -21,6 +21,7 @@ import (
 	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/labels"
+	"k8s.io/apimachinery/pkg/selection"
 	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
@@ -159,7 +160,11 @@ func canonical(s labels.Selector) string {
 	}
 	parts := make([]string, 0, len(requirements))
 	for _, r := range requirements {
-		parts = append(parts, r.String())
+		text := r.String()
+		if values := r.Values().UnsortedList(); r.Operator() == selection.In && len(values) == 1 {
+			text = r.Key() + "=" + values[0]
+		}
+		parts = append(parts, text)
 	}
 	slices.Sort(parts)
 	return strings.Join(slices.Compact(parts), ",")
