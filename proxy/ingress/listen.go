@@ -92,10 +92,10 @@ func (d *door) serve(server *http.Server, listener net.Listener) {
 	}
 	go func() {
 		if err := serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			d.log.Error("ingress: a listener failed", "address", listener.Addr(), "error", err)
+			d.log.Error("a listener failed", "address", listener.Addr(), "error", err)
 		}
 	}()
-	d.log.Info("ingress: listening", "address", listener.Addr().String())
+	d.log.Info("listening", "address", listener.Addr().String())
 }
 
 // close ends listening at once, and lets requests end that are on their way.
@@ -105,7 +105,7 @@ func (d *door) close() {
 		return
 	}
 	d.server, d.open = nil, nil
-	d.log.Info("ingress: no longer listening", "port", d.port)
+	d.log.Info("no longer listening", "port", d.port)
 	d.draining.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), drainTime)
 		defer cancel()

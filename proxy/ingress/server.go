@@ -476,7 +476,7 @@ func (s *Server) listen(ctx context.Context) time.Duration {
 			wait = retryPort
 		}
 		if text != "" && text != d.told {
-			s.log.Warn("ingress: " + text)
+			s.log.Warn(text)
 		}
 		d.told = text
 		for key, rules := range s.builder.rules {
