@@ -86,6 +86,7 @@ func applyRules(c ruleConfig) error {
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseSpoofed()})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseLoopback()})
 	if c.vxlan {
+		conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masqueradeTunnel(c)})
 		if err := addVXLANRules(conn, raw, c); err != nil {
 			return err
 		}
@@ -114,6 +115,15 @@ func masqueradeLoopback() []expr.Any {
 	return append(exprs,
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(linkPrefix)},
+		&expr.Masq{})
+}
+
+// masqueradeTunnel: ip saddr != NODE-RANGE oifname "coracle-vxlan" masquerade. The node's own connections to Services begin with its address on
+// the uplink; other nodes take nothing from it through the tunnel but what comes from its range.
+func masqueradeTunnel(c ruleConfig) []expr.Any {
+	return append(matchPrefix(12, c.node, expr.CmpOpNeq),
+		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
+		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(vxlanLink)},
 		&expr.Masq{})
 }
 
