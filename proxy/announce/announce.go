@@ -329,12 +329,9 @@ func fitnessOf(node *corev1.Node) fitness {
 	if _, excluded := node.Labels[corev1.LabelNodeExcludeBalancers]; excluded {
 		return unfit
 	}
-	ready := true
-	for _, c := range node.Status.Conditions {
-		if c.Type == corev1.NodeReady {
-			ready = c.Status == corev1.ConditionTrue
-		}
-	}
+	ready := slices.ContainsFunc(node.Status.Conditions, func(c corev1.NodeCondition) bool {
+		return c.Type == corev1.NodeReady && c.Status == corev1.ConditionTrue
+	})
 	if node.Spec.Unschedulable || !ready {
 		return reserve
 	}

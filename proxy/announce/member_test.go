@@ -201,7 +201,7 @@ func (w *world) one(what string, within time.Duration, list []netip.Addr) {
 // TestElection: kills, restarts, partitions and lost frames at random. Three seconds after each change every address has one owner, and keeps it.
 func TestElection(t *testing.T) {
 	list := addrs(20)
-	for seed := range uint64(60) {
+	for seed := range uint64(30) {
 		n := 2 + int(seed%5)
 		w := newWorld(t, seed, n)
 		w.one("start", time.Second, list)
