@@ -7,6 +7,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/cmd/coracle/lab"
 )
 
 // lonelyLink is made where this machine has no address but loopback's, so that pods still have an
@@ -95,9 +97,9 @@ func anyAddress() (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// ourLink tells the links that a cluster makes.
+// ourLink tells the links that a cluster or a lab makes.
 func ourLink(name string) bool {
-	return len(name) >= len("coracle") && name[:len("coracle")] == "coracle"
+	return strings.HasPrefix(name, "coracle") || strings.HasPrefix(name, lab.LinkPrefix)
 }
 
 func linkAddress(link netlink.Link) (netip.Addr, bool) {

@@ -20,6 +20,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/containerd"
 	"github.com/coracle-dev/coracle/agent/csi"
 	"github.com/coracle-dev/coracle/agent/network"
+	"github.com/coracle-dev/coracle/cmd/coracle/lab"
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy/policy"
@@ -70,11 +71,11 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	do("restore sysctls", sysctl.NewKeeper(l.Sysctls()).Restore())
 	do("remove the shims' sockets", os.RemoveAll(l.ShimSockets()))
 	if unmounted == nil { // else removing could reach through a mount into what is not ours
-		do("remove "+l.Run, os.RemoveAll(l.Run))
+		do("remove "+l.Run, removeAllButLabs(l.Run, lab.DefaultRun))
 	}
 	if purge && unmounted == nil {
 		do("remove the containers' logs", removeContainerLogs(l)) // those that are not below the data folder
-		do("remove "+l.Data, removeData(l.Data))
+		do("remove "+l.Data, removeAllButLabs(l.Data, lab.DefaultData))
 		do("remove the kubeconfig", removeKubeconfig(o.kubeconfigOut))
 	}
 	if len(errs) > 0 {
@@ -224,8 +225,8 @@ func processesUnder(dir string) ([]int, error) {
 	var pids []int
 	for _, link := range links {
 		exe, err := os.Readlink(link)
-		if err != nil || !strings.HasPrefix(exe, dir+"/") {
-			continue // ended, a kernel thread, or another program
+		if err != nil || !strings.HasPrefix(exe, dir+"/") || elsewhere(filepath.Dir(link)) {
+			continue // ended, a kernel thread, another program, or a lab's
 		}
 		pid, err := strconv.Atoi(filepath.Base(filepath.Dir(link)))
 		if err == nil {
@@ -271,7 +272,22 @@ func mountsUnder(dirs []string) ([]*mountinfo.Info, error) {
 	})
 }
 
-// removeData removes the data folder; one that is a disk of its own is emptied.
+// removeAllButLabs removes a folder, or what is in it besides the labs, which are not this cluster's.
+func removeAllButLabs(dir, labs string) error {
+	if _, err := os.Lstat(labs); filepath.Dir(labs) != dir || err != nil {
+		return removeData(dir)
+	}
+	entries, err := os.ReadDir(dir)
+	errs := []error{err}
+	for _, e := range entries {
+		if path := filepath.Join(dir, e.Name()); path != labs {
+			errs = append(errs, os.RemoveAll(path))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// removeData removes a folder; one that is a disk of its own is emptied.
 func removeData(dir string) error {
 	err := os.RemoveAll(dir)
 	if errors.Is(err, unix.EBUSY) {

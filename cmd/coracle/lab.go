@@ -40,7 +40,7 @@ func newLab() *cobra.Command {
 	f.StringVar(&o.name, "name", lab.DefaultName, "which lab")
 	f.StringVar(&o.root.Data, "lab-dir", lab.DefaultData, "folder of all labs' data")
 	f.StringVar(&o.root.Run, "lab-run-dir", lab.DefaultRun, "folder of what labs need while they run")
-	cmd.AddCommand(o.up(), o.down(), o.status(), o.list(), o.exec(), o.image(), o.add(), o.kill(), o.start(),
+	cmd.AddCommand(o.up(), o.down(), o.status(), o.list(), o.exec(), o.image(), o.kubeconfig(), o.add(), o.kill(), o.start(),
 		o.partition(), o.heal(), o.loss(), newLabBoot())
 	return cmd
 }
@@ -98,7 +98,7 @@ func labToken(ctx context.Context, kubeconfig string) (string, error) {
 
 func (o *labOptions) up() *cobra.Command {
 	r := lab.Request{}
-	subnet := ""
+	subnet, merge := "", false
 	cmd := o.command("up", "Make a lab: a control plane and some nodes", cobra.NoArgs, func(cmd *cobra.Command, _ []string) error {
 		if err := checkNode(); err != nil {
 			return err
@@ -114,11 +114,17 @@ func (o *labOptions) up() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		o.printNext(cmd.OutOrStdout(), l)
+		if merge {
+			if err := mergeLab(l, cmd.OutOrStdout()); err != nil {
+				return err
+			}
+		}
+		o.printNext(cmd.OutOrStdout(), l, merge)
 		return nil
 	})
 	f := cmd.Flags()
 	f.IntVar(&r.Nodes, "nodes", 3, "how many nodes")
+	f.BoolVar(&merge, "merge", false, "also put the lab into ~/.kube/config, until it is down")
 	f.StringVar(&subnet, "subnet", "", "the lab's network, a private /24 (default: a free one of "+lab.Range.String()+")")
 	f.StringArrayVar(&r.ServerFlags, "server-flag", nil, "a flag for `coracle server`, as --server-flag=--log-level=debug; can be repeated")
 	f.StringArrayVar(&r.AgentFlags, "agent-flag", nil, "a flag for every node's `coracle agent`; can be repeated")
@@ -140,19 +146,49 @@ func (o *labOptions) flags() string {
 	return text
 }
 
-func (o *labOptions) printNext(out io.Writer, l *lab.Lab) {
-	self := "coracle"
+func mergeLab(l *lab.Lab, out io.Writer) error {
+	path, err := lab.UserKubeconfig()
+	if err != nil {
+		return err
+	}
+	if err := l.MergeKubeconfig(path); err != nil {
+		return fmt.Errorf("the lab is up, but its kubeconfig could not be merged: %w", err)
+	}
+	fmt.Fprintf(out, "%s has the context %s, which is the current one.\n", path, l.Context())
+	return nil
+}
+
+// printNext tells what to type next, as it can be typed from here.
+func (o *labOptions) printNext(out io.Writer, l *lab.Lab, merged bool) {
+	self, export := "coracle", ""
 	if _, err := exec.LookPath(self); err != nil {
 		self = os.Args[0]
 	}
+	if !merged {
+		export = "  export KUBECONFIG=" + l.Kubeconfig() + "\n"
+	}
 	fmt.Fprintf(out, `
 The lab is up. What to type next:
-  export KUBECONFIG=%[3]s
-  %[1]s kubectl get nodes -o wide
+%[3]s  %[1]s kubectl get nodes -o wide
+  %[1]s kubectl create deployment web --image=coracle/demo:v1 --replicas=6
   %[1]s lab exec%[2]s node-1 -- ip address
+  %[1]s lab kill%[2]s node-1
   %[1]s lab status%[2]s
   %[1]s lab down%[2]s
-`, self, o.flags(), l.Kubeconfig())
+`, self, o.flags(), export)
+}
+
+func (o *labOptions) kubeconfig() *cobra.Command {
+	merge := false
+	cmd := o.on("kubeconfig", "Print the path of the lab's kubeconfig", cobra.NoArgs, func(cmd *cobra.Command, l *lab.Lab, _ []string) error {
+		if merge {
+			return mergeLab(l, cmd.OutOrStdout())
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), l.Kubeconfig())
+		return nil
+	})
+	cmd.Flags().BoolVar(&merge, "merge", false, "put the lab into ~/.kube/config in place of that, until it is down")
+	return cmd
 }
 
 func (o *labOptions) down() *cobra.Command {

@@ -122,7 +122,7 @@ func clusterProcesses(l paths.Layout) ([]process, error) {
 			continue
 		}
 		pid, err := strconv.Atoi(filepath.Base(dir))
-		if err != nil || pid == os.Getpid() {
+		if err != nil || pid == os.Getpid() || elsewhere(dir) {
 			continue
 		}
 		name := ""
@@ -136,6 +136,14 @@ func clusterProcesses(l paths.Layout) ([]process, error) {
 		}
 	}
 	return found, nil
+}
+
+// elsewhere tells whether a process, by its folder below /proc, has a PID namespace other than this one: it is a lab's, whose machines have
+// the same paths.
+func elsewhere(dir string) bool {
+	own, err := os.Readlink("/proc/self/ns/pid")
+	its, ierr := os.Readlink(dir + "/ns/pid")
+	return err == nil && ierr == nil && own != its
 }
 
 // componentOf reads which part of the layout's cluster a coracle process is; empty for another cluster's.

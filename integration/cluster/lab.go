@@ -21,16 +21,7 @@ type Lab struct {
 func NewLab(t testing.TB, nodes int, flags ...string) *Lab {
 	t.Helper()
 	c := New(t)
-	l := &Lab{Cluster: c, Name: "lab"}
-	l.Kubeconfig = filepath.Join(c.Dir, "labs", l.Name, "kubeconfig")
-	t.Cleanup(func() {
-		if t.Failed() {
-			l.logs()
-		}
-		if out, err := l.Lab("down"); err != nil {
-			t.Errorf("lab down: %v\n%s", err, out)
-		}
-	})
+	l := LabOf(c)
 	args := []string{"--nodes", fmt.Sprint(nodes)}
 	if out, err := l.Lab("up", append(args, flags...)...); err != nil {
 		c.fatalf("lab up: %v\n%s", err, out)
@@ -38,6 +29,23 @@ func NewLab(t testing.TB, nodes int, flags ...string) *Lab {
 	for n := range nodes {
 		l.Nodes = append(l.Nodes, fmt.Sprintf("node-%d", n+1))
 	}
+	return l
+}
+
+// LabOf gives a cluster's machine for labs, of which there is none yet. Those named lab, one and two are taken down at the test's end.
+func LabOf(c *Cluster) *Lab {
+	l := &Lab{Cluster: c, Name: "lab"}
+	l.Kubeconfig = filepath.Join(c.Dir, "labs", l.Name, "kubeconfig")
+	c.t.Cleanup(func() {
+		if c.t.Failed() {
+			l.logs()
+		}
+		for _, name := range []string{l.Name, "one", "two"} {
+			if out, err := l.Lab("down", "--name", name); err != nil {
+				c.t.Errorf("lab down: %v\n%s", err, out)
+			}
+		}
+	})
 	return l
 }
 

@@ -297,6 +297,9 @@ func (l *Lab) Down(ctx context.Context) error {
 		return err
 	}
 	defer unlock()
+	if now, err := Open(l.Root, l.Name); err == nil {
+		l = now // another may have changed it
+	}
 	return l.remove(ctx)
 }
 
@@ -308,7 +311,7 @@ func (l *Lab) remove(ctx context.Context) error {
 	for _, node := range machines {
 		errs = append(errs, l.disconnect(node))
 	}
-	errs = append(errs, removeCgroups(ctx, l.Cgroup()), l.removeLinks(), l.removeTables(), unmountBelow(l.Dir()))
+	errs = append(errs, removeCgroups(ctx, l.Cgroup()), l.removeLinks(), l.removeTables(), l.unmergeKubeconfig(), unmountBelow(l.Dir()))
 	if err := errors.Join(errs...); err != nil {
 		return err // the folder stays, by which it can be tried again
 	}

@@ -37,8 +37,8 @@ const (
 // Range holds the networks of all labs, a /24 each.
 var Range = netip.MustParsePrefix("10.213.0.0/16")
 
-// linkPrefix begins the names of all labs' bridges.
-const linkPrefix = "corlab-"
+// LinkPrefix begins the names of all labs' bridges.
+const LinkPrefix = "corlab-"
 
 // Root is the place of all labs of a machine.
 type Root struct{ Data, Run string }
@@ -89,10 +89,10 @@ func short(text string) string {
 
 // Bridge is the name of the lab's bridge; links' names have at most 15 letters.
 func (p Plan) Bridge() string {
-	if len(linkPrefix+p.Name) <= 15 {
-		return linkPrefix + p.Name
+	if len(LinkPrefix+p.Name) <= 15 {
+		return LinkPrefix + p.Name
 	}
-	return linkPrefix + short(p.Name)
+	return LinkPrefix + short(p.Name)
 }
 
 // Port is the name of the host's end of a machine's cable.

@@ -19,8 +19,8 @@ type Settings struct {
 	// ServerFlags and AgentFlags are given to `coracle server` and `coracle agent` besides their own.
 	ServerFlags []string `json:"serverFlags,omitempty"`
 	AgentFlags  []string `json:"agentFlags,omitempty"`
-	// Merged is the kubeconfig that the lab's was merged into.
-	Merged string `json:"merged,omitempty"`
+	// Merged is nil unless the lab's kubeconfig was merged into another.
+	Merged *merged `json:"merged,omitempty"`
 	// Images are the names of those that all nodes have.
 	Images []string `json:"images,omitempty"`
 }

@@ -39,7 +39,7 @@ func (p Plan) openWayOut(out bool) error {
 	forward := conn.AddChain(&nftables.Chain{Name: "forward", Table: table, Type: nftables.ChainTypeFilter, Hooknum: nftables.ChainHookForward, Priority: nftables.ChainPriorityFilter})
 	notHere := linkIs(expr.MetaKeyOIFNAME, p.Bridge())
 	notHere[1].(*expr.Cmp).Op = expr.CmpOpNeq
-	otherLab := []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(linkPrefix)}}
+	otherLab := []expr.Any{&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1}, &expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(LinkPrefix)}}
 	conn.AddRule(&nftables.Rule{Table: table, Chain: forward, Exprs: concat(
 		linkIs(expr.MetaKeyIIFNAME, p.Bridge()), notHere, otherLab, []expr.Any{&expr.Counter{}, &expr.Verdict{Kind: expr.VerdictDrop}})})
 	if out {
