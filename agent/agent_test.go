@@ -36,6 +36,7 @@ type env struct {
 	node     *double
 	layout   paths.Layout
 	shutdown Shutdown
+	policies Policies
 	left     atomic.Int64 // of memory, in bytes of 100; zero is all
 	stop     func()
 }
@@ -70,7 +71,7 @@ func (e *env) start() {
 	thresholds := []eviction.Threshold{{Signal: eviction.MemoryAvailable, Less: eviction.Amount{Quantity: 20}}}
 	cfg := Config{RestConfig: e.rest, NodeName: testNode, Layout: e.layout, NodeIPs: []netip.Addr{netip.MustParseAddr("192.0.2.1")},
 		PodCIDR: netip.MustParsePrefix("10.244.0.0/24"), ClusterDNS: []netip.Addr{netip.MustParseAddr("10.96.0.10")},
-		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, Usage: e.node, RuntimeVersion: "double://1", Manifests: e.layout.Manifests(), Shutdown: e.shutdown,
+		Sandboxes: e.node, Containers: e.node, Images: doubleImages{e.node}, Network: doubleNetwork{e.node}, Policies: e.policies, Usage: e.node, RuntimeVersion: "double://1", Manifests: e.layout.Manifests(), Shutdown: e.shutdown,
 		Eviction: eviction.Policy{Interval: 20 * time.Millisecond, Thresholds: thresholds, Transition: time.Hour}, Observe: e.observe}
 	go func() { done <- Run(ctx, cfg) }()
 	e.stop = func() {
