@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -15,6 +18,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 
 	"github.com/coracle-dev/coracle/integration/cluster"
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 func everything(string, string, string) bool { return true }
@@ -107,6 +111,7 @@ func TestPolicies(t *testing.T) {
 	t.Run("nodes and services", w.sub(nodesAndServices))
 	t.Run("new pods", w.sub(newPods))
 	t.Run("restart", w.sub(restart))
+	t.Run("document", w.sub(document))
 }
 
 // sub makes a test of the same world.
@@ -241,23 +246,26 @@ func nodesAndServices(w *world) {
 	})
 }
 
-// newPods are protected before they run: whatever a pod tries first is refused.
+// newPods are protected before they run: whatever a pod tries first is refused. Those that nothing isolates get through.
 func newPods(w *world) {
 	w.policy("deny", `{podSelector: {matchLabels: {kind: new}}, policyTypes: [Ingress, Egress]}`)
 	time.Sleep(time.Second) // until the nodes know: what they do not know they cannot enforce
-	const pods = 8
-	for i := range pods {
-		pod := w.pod("x", "new-"+string(rune('a'+i)), []string{"node", "second"}[i%2])
-		pod.Labels = map[string]string{"kind": "new"}
+	want := map[string]string{"free-a": "connected", "free-b": "connected"}
+	for i := range 8 {
+		want["new-"+string(rune('a'+i))] = "timeout"
+	}
+	for name := range want {
+		kind, letter, _ := strings.Cut(name, "-")
+		pod := w.pod("x", name, []string{"node", "second"}[letter[0]%2])
+		pod.Labels = map[string]string{"kind": kind}
 		pod.Spec.RestartPolicy = corev1.RestartPolicyNever
-		pod.Spec.Containers[0].Command = []string{"/bin/sh", "-c", "ask --timeout 300ms tcp://" + w.pods["y/a"].addr + ":80 && echo LEAK"}
+		pod.Spec.Containers[0].Command = []string{"sh", "-c", "ask -T 1s tcp://" + w.pods["y/a"].addr + ":80 && echo connected"}
 		w.create(pod)
 		w.Cleanup(func() {
-			_ = w.client.CoreV1().Pods("x").Delete(context.Background(), pod.Name, metav1.DeleteOptions{})
+			_ = w.client.CoreV1().Pods("x").Delete(context.Background(), name, metav1.DeleteOptions{})
 		})
 	}
-	for i := range pods {
-		name := "new-" + string(rune('a'+i))
+	for name, says := range want {
 		w.eventually(func() error {
 			pod, err := w.client.CoreV1().Pods("x").Get(w.Context(), name, metav1.GetOptions{})
 			if err == nil && pod.Status.Phase != corev1.PodFailed && pod.Status.Phase != corev1.PodSucceeded {
@@ -265,8 +273,8 @@ func newPods(w *world) {
 			}
 			return err
 		})
-		if logs := w.c.Kubectl("logs", "-n", "x", name); strings.Contains(logs, "LEAK") || logs == "" {
-			w.Errorf("%s: %q", name, logs)
+		if logs := w.c.Kubectl("logs", "-n", "x", name); !strings.Contains(logs, says) {
+			w.Errorf("%s: %q, want %s", name, logs, says)
 		}
 	}
 }
@@ -307,4 +315,28 @@ func restart(w *world) {
 		}
 	}
 	w.expect(denied)
+}
+
+// document: the commands that docs/network-policy.md names show what it says.
+func document(w *world) {
+	text, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "network-policy.md"))
+	w.must(err)
+	w.policy("p", `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {}}]}]}`)
+	w.expect(toXA(func(from, _, _ string) bool { return in(from, "x") }))
+	shown := ""
+	for _, block := range regexp.MustCompile("(?ms)^```\n(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
+		command := strings.Fields(strings.ReplaceAll(strings.TrimPrefix(block[1], "sudo "), "bin/coracle", w.c.Binary()))
+		cmd := w.c.Command(command[0], command[1:]...)
+		cmd.Env = append(os.Environ(), "KUBECONFIG="+w.c.Kubeconfig)
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			w.Errorf("%v: %v", command, err)
+		}
+		shown += string(out)
+	}
+	for _, want := range []string{"policy-peers-", w.pods["x/b"].addr, "map egress-pods", "chain pods-ingress-x/p", "chain policy-ingress-x/p", "all pods in x"} {
+		if !strings.Contains(shown, want) {
+			w.Errorf("no %q in\n%s", want, shown)
+		}
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -102,8 +103,8 @@ func (w *world) describe() {
 
 // startSecond starts the second machine's agent.
 func (w *world) startSecond(args ...string) {
-	w.agent = w.second.Start(append(append([]string{"agent"}, w.second.AgentFlags()...), append(args, "--server", "https://10.99.2.1:6443",
-		"--node-name", "second", "--node-ip", "10.99.2.2", "--eviction-hard=memory.available<50Mi", "--image-gc-high-threshold=100")...)...)
+	args = append(args, "--server", "https://10.99.2.1:6443", "--node-name", "second", "--node-ip", "10.99.2.2")
+	w.agent = w.second.Start(slices.Concat([]string{"agent"}, w.second.AgentFlags(), w.second.SteadyFlags(), args)...)
 }
 
 func (w *world) eventually(condition func() error) {
