@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 )
 
 // Lab is a lab in a network namespace of its own, which stands for the machine below: kubectl, HTTP and Dial are its host's.
@@ -32,7 +34,7 @@ func NewLab(t testing.TB, nodes int, flags ...string) *Lab {
 	return l
 }
 
-// LabOf gives a cluster's machine for labs, of which there is none yet. Those named lab, one and two are taken down at the test's end.
+// LabOf gives a cluster's machine for labs, of which there is none yet. Those named lab, one, two and other are taken down at the test's end.
 func LabOf(c *Cluster) *Lab {
 	l := &Lab{Cluster: c, Name: "lab"}
 	l.Kubeconfig = filepath.Join(c.Dir, "labs", l.Name, "kubeconfig")
@@ -40,7 +42,7 @@ func LabOf(c *Cluster) *Lab {
 		if c.t.Failed() {
 			l.logs()
 		}
-		for _, name := range []string{l.Name, "one", "two"} {
+		for _, name := range []string{l.Name, "one", "two", "other"} {
 			if out, err := l.Lab("down", "--name", name); err != nil {
 				c.t.Errorf("lab down: %v\n%s", err, out)
 			}
@@ -97,6 +99,22 @@ func (l *Lab) For(t testing.TB) *Lab {
 // NodeDir is the root folder of a machine, as the host sees it.
 func (l *Lab) NodeDir(machine string) string {
 	return filepath.Join(l.Dir, "labs", l.Name, "nodes", machine, "root")
+}
+
+// ProcessesOn lists the processes of a machine, its pods' left out: those whose root is the machine's.
+func (l *Lab) ProcessesOn(machine string) []int {
+	var want unix.Stat_t
+	if err := unix.Stat(l.NodeDir(machine), &want); err != nil {
+		l.fatalf("%s: %v", machine, err)
+	}
+	var pids []int
+	Processes(func(pid int, dir string) {
+		var its unix.Stat_t
+		if unix.Stat(dir+"/root", &its) == nil && its.Ino == want.Ino && its.Dev == want.Dev {
+			pids = append(pids, pid)
+		}
+	})
+	return pids
 }
 
 // logs prints the end of every machine's log.

@@ -254,13 +254,12 @@ func (l *lab) kill(t *testing.T) {
 		t.Fatal("no pod on node-1")
 	}
 	before := l.on(t, "node-1", "sh", "-c", "cat /proc/sys/kernel/random/boot_id; echo kept >/var/kept; echo lost >/run/lost")
-	processes := processesIn(t, l.NodeDir("node-1"), "node-1")
-	if processes < 4 {
-		t.Errorf("node-1 has only %d processes", processes)
+	if pids := l.ProcessesOn("node-1"); len(pids) < 4 {
+		t.Errorf("node-1 has only the processes %v", pids)
 	}
 	l.MustLab("kill", "node-1")
-	if n := processesIn(t, l.NodeDir("node-1"), "node-1"); n > 0 {
-		t.Errorf("%d processes of node-1 survive", n)
+	if pids := l.ProcessesOn("node-1"); len(pids) > 0 {
+		t.Errorf("the processes %v of node-1 survive", pids)
 	}
 	contains(t, "status", l.machine(t, "node-1"), "off")
 	if l.hostReaches("10.213.0.11") {
@@ -284,23 +283,6 @@ func (l *lab) kill(t *testing.T) {
 	if out, err := l.Lab.Lab("start", "node-1"); err == nil || !strings.Contains(out, "node-1: it is on already") {
 		t.Errorf("started twice: %v %s", err, out)
 	}
-}
-
-// processesIn counts those that have a folder as their root.
-func processesIn(t *testing.T, root, host string) int {
-	t.Helper()
-	var want unix.Stat_t
-	if err := unix.Stat(root, &want); err != nil {
-		t.Fatal(err)
-	}
-	count := 0
-	cluster.Processes(func(_ int, dir string) {
-		var its unix.Stat_t
-		if unix.Stat(dir+"/root", &its) == nil && its.Ino == want.Ino && its.Dev == want.Dev {
-			count++
-		}
-	})
-	return count
 }
 
 // server cuts the power of everything, and boots it with one command.
