@@ -20,6 +20,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/handover"
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/proxy/announce"
 	"github.com/coracle-dev/coracle/proxy/dns"
@@ -47,6 +48,8 @@ type Config struct {
 	DNSClients []netip.Prefix
 	// DNSMetrics counts what is asked; nil counts for the address of DNS alone.
 	DNSMetrics *dns.Metrics
+	// DNSSockets keeps the sockets of DNS open over a restart; nil closes them.
+	DNSSockets *handover.Queue
 }
 
 // settle is how long changes are collected before they are applied together.
@@ -103,7 +106,7 @@ func Run(ctx context.Context, cfg Config) error {
 	}}
 	if cfg.DNS.IsValid() {
 		server, err := dns.New(dns.Config{Factory: factory, Slices: p.slicesOf, Client: cfg.Client, Addr: cfg.DNS, Domain: cfg.ClusterDomain,
-			ResolvConf: cfg.ResolvConf, Clients: cfg.DNSClients, Metrics: cfg.DNSMetrics})
+			ResolvConf: cfg.ResolvConf, Clients: cfg.DNSClients, Metrics: cfg.DNSMetrics, Sockets: cfg.DNSSockets})
 		if err != nil {
 			return err
 		}

@@ -30,6 +30,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/tunnel"
 	"github.com/coracle-dev/coracle/internal/assets"
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/handover"
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy"
@@ -118,7 +119,7 @@ func (n *node) run(ctx context.Context) error {
 		return err
 	}
 	n.names = dns.NewMetrics()
-	proxyConfig.DNSMetrics, proxyConfig.DNSClients = n.names, []netip.Prefix{c.pods}
+	proxyConfig.DNSMetrics, proxyConfig.DNSClients, proxyConfig.DNSSockets = n.names, []netip.Prefix{c.pods}, handover.FromEnvironment()
 	runs := []func(context.Context) error{
 		n.identity.Run,
 		n.runAgent,

@@ -6,6 +6,9 @@
 //
 // SIGTERM and SIGINT are passed on; supervise then waits for the program and exits 0. A program that exits
 // with code 2 asked not to be restarted (a mistake in its configuration); supervise exits with 2 too.
+//
+// It holds both ends of a pair of sockets, which each run of the program gets as well: what one run leaves in that queue is there for the next
+// (package internal/handover).
 package main
 
 import (
@@ -55,12 +58,16 @@ func supervise(pidfile, logfile string, argv []string) (int, error) {
 		}
 		defer func() { _ = os.Remove(pidfile); _ = lock.Close() }()
 	}
+	queue, err := handoverQueue()
+	if err != nil {
+		return 1, err
+	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
 	backoff := minBackoff
 	for {
 		started := time.Now()
-		code, stopped, err := runOnce(logfile, argv, signals)
+		code, stopped, err := runOnce(logfile, argv, queue, signals)
 		if stopped {
 			return 0, nil
 		}
@@ -80,8 +87,10 @@ func supervise(pidfile, logfile string, argv []string) (int, error) {
 }
 
 // runOnce starts the program and waits for it; stopped tells that a signal asked for its end.
-func runOnce(logfile string, argv []string, signals <-chan os.Signal) (code int, stopped bool, err error) {
+func runOnce(logfile string, argv []string, queue []*os.File, signals <-chan os.Signal) (code int, stopped bool, err error) {
 	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.ExtraFiles = queue // descriptors 3 and 4
+	cmd.Env = append(os.Environ(), "CORACLE_HANDOVER=3,4")
 	if logfile != "" {
 		out, err := openLog(logfile)
 		if err != nil {
@@ -125,6 +134,15 @@ func reap(pid int) (status syscall.WaitStatus, err error) {
 			return status, nil
 		}
 	}
+}
+
+// handoverQueue is the pair of sockets.
+func handoverQueue() ([]*os.File, error) {
+	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, os.NewSyscallError("socketpair", err)
+	}
+	return []*os.File{os.NewFile(uintptr(fds[0]), "handover"), os.NewFile(uintptr(fds[1]), "handover")}, nil
 }
 
 // lockPidfile takes the lock that only one live supervisor can hold, and writes our id into the file.

@@ -24,6 +24,7 @@ import (
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/internal/client"
+	"github.com/coracle-dev/coracle/internal/handover"
 	"github.com/coracle-dev/coracle/internal/run"
 )
 
@@ -45,6 +46,8 @@ type Config struct {
 	Clients []netip.Prefix
 	// Metrics counts what is asked; nil counts for nobody to see.
 	Metrics *Metrics
+	// Sockets keeps the sockets open over a restart; nil closes them.
+	Sockets *handover.Queue
 }
 
 // Server answers.

@@ -56,18 +56,13 @@ func (s *Server) listen(ctx context.Context) error {
 }
 
 func (s *Server) listenOnce(ctx context.Context) error {
-	addr := netip.AddrPortFrom(s.cfg.Addr, dnsPort)
-	udp, err := net.ListenUDP("udp", net.UDPAddrFromAddrPort(addr))
+	udp, tcp, err := s.cfg.Sockets.Listeners(netip.AddrPortFrom(s.cfg.Addr, dnsPort).String())
 	if err != nil {
 		return fmt.Errorf("dns: %w", err)
 	}
 	defer udp.Close()
-	_ = udp.SetReadBuffer(buffered) // the kernel's own limit may be less
-	tcp, err := net.ListenTCP("tcp", net.TCPAddrFromAddrPort(addr))
-	if err != nil {
-		return fmt.Errorf("dns: %w", err)
-	}
 	defer tcp.Close()
+	_ = udp.SetReadBuffer(buffered) // the kernel's own limit may be less
 	if !cache.WaitForCacheSync(ctx.Done(), s.synced...) {
 		return nil
 	}
