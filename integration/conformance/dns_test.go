@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/miekg/dns"
@@ -11,6 +13,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/internal/testenv"
 )
 
 // dnsTests are of what pods ask for names, and of what they are told.
@@ -164,9 +168,30 @@ func dnsService(e *env) {
 	}
 	nodes, err := e.kube.CoreV1().Nodes().List(e.ctx, metav1.ListOptions{})
 	e.must(err)
+	e.documentedDNS(nodes.Items[0].Name)
 	raw, err := e.kube.CoreV1().RESTClient().Get().Resource("nodes").Name(nodes.Items[0].Name).SubResource("proxy").Suffix("metrics").DoRaw(e.ctx)
 	e.must(err)
 	if !strings.Contains(string(raw), counts) {
 		e.Errorf("the metrics of the node have no %s", counts)
 	}
+}
+
+// documentedDNS types the commands of docs/dns.md.
+func (e *env) documentedDNS(node string) {
+	e.Helper()
+	data, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "dns.md"))
+	e.must(err)
+	typed := 0
+	for line := range strings.Lines(string(data)) {
+		command, isCommand := strings.CutPrefix(strings.TrimSpace(line), "$ kubectl ")
+		if !isCommand {
+			continue
+		}
+		typed++
+		out, err := e.cluster.TryKubectl("", strings.Fields(strings.ReplaceAll(command, "NODE", node))...)
+		if err != nil || !strings.Contains(out, "kube-dns") && !strings.Contains(out, "coredns_") {
+			e.Errorf("kubectl %s: %v: %s", command, err, out)
+		}
+	}
+	equal(e, "commands in docs/dns.md", typed, 3)
 }

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"syscall"
 
 	"golang.org/x/sys/unix"
 )
@@ -41,7 +42,7 @@ func FromEnvironment() *Queue {
 }
 
 // Keep leaves sockets to the next process, in place of those that were left before.
-func (q *Queue) Keep(sockets ...*os.File) error {
+func (q *Queue) Keep(sockets ...syscall.Conn) error {
 	if q == nil {
 		return nil
 	}
@@ -59,10 +60,33 @@ func (q *Queue) Keep(sockets ...*os.File) error {
 		closeAll(found)
 	}
 	fds := make([]int, 0, len(sockets))
+	defer func() {
+		for _, fd := range fds {
+			_ = unix.Close(fd)
+		}
+	}()
 	for _, s := range sockets {
-		fds = append(fds, int(s.Fd()))
+		fd, err := duplicate(s)
+		if err != nil {
+			return err
+		}
+		fds = append(fds, fd)
 	}
 	return unix.Sendmsg(q.in, []byte(strconv.Itoa(len(fds))), unix.UnixRights(fds...), nil, unix.MSG_DONTWAIT)
+}
+
+// duplicate gives a descriptor of a socket. The way by File().Fd() would make the socket a blocking one, whose readers no Close wakes.
+func duplicate(s syscall.Conn) (int, error) {
+	raw, err := s.SyscallConn()
+	if err != nil {
+		return -1, err
+	}
+	var fd int
+	var failed error
+	if err := raw.Control(func(original uintptr) { fd, failed = unix.FcntlInt(original, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
+		return -1, err
+	}
+	return fd, os.NewSyscallError("fcntl", failed)
 }
 
 // Kept are the sockets that the process before left; none is no error. They stay in the queue as well.
@@ -129,20 +153,7 @@ func (q *Queue) Listeners(address string) (*net.UDPConn, *net.TCPListener, error
 		return nil, nil, errors.Join(err, udp.Close())
 	}
 	tcp, _ := streams.(*net.TCPListener)
-	if q == nil {
-		return udp, tcp, nil
-	}
-	first, err := udp.File()
-	if err != nil {
-		return nil, nil, errors.Join(err, udp.Close(), tcp.Close())
-	}
-	defer first.Close()
-	second, err := tcp.File()
-	if err != nil {
-		return nil, nil, errors.Join(err, udp.Close(), tcp.Close())
-	}
-	defer second.Close()
-	_ = q.Keep(first, second) // without, the next process only has to make its own
+	_ = q.Keep(udp, tcp) // without, the next process only has to make its own
 	return udp, tcp, nil
 }
 

@@ -38,8 +38,20 @@ func TestHandover(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	// Its readers wake when it is closed: that it is kept has not made it a blocking one.
+	ended := make(chan error, 1)
+	go func() {
+		_, _, err := udp.ReadFrom(make([]byte, 1))
+		ended <- err
+	}()
+	time.Sleep(10 * time.Millisecond)
 	_ = udp.Close()
 	_ = tcp.Close()
+	select {
+	case <-ended:
+	case <-time.After(10 * time.Second):
+		t.Fatal("a reader of a closed socket does not end")
+	}
 	client, err := net.Dial("udp", address)
 	if err != nil {
 		t.Fatal(err)

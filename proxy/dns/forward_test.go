@@ -12,6 +12,7 @@ import (
 
 	"github.com/miekg/dns"
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 )
 
 // server is another DNS server, on loopback.
@@ -416,6 +417,24 @@ func TestSettings(t *testing.T) {
 				t.Errorf("%s: %s: %v", key, value, err)
 			}
 		}
+	}
+}
+
+// TestDocument: the ConfigMap that docs/dns.md shows is taken as it stands.
+func TestDocument(t *testing.T) {
+	data, err := os.ReadFile("../../docs/dns.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, block, found := strings.Cut(string(data), "```yaml\n")
+	block, _, ends := strings.Cut(block, "```")
+	var object corev1.ConfigMap
+	if err := yaml.UnmarshalStrict([]byte(block), &object); err != nil || !found || !ends {
+		t.Fatal("no ConfigMap in docs/dns.md", err)
+	}
+	s, err := parseSettings(&object, netip.MustParseAddr("10.96.0.10"))
+	if err != nil || object.Name != configName || len(s.stubs) != 1 || len(s.upstream) != 1 || len(s.hosts.addrs) != 2 {
+		t.Errorf("%+v %v", s, err)
 	}
 }
 
