@@ -109,7 +109,11 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 	if pod.Spec.HostNetwork {
 		return sandbox, nil, nil
 	}
-	addrs, err := w.a.cfg.Network.Setup(ctx, w.ref, sandbox.NetNS)
+	limits, err := network.ParseBandwidth(pod.Annotations)
+	if err != nil {
+		return nil, nil, fmt.Errorf("failed to setup network for sandbox: %w", err)
+	}
+	addrs, err := w.a.cfg.Network.Setup(ctx, network.Pod{PodRef: w.ref, NetNS: sandbox.NetNS, Ports: hostPorts(pod), Bandwidth: limits})
 	if err != nil {
 		return nil, nil, fmt.Errorf("failed to setup network for sandbox: %w", err)
 	}
@@ -117,9 +121,6 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 		if err := w.a.cfg.Policies.Protect(ctx, pod, addrs); err != nil {
 			return nil, nil, fmt.Errorf("failed to setup network for sandbox: %w", err)
 		}
-	}
-	if err := w.a.cfg.Network.SetHostPorts(w.ref, hostPorts(pod, addrs)); err != nil {
-		return nil, nil, fmt.Errorf("failed to setup host ports for sandbox: %w", err)
 	}
 	var ips []string
 	for _, a := range addrs {
@@ -129,11 +130,11 @@ func (w *worker) sandbox(ctx context.Context, pod *v1.Pod) (*runtime.Sandbox, []
 }
 
 // hostPorts are the ports of the node that lead to the pod.
-func hostPorts(pod *v1.Pod, addrs []netip.Addr) []network.HostPort {
+func hostPorts(pod *v1.Pod) []network.HostPort {
 	var out []network.HostPort
 	for _, c := range slices.Concat(pod.Spec.InitContainers, pod.Spec.Containers) {
 		for _, p := range c.Ports {
-			if p.HostPort <= 0 || len(addrs) == 0 {
+			if p.HostPort <= 0 {
 				continue
 			}
 			protocol := string(p.Protocol)
@@ -145,8 +146,7 @@ func hostPorts(pod *v1.Pod, addrs []netip.Addr) []network.HostPort {
 			if err != nil || address.IsUnspecified() {
 				address = netip.Addr{}
 			}
-			out = append(out, network.HostPort{Address: address, Protocol: protocol, Port: uint16(p.HostPort),
-				Target: netip.AddrPortFrom(addrs[0], uint16(p.ContainerPort))})
+			out = append(out, network.HostPort{Address: address, Protocol: protocol, Port: uint16(p.HostPort), PodPort: uint16(p.ContainerPort)})
 		}
 	}
 	return out

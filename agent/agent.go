@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/netip"
 	"os"
 	goruntime "runtime"
 	"slices"
@@ -63,12 +62,11 @@ type Agent struct {
 	pulls    *pulls
 	starts   chan struct{} // one element for each container being started
 
-	node      atomic.Pointer[v1.Node]
-	networked atomic.Bool // the node has its range of pod addresses
-	adopted   atomic.Bool // all pods that the API server had at the start have a worker
-	listed    atomic.Bool // the runtime has told what it runs
-	goesDown  atomic.Bool // the machine is about to go down
-	syncOnce  sync.Once
+	node     atomic.Pointer[v1.Node]
+	network  networkState
+	adopted  atomic.Bool // all pods that the API server had at the start have a worker
+	listed   atomic.Bool // the runtime has told what it runs
+	goesDown atomic.Bool // the machine is about to go down
 
 	registered   chan struct{} // closed when node is set
 	registerOnce sync.Once
@@ -106,7 +104,7 @@ func newAgent(ctx context.Context, cfg Config) (*Agent, error) {
 			return nil, err
 		}
 	}
-	a := &Agent{statics: newStatics(), cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
+	a := &Agent{statics: newStatics(), network: newNetworkState(), cfg: cfg, client: c, workers: map[string]*worker{}, seen: map[string]bool{}, registered: make(chan struct{}),
 		starts: make(chan struct{}, max(4, 2*goruntime.NumCPU())), pulls: newPulls(cfg.Images, cfg.ParallelPulls)}
 	if a.facts, err = node.ReadFacts("/", cfg.Layout.Data); err != nil {
 		return nil, err
@@ -156,6 +154,7 @@ func (a *Agent) run(ctx context.Context) error {
 	factory.Start(ctx.Done())
 	a.wg.Go(func() { nodes.RunWithContext(ctx) })
 	a.wg.Go(func() { _ = a.reporter.Run(ctx) })
+	a.wg.Go(func() { a.keepNetwork(ctx) })
 	if !a.listRuntime(ctx) {
 		return nil
 	}
@@ -223,7 +222,7 @@ func (a *Agent) newReporter() *node.Reporter {
 	return node.New(node.Config{Client: a.client, Handler: handler, Handlers: c.Handlers, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
 		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts, LeaseDuration: c.LeaseDuration,
 		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
-		Images:   c.Images.List, VolumesInUse: a.volumesInUse, NotReady: a.notReady, Recorder: a.recorder, Log: c.Log})
+		Images:   c.Images.List, VolumesInUse: a.volumesInUse, NotReady: a.notReady, Network: c.Network.Status, Recorder: a.recorder, Log: c.Log})
 }
 
 // notReady says what keeps the node from running pods.
@@ -237,8 +236,8 @@ func (a *Agent) notReady(ctx context.Context) []string {
 	if a.goesDown.Load() {
 		out = append(out, shuttingDown)
 	}
-	if !a.networked.Load() {
-		out = append(out, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:the node has no pod CIDR yet")
+	if why := a.network.notReady(); why != "" {
+		out = append(out, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:"+why)
 	}
 	return out
 }
@@ -279,53 +278,9 @@ func (a *Agent) observeNode(ctx context.Context, n *v1.Node) {
 	}
 	a.registerOnce.Do(func() { close(a.registered) })
 	a.reporter.Observe(n)
-	if a.networked.Load() || n.Spec.PodCIDR == "" {
-		return
+	if old == nil || old.Spec.PodCIDR != n.Spec.PodCIDR {
+		a.network.poke()
 	}
-	cidr, err := netip.ParsePrefix(n.Spec.PodCIDR)
-	if err != nil {
-		a.cfg.Log.Error("node has an invalid pod CIDR", "podCIDR", n.Spec.PodCIDR, "error", err)
-		return
-	}
-	if a.syncNetwork(ctx, cidr) {
-		return
-	}
-	a.syncOnce.Do(func() {
-		a.wg.Go(func() {
-			for pause := 200 * time.Millisecond; !a.networked.Load() && ctx.Err() == nil; pause = min(2*pause, 10*time.Second) {
-				select {
-				case <-ctx.Done():
-				case <-time.After(pause):
-					a.syncNetwork(ctx, cidr)
-				}
-			}
-		})
-	})
-}
-
-// syncNetwork brings the node's network up; pods that wait for it go on.
-func (a *Agent) syncNetwork(ctx context.Context, cidr netip.Prefix) bool {
-	if err := a.cfg.Network.Configure(ctx, cidr); err != nil {
-		a.cfg.Log.Error("pod network not configured", "podCIDR", cidr, "error", err)
-		return false
-	}
-	a.networked.Store(true)
-	a.reporter.Poke()
-	held := a.cfg.Network.Pods()
-	a.mu.Lock()
-	for uid, w := range a.workers {
-		_, has := held[uid]
-		w.networkReady(has)
-		delete(held, uid)
-	}
-	adopted := a.seen == nil
-	a.mu.Unlock()
-	for uid := range held {
-		if adopted { // else adoptOrphans comes to them
-			a.startOrphan(ctx, uid, a.cfg.Sandboxes.Pod(uid))
-		}
-	}
-	return true
 }
 
 // follow wakes the workers of pods of which something ended.

@@ -71,12 +71,15 @@ type Images interface {
 
 // Network gives pods their addresses.
 type Network interface {
+	// Configure brings the network up for the node's range of addresses, which is not valid as long as the node has none. It may be called again at any time.
 	Configure(ctx context.Context, cidr netip.Prefix) error
-	Setup(ctx context.Context, pod runtime.PodRef, netns string) ([]netip.Addr, error)
-	SetHostPorts(pod runtime.PodRef, ports []network.HostPort) error
+	Setup(ctx context.Context, pod network.Pod) ([]netip.Addr, error)
 	Teardown(ctx context.Context, pod runtime.PodRef) error
 	// Pods lists who holds an address, by UID.
 	Pods() map[string]netip.Addr
+	// Status tells of the ways to other nodes; Changes has an element after that, or what Configure does, has become another.
+	Status() network.Status
+	Changes() <-chan struct{}
 }
 
 // Policies keep pods' traffic to what is allowed.

@@ -268,7 +268,7 @@ type doubleNetwork struct{ *double }
 
 func (doubleNetwork) Configure(context.Context, netip.Prefix) error { return nil }
 
-func (n doubleNetwork) Setup(_ context.Context, pod runtime.PodRef, _ string) ([]netip.Addr, error) {
+func (n doubleNetwork) Setup(_ context.Context, pod network.Pod) ([]netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if _, ok := n.addrs[pod.UID]; !ok {
@@ -277,7 +277,9 @@ func (n doubleNetwork) Setup(_ context.Context, pod runtime.PodRef, _ string) ([
 	return []netip.Addr{n.addrs[pod.UID]}, nil
 }
 
-func (doubleNetwork) SetHostPorts(runtime.PodRef, []network.HostPort) error { return nil }
+func (doubleNetwork) Status() network.Status { return network.Status{} }
+
+func (doubleNetwork) Changes() <-chan struct{} { return nil }
 
 func (n doubleNetwork) Teardown(_ context.Context, pod runtime.PodRef) error {
 	n.mu.Lock()

@@ -145,13 +145,18 @@ func (m *machine) know(others ...*machine) {
 	m.n.SetPeers(list)
 }
 
+// namespace makes one for a pod.
+func (m *machine) namespace(uid string) string {
+	m.pods[uid] = testenv.PodNetNS(m.t)
+	return m.pods[uid]
+}
+
 // pod gives the node a pod, which serves its name on port 8080.
-func (m *machine) pod(uid string) (path string, addr netip.Addr) {
+func (m *machine) pod(uid string, ports ...HostPort) (path string, addr netip.Addr) {
 	m.t.Helper()
-	path = testenv.PodNetNS(m.t)
-	m.pods[uid] = path
+	path = m.namespace(uid)
 	inside(m.t, m.path, func() error {
-		addrs, err := m.n.Setup(context.Background(), ref(uid), path)
+		addrs, err := m.n.Setup(context.Background(), onNetwork(uid, path, ports...))
 		if err == nil {
 			addr = addrs[0]
 		}

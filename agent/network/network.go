@@ -43,7 +43,7 @@ const podInterface = "eth0"
 const aliasPrefix = "coracle-pod "
 
 // ErrNotReady: the node has no range of pod addresses yet.
-var ErrNotReady = errors.New("network: the node has no pod CIDR yet")
+var ErrNotReady = errors.New("the node has no pod CIDR yet")
 
 // ErrExhausted: every address of the node's range is taken.
 var ErrExhausted = errors.New("network: no free pod address")
@@ -74,10 +74,30 @@ type Network struct {
 
 	peers      []Peer
 	peersKnown bool
-	refused    []string     // why there is no way to some of them, as logged
+	status     Status
 	vteps      []Peer       // what the set of that name has; nil is unknown
 	tunnel     atomic.Int64 // index of vxlanLink
 	wake       chan struct{}
+	changes    chan struct{}
+}
+
+// Pod is what Setup needs of a pod.
+type Pod struct {
+	runtime.PodRef
+	// NetNS is the path of its network namespace.
+	NetNS     string
+	Ports     []HostPort
+	Bandwidth Bandwidth
+}
+
+// Status is how the ways to the pods of other nodes are.
+type Status struct {
+	// Known: the network looks after them, and has looked. Else others may tell of them.
+	Known bool
+	// Unavailable says why no pod of another node can be reached.
+	Unavailable string
+	// Troubles are what single nodes lack.
+	Troubles []string
 }
 
 // New makes a Network; Configure must follow before pods can be set up, and Run keeps the ways to other nodes.
@@ -85,7 +105,17 @@ func New(cfg Config) *Network {
 	if cfg.Overlay == "" {
 		cfg.Overlay = None
 	}
-	return &Network{cfg: cfg, wake: make(chan struct{}, 1)}
+	return &Network{cfg: cfg, wake: make(chan struct{}, 1), changes: make(chan struct{}, 1)}
+}
+
+// Changes has an element after Status has changed.
+func (n *Network) Changes() <-chan struct{} { return n.changes }
+
+// Status tells of the ways to the pods of other nodes.
+func (n *Network) Status() Status {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.status
 }
 
 // Configure makes the gateway, the routes and the masquerading for the node's range, and learns which addresses are taken.
@@ -94,6 +124,9 @@ func New(cfg Config) *Network {
 func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if !cidr.IsValid() {
+		return ErrNotReady
+	}
 	if !cidr.Addr().Is4() || cidr.Bits() > 30 {
 		return fmt.Errorf("network: pod CIDR %s: want an IPv4 range of at least four addresses", cidr)
 	}
@@ -251,28 +284,40 @@ func vethName(uid string) string {
 	return fmt.Sprintf("cor%012x", h.Sum64()&0xffffffffffff)
 }
 
-// Setup gives the pod whose network namespace is at path its interface and address; a pod that has them keeps them.
-func (n *Network) Setup(_ context.Context, pod runtime.PodRef, path string) ([]netip.Addr, error) {
+// Setup gives the pod its interface and address, and the node's ports that lead to it; a pod that has them keeps them.
+func (n *Network) Setup(_ context.Context, pod Pod) ([]netip.Addr, error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if !n.cidr.IsValid() {
 		return nil, ErrNotReady
 	}
-	if addr, complete := n.existing(pod.UID, path); complete {
-		return []netip.Addr{addr}, nil
+	addr, complete := n.existing(pod.UID, pod.NetNS)
+	if !complete {
+		var err error
+		if addr, err = n.join(pod); err != nil {
+			return nil, err
+		}
 	}
+	if err := setHostPorts(pod.UID, addr, pod.Ports); err != nil {
+		return nil, fmt.Errorf("network: host ports of pod %s/%s: %w", pod.Namespace, pod.Name, err)
+	}
+	return []netip.Addr{addr}, nil
+}
+
+// join gives the pod a free address and its link.
+func (n *Network) join(pod Pod) (netip.Addr, error) {
 	// A half-made pair of an earlier attempt, or one whose pod's namespace was made anew.
 	if err := n.remove(pod.UID); err != nil {
-		return nil, err
+		return netip.Addr{}, err
 	}
 	addr, err := n.allocate(pod.UID)
 	if err != nil {
-		return nil, err
+		return addr, err
 	}
-	if err := n.connect(pod.UID, path, addr); err != nil {
-		return nil, errors.Join(fmt.Errorf("network: pod %s/%s: %w", pod.Namespace, pod.Name, err), n.remove(pod.UID))
+	if err := n.connect(pod, addr); err != nil {
+		return addr, errors.Join(fmt.Errorf("network: pod %s/%s: %w", pod.Namespace, pod.Name, err), n.remove(pod.UID))
 	}
-	return []netip.Addr{addr}, nil
+	return addr, nil
 }
 
 // existing gives the pod's address, and whether its pair is complete: the peer is up in that namespace.
@@ -324,10 +369,11 @@ func broadcast(cidr netip.Prefix) netip.Addr {
 }
 
 // connect makes the veth pair with its inner end in the pod's namespace, and sets both ends up.
-func (n *Network) connect(uid, path string, addr netip.Addr) error {
-	ns, err := netns.GetFromPath(path)
+func (n *Network) connect(pod Pod, addr netip.Addr) error {
+	uid := pod.UID
+	ns, err := netns.GetFromPath(pod.NetNS)
 	if err != nil {
-		return fmt.Errorf("namespace %s: %w", path, err)
+		return fmt.Errorf("namespace %s: %w", pod.NetNS, err)
 	}
 	defer ns.Close()
 	attrs := netlink.NewLinkAttrs()
@@ -345,12 +391,13 @@ func (n *Network) connect(uid, path string, addr netip.Addr) error {
 		func() error { return setLinkSysctls(attrs.Name) },
 		func() error { return netlink.LinkSetUp(host) },
 		func() error { return n.route(host, addr) },
+		func() error { return shape(netlink.QdiscReplace, host, pod.Bandwidth.Ingress) },
 	} {
 		if err := step(); err != nil {
 			return fmt.Errorf("link %s: %w", attrs.Name, err)
 		}
 	}
-	return within(path, func(h *netlink.Handle) error { return configureInside(h, addr, gateway(n.cidr)) })
+	return within(pod.NetNS, func(h *netlink.Handle) error { return configureInside(h, addr, gateway(n.cidr), pod.Bandwidth) })
 }
 
 // route leads a pod's address to its link.
@@ -364,7 +411,7 @@ func (n *Network) podRoute(link netlink.Link, addr netip.Addr) netlink.Route {
 }
 
 // configureInside sets up the pod's own end: loopback, the address, and the way out.
-func configureInside(h *netlink.Handle, addr, gw netip.Addr) error {
+func configureInside(h *netlink.Handle, addr, gw netip.Addr, limits Bandwidth) error {
 	if lo, err := h.LinkByName("lo"); err != nil {
 		return err
 	} else if err := h.LinkSetUp(lo); err != nil {
@@ -388,7 +435,7 @@ func configureInside(h *netlink.Handle, addr, gw netip.Addr) error {
 	if err := h.RouteReplace(&netlink.Route{LinkIndex: index, Gw: gw.AsSlice(), Src: addr.AsSlice()}); err != nil {
 		return fmt.Errorf("default route: %w", err)
 	}
-	return nil
+	return shape(h.QdiscReplace, link, limits.Egress)
 }
 
 // within runs fn with a netlink handle of the namespace at path.

@@ -35,6 +35,10 @@ func open(t *testing.T, cidr string) *Network {
 
 func ref(uid string) runtime.PodRef { return runtime.PodRef{UID: uid, Namespace: "default", Name: uid} }
 
+func onNetwork(uid, path string, ports ...HostPort) Pod {
+	return Pod{PodRef: ref(uid), NetNS: path, Ports: ports}
+}
+
 // inside runs fn on a thread of its own in the namespace at path.
 func inside(t *testing.T, path string, fn func() error) {
 	t.Helper()
@@ -94,11 +98,11 @@ func TestPodsReachEachOtherAndTheHost(t *testing.T) {
 	n := open(t, "10.244.3.0/24")
 	ctx := context.Background()
 	a, b := testenv.PodNetNS(t), testenv.PodNetNS(t)
-	addrA, err := n.Setup(ctx, ref("a"), a)
+	addrA, err := n.Setup(ctx, onNetwork("a", a))
 	if err != nil {
 		t.Fatal(err)
 	}
-	addrB, err := n.Setup(ctx, ref("b"), b)
+	addrB, err := n.Setup(ctx, onNetwork("b", b))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,15 +121,14 @@ func TestPodsReachEachOtherAndTheHost(t *testing.T) {
 		}
 		return err
 	})
-	if err := n.SetHostPorts(ref("b"), []HostPort{{Protocol: "TCP", Port: 8081, Target: netip.AddrPortFrom(addrB[0], 8080)}}); err != nil {
+	if _, err := n.Setup(ctx, onNetwork("b", b, HostPort{Protocol: "TCP", Port: 8081, PodPort: 8080})); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := ask("10.244.3.1:8081"); err != nil || !strings.HasPrefix(got, "b ") {
 		t.Errorf("host port: %q, %v", got, err)
 	}
-	to := netip.AddrPortFrom(addrB[0], 8080)
-	if err := n.SetHostPorts(ref("b"), []HostPort{{Protocol: "TCP", Port: 8081, Target: to},
-		{Address: netip.MustParseAddr("127.0.0.1"), Protocol: "TCP", Port: 8082, Target: to}}); err != nil {
+	if _, err := n.Setup(ctx, onNetwork("b", b, HostPort{Protocol: "TCP", Port: 8081, PodPort: 8080},
+		HostPort{Address: netip.MustParseAddr("127.0.0.1"), Protocol: "TCP", Port: 8082, PodPort: 8080})); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := ask("127.0.0.1:8082"); err != nil || !strings.HasPrefix(got, "b ") {
@@ -149,22 +152,22 @@ func TestSetupIsIdempotentAndSurvivesARestart(t *testing.T) {
 	ctx := context.Background()
 	n := open(t, "10.244.3.0/24")
 	a, b := testenv.PodNetNS(t), testenv.PodNetNS(t)
-	first, err := n.Setup(ctx, ref("a"), a)
+	first, err := n.Setup(ctx, onNetwork("a", a))
 	if err != nil {
 		t.Fatal(err)
 	}
 	n = open(t, "10.244.3.0/24")
-	again, err := n.Setup(ctx, ref("a"), a)
+	again, err := n.Setup(ctx, onNetwork("a", a))
 	if err != nil || again[0] != first[0] {
 		t.Fatalf("after a restart: %v, %v; want %v", again, err, first)
 	}
-	other, err := n.Setup(ctx, ref("b"), b)
+	other, err := n.Setup(ctx, onNetwork("b", b))
 	if err != nil || other[0] == first[0] {
 		t.Fatalf("b got %v, %v; a holds %v", other, err, first)
 	}
 	// The pod's namespace was made anew: the pair is too.
 	fresh := testenv.PodNetNS(t)
-	if _, err := n.Setup(ctx, ref("a"), fresh); err != nil {
+	if _, err := n.Setup(ctx, onNetwork("a", fresh)); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -187,7 +190,7 @@ func TestExhaustion(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if _, err := n.Setup(ctx, ref("z"), ns); !errors.Is(err, ErrExhausted) {
+	if _, err := n.Setup(ctx, onNetwork("z", ns)); !errors.Is(err, ErrExhausted) {
 		t.Errorf("got %v, want ErrExhausted", err)
 	}
 }
@@ -196,7 +199,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 	testenv.NetNS(t)
 	ctx := context.Background()
 	n := open(t, "10.244.3.0/24")
-	if _, err := n.Setup(ctx, ref("a"), testenv.PodNetNS(t)); err != nil {
+	if _, err := n.Setup(ctx, onNetwork("a", testenv.PodNetNS(t))); err != nil {
 		t.Fatal(err)
 	}
 	if err := Cleanup(); err != nil {
@@ -220,7 +223,7 @@ func TestCleanupLeavesNothing(t *testing.T) {
 }
 
 func TestNotReadyBeforeConfigure(t *testing.T) {
-	if _, err := New(Config{}).Setup(context.Background(), ref("a"), "/nowhere"); !errors.Is(err, ErrNotReady) {
+	if _, err := New(Config{}).Setup(context.Background(), onNetwork("a", "/nowhere")); !errors.Is(err, ErrNotReady) {
 		t.Errorf("got %v, want ErrNotReady", err)
 	}
 }

@@ -9,8 +9,6 @@ import (
 	"github.com/google/nftables/binaryutil"
 	"github.com/google/nftables/expr"
 	"golang.org/x/sys/unix"
-
-	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
 // tableName is the agent's nftables table. The proxy has its own, so that each table has one writer.
@@ -36,7 +34,7 @@ type HostPort struct {
 	Address  netip.Addr
 	Protocol string // TCP, UDP or SCTP
 	Port     uint16 // on the node
-	Target   netip.AddrPort
+	PodPort  uint16 // where it leads to
 }
 
 var podTable = &nftables.Table{Name: tableName, Family: nftables.TableFamilyIPv4}
@@ -57,6 +55,12 @@ func addressPortSet() *nftables.Set {
 	}
 }
 
+// hairpinSet has the pods that may reach themselves by a port of the node, each as source and destination.
+func hairpinSet() *nftables.Set {
+	return &nftables.Set{Table: podTable, Name: "hairpin", Concatenation: true,
+		KeyType: nftables.MustConcatSetType(nftables.TypeIPAddr, nftables.TypeIPAddr)}
+}
+
 // applyRules writes the chains anew, in one transaction; the map of host ports keeps its elements.
 func applyRules(c ruleConfig) error {
 	conn, err := nftables.New()
@@ -64,8 +68,8 @@ func applyRules(c ruleConfig) error {
 		return err
 	}
 	conn.AddTable(podTable)
-	ports, addressPorts := hostPortSet(), addressPortSet()
-	for _, set := range []*nftables.Set{ports, addressPorts} {
+	ports, addressPorts, hairpin := hostPortSet(), addressPortSet(), hairpinSet()
+	for _, set := range []*nftables.Set{ports, addressPorts, hairpin} {
 		if err := conn.AddSet(set, nil); err != nil {
 			return err
 		}
@@ -83,6 +87,7 @@ func applyRules(c ruleConfig) error {
 	}
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masquerade(c)})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masqueradeLoopback()})
+	conn.AddRule(&nftables.Rule{Table: podTable, Chain: post, Exprs: masqueradeHairpin(hairpin)})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseSpoofed()})
 	conn.AddRule(&nftables.Rule{Table: podTable, Chain: raw, Exprs: refuseLoopback()})
 	if c.vxlan {
@@ -125,6 +130,16 @@ func masqueradeTunnel(c ruleConfig) []expr.Any {
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(vxlanLink)},
 		&expr.Masq{})
+}
+
+// masqueradeHairpin: ip saddr . ip daddr @hairpin masquerade; no kernel takes a packet from outside that has an address of its own.
+func masqueradeHairpin(set *nftables.Set) []expr.Any {
+	return []expr.Any{
+		&expr.Payload{DestRegister: 1, Base: expr.PayloadBaseNetworkHeader, Offset: 12, Len: 4},
+		&expr.Payload{DestRegister: secondWord, Base: expr.PayloadBaseNetworkHeader, Offset: 16, Len: 4},
+		&expr.Lookup{SourceRegister: 1, SetName: set.Name, SetID: set.ID},
+		&expr.Masq{},
+	}
 }
 
 func loopback() netip.Prefix { return netip.MustParsePrefix("127.0.0.0/8") }
@@ -196,18 +211,10 @@ func refuseLoopback() []expr.Any {
 	return append(exprs, &expr.Verdict{Kind: expr.VerdictDrop})
 }
 
-// SetHostPorts leads exactly these ports of the node to the pod.
-func (n *Network) SetHostPorts(pod runtime.PodRef, ports []HostPort) error {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if !n.cidr.IsValid() {
-		return ErrNotReady
-	}
-	if err := removeHostPorts(pod.UID, ports); err != nil {
+// setHostPorts leads exactly these ports of the node to the pod, and to no other.
+func setHostPorts(uid string, pod netip.Addr, ports []HostPort) error {
+	if err := removeHostPorts(uid, ports); err != nil || len(ports) == 0 {
 		return err
-	}
-	if len(ports) == 0 {
-		return nil
 	}
 	conn, err := nftables.New()
 	if err != nil {
@@ -215,14 +222,15 @@ func (n *Network) SetHostPorts(pod runtime.PodRef, ports []HostPort) error {
 	}
 	var everywhere, atOne []nftables.SetElement
 	for _, p := range ports {
-		e := nftables.SetElement{Key: p.key(), Val: target(p.Target), Comment: pod.UID}
+		e := nftables.SetElement{Key: p.key(), Val: target(netip.AddrPortFrom(pod, p.PodPort)), Comment: uid}
 		if p.Address.IsValid() {
 			atOne = append(atOne, e)
 		} else {
 			everywhere = append(everywhere, e)
 		}
 	}
-	if err := errors.Join(conn.SetAddElements(hostPortSet(), everywhere), conn.SetAddElements(addressPortSet(), atOne)); err != nil {
+	if err := errors.Join(conn.SetAddElements(hostPortSet(), everywhere), conn.SetAddElements(addressPortSet(), atOne),
+		conn.SetAddElements(hairpinSet(), []nftables.SetElement{{Key: pair(pod, pod), Comment: uid}})); err != nil {
 		return err
 	}
 	return conn.Flush()
@@ -234,7 +242,7 @@ func removeHostPorts(uid string, also []HostPort) error {
 	for _, p := range also {
 		taken[string(p.key())] = true
 	}
-	for _, set := range []*nftables.Set{hostPortSet(), addressPortSet()} {
+	for _, set := range []*nftables.Set{hostPortSet(), addressPortSet(), hairpinSet()} {
 		if err := removeElements(set, uid, taken); err != nil {
 			return err
 		}

@@ -106,7 +106,7 @@ func TestSpoofedPacketsAreDropped(t *testing.T) {
 	paths, addrs := map[string]string{}, map[string]netip.Addr{}
 	for _, name := range names {
 		paths[name] = testenv.PodNetNS(t)
-		got, err := n.Setup(context.Background(), ref(name), paths[name])
+		got, err := n.Setup(context.Background(), onNetwork(name, paths[name]))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func TestARPTakesNobodysAddress(t *testing.T) {
 	a, b := testenv.PodNetNS(t), testenv.PodNetNS(t)
 	addrs := map[string]netip.Addr{}
 	for name, path := range map[string]string{"a": a, "b": b} {
-		got, err := n.Setup(context.Background(), ref(name), path)
+		got, err := n.Setup(context.Background(), onNetwork(name, path))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -8,7 +8,9 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -78,38 +80,49 @@ func (n *Network) sync() error {
 	if !n.cidr.IsValid() || !n.peersKnown {
 		return nil
 	}
-	ways, refused := usable(n.cfg, n.cidr, n.peers)
 	if n.cfg.Overlay == None {
-		ways, refused = nil, nil
+		return errors.Join(deleteLink(vxlanLink), n.syncRoutes(nil))
 	}
-	var routes []netlink.Route
-	var err error
+	ways, troubles := usable(n.cfg, n.cidr, n.peers)
+	routes, indirect, err := n.routesTo(ways)
+	if err == nil {
+		err = n.syncRoutes(routes)
+	}
+	status := Status{Known: true, Troubles: append(troubles, indirect...)}
 	switch {
-	case n.cfg.Overlay == VXLAN && len(ways) > 0:
-		routes, err = n.syncVXLAN(ways)
-	case n.cfg.Overlay == Routes:
-		var indirect []string
-		routes, indirect = n.directRoutes(ways)
-		refused = append(refused, indirect...)
-		err = deleteLink(vxlanLink)
-	default:
-		err = deleteLink(vxlanLink)
+	case err != nil:
+		status.Unavailable = err.Error()
+	case len(ways) > 0 && len(routes) == 0:
+		status.Unavailable = strings.Join(indirect, "; ")
 	}
-	n.complain(refused)
-	if err != nil {
-		return err
-	}
-	return n.syncRoutes(routes)
+	n.setStatus(status)
+	return err
 }
 
-// complain logs what keeps ways from being made, once.
-func (n *Network) complain(refused []string) {
-	for _, r := range refused {
-		if !slices.Contains(n.refused, r) {
-			slog.Warn("no way to the pods of another node: "+r, "component", "network")
+// routesTo prepares the ways, and gives the routes that lead there, and why there are none to some.
+func (n *Network) routesTo(ways []Peer) (routes []netlink.Route, indirect []string, err error) {
+	if n.cfg.Overlay == VXLAN && len(ways) > 0 {
+		routes, err = n.syncVXLAN(ways)
+		return routes, nil, err
+	}
+	routes, indirect = n.directRoutes(ways)
+	return routes, indirect, deleteLink(vxlanLink)
+}
+
+// setStatus tells of a status that is another than before.
+func (n *Network) setStatus(status Status) {
+	for _, t := range status.Troubles {
+		if !slices.Contains(n.status.Troubles, t) {
+			slog.Warn("no way to the pods of another node: "+t, "component", "network")
 		}
 	}
-	n.refused = refused
+	if !reflect.DeepEqual(n.status, status) {
+		n.status = status
+		select {
+		case n.changes <- struct{}{}:
+		default:
+		}
+	}
 }
 
 // syncVXLAN keeps the tunnel's end and who is at its other ends; it gives the routes into it.

@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
 	"github.com/coracle-dev/coracle/internal/client"
@@ -51,6 +52,9 @@ func TestConditions(t *testing.T) {
 		"disk":   {func(in *Input) { in.Pressure = []v1.NodeConditionType{v1.NodeDiskPressure, v1.NodePIDPressure} }, v1.NodeDiskPressure, "True KubeletHasDiskPressure: kubelet has disk pressure"},
 		"calm":   {func(*Input) {}, v1.NodeDiskPressure, "False KubeletHasNoDiskPressure: kubelet has no disk pressure"},
 		"pids":   {func(in *Input) { in.Pressure = []v1.NodeConditionType{v1.NodePIDPressure} }, v1.NodePIDPressure, "True KubeletHasInsufficientPID: kubelet has insufficient PID available"},
+		"ways":   {func(in *Input) { in.Network = network.Status{Known: true} }, v1.NodeNetworkUnavailable, "False CoracleIsUp: the ways to the pods of other nodes are made"},
+		"no way": {func(in *Input) { in.Network = network.Status{Known: true, Unavailable: "why"} }, v1.NodeNetworkUnavailable, "True CoracleIsDown: why"},
+		"others": {func(*Input) {}, v1.NodeNetworkUnavailable, ""},
 		"down":   {func(in *Input) { in.NotReady = []string{"a", "b"} }, v1.NodeReady, "False KubeletNotReady: a, b"},
 	} {
 		in := healthy()
@@ -131,7 +135,7 @@ func TestReporter(t *testing.T) {
 	}
 	recorder := record.NewFakeRecorder(100)
 	var tired atomic.Bool
-	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, ControlPlane: true,
+	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, ControlPlane: true, Network: func() network.Status { return network.Status{} },
 		Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
 		Images: func(context.Context) ([]runtime.Image, error) { return nil, nil },
 		NotReady: func(context.Context) []string {
@@ -180,7 +184,7 @@ func TestReporter(t *testing.T) {
 func TestNewAgentDisturbsNoReadyNode(t *testing.T) {
 	written := false
 	ready := v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}
-	r := New(Config{Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
+	r := New(Config{Network: func() network.Status { return network.Status{} }, Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
 		NotReady: func(context.Context) []string { written = true; return []string{"container runtime is down"} },
 		Log:      slog.New(slog.DiscardHandler)})
 	r.started = time.Now()

@@ -19,6 +19,7 @@ import (
 	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/record"
 
+	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
@@ -57,6 +58,8 @@ type Config struct {
 	Handlers []string
 	// VolumesInUse lists the attachable volumes that are in place for pods: nobody detaches them.
 	VolumesInUse func() []v1.UniqueVolumeName
+	// Network tells of the ways to other nodes' pods.
+	Network func() network.Status
 	// NotReady says what keeps the node from being ready.
 	NotReady func(context.Context) []string
 	// LeaseDuration is how long the node's Lease is valid, in whole seconds; 40 s when zero.
@@ -230,6 +233,7 @@ func (r *Reporter) input(ctx context.Context) Input {
 	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Reserved: r.cfg.Reserved, Port: r.cfg.Port,
 		Handler: r.cfg.Handler, Handlers: r.cfg.Handlers, Now: time.Now()}
 	in.NotReady = r.cfg.NotReady(ctx)
+	in.Network = r.cfg.Network()
 	in.Pressure = r.cfg.Pressure()
 	in.VolumesInUse = r.cfg.VolumesInUse()
 	if len(in.NotReady) == 0 { // else the runtime may not answer

@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/api/equality"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
+	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
 )
 
@@ -35,6 +36,8 @@ type Input struct {
 	VolumesInUse []v1.UniqueVolumeName
 	// Pressure has the pressures that the node is under.
 	Pressure []v1.NodeConditionType
+	// Network tells of the ways to other nodes' pods.
+	Network network.Status
 	// NotReady says what keeps the node from being ready; none makes it ready.
 	NotReady []string
 	Now      time.Time
@@ -134,6 +137,9 @@ func conditions(in Input, old []v1.NodeCondition) []v1.NodeCondition {
 		ready.Status, ready.Reason, ready.Message = v1.ConditionFalse, "KubeletNotReady", strings.Join(in.NotReady, ", ")
 	}
 	own = append(own, ready)
+	if in.Network.Known {
+		own = append(own, networkUnavailable(in.Network))
+	}
 	now := metav1.NewTime(in.Now).Rfc3339Copy()
 	for i := range own {
 		c := &own[i]
@@ -148,6 +154,14 @@ func conditions(in Input, old []v1.NodeCondition) []v1.NodeCondition {
 		}
 	}
 	return own
+}
+
+// networkUnavailable is written by who makes the ways between nodes.
+func networkUnavailable(s network.Status) v1.NodeCondition {
+	if s.Unavailable != "" {
+		return v1.NodeCondition{Type: v1.NodeNetworkUnavailable, Status: v1.ConditionTrue, Reason: "CoracleIsDown", Message: s.Unavailable}
+	}
+	return v1.NodeCondition{Type: v1.NodeNetworkUnavailable, Status: v1.ConditionFalse, Reason: "CoracleIsUp", Message: "the ways to the pods of other nodes are made"}
 }
 
 // same compares statuses but for their heartbeats.
