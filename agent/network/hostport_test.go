@@ -166,3 +166,22 @@ func TestHostPortOfSCTP(t *testing.T) {
 		}
 	})
 }
+
+// TestServersOfTheNodeAnswerPods asks a server of the node that listens on all addresses: the answer comes from the one that was asked.
+func TestServersOfTheNodeAnswerPods(t *testing.T) {
+	m := machines(t, 1, 1500)
+	m[0].start(VXLAN)
+	m[0].n.SetPeers(nil)
+	path, addr := m[0].pod("client")
+	echoUDP(t, m[0].path, "0.0.0.0:7000", "node")
+	await(t, "UDP", func() (err error) {
+		inside(t, path, func() error { _, err = askUDP(m[0].addr.String() + ":7000"); return nil })
+		return err
+	})
+	reaches(t, m[0].path, addr.String()+":8080", "client "+m[0].addr.String())
+	// It survives that the node's address goes for a while.
+	shell(t, m[0].path, "ip address del 10.99.0.1/24 dev eth0")
+	reaches(t, m[0].path, addr.String()+":8080", "client 10.244.1.1")
+	shell(t, m[0].path, "ip address add 10.99.0.1/24 dev eth0")
+	reaches(t, m[0].path, addr.String()+":8080", "client "+m[0].addr.String())
+}

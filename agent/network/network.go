@@ -18,6 +18,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -402,12 +403,22 @@ func (n *Network) connect(pod Pod, addr netip.Addr) error {
 
 // route leads a pod's address to its link.
 func (n *Network) route(link netlink.Link, addr netip.Addr) error {
-	route := n.podRoute(link, addr)
+	route := podRoute(link, addr, n.source())
 	return netlink.RouteReplace(&route)
 }
 
-func (n *Network) podRoute(link netlink.Link, addr netip.Addr) netlink.Route {
-	return netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addr, 32), Src: gateway(n.cidr).AsSlice(), Protocol: routeProtocol}
+func podRoute(link netlink.Link, addr, source netip.Addr) netlink.Route {
+	return netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK, Dst: ipNet(addr, 32), Src: source.AsSlice(), Protocol: routeProtocol}
+}
+
+// source is by which address the machine speaks to the node's pods: the node's, so that they get answers from the one they asked, or the gateway's while
+// the machine does not have that.
+func (n *Network) source() netip.Addr {
+	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	if err == nil && slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return n.cfg.NodeIP.IsValid() && a.IP.Equal(n.cfg.NodeIP.AsSlice()) }) {
+		return n.cfg.NodeIP
+	}
+	return gateway(n.cidr)
 }
 
 // configureInside sets up the pod's own end: loopback, the address, and the way out.

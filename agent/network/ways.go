@@ -316,9 +316,10 @@ func (n *Network) ownRoutes() ([]netlink.Route, error) {
 	if err != nil {
 		return nil, err
 	}
+	source := n.source()
 	for _, link := range links {
 		if _, addr, ours := parseAlias(link.Attrs().Alias); ours && link.Attrs().Flags&net.FlagUp != 0 {
-			out = append(out, n.podRoute(link, addr))
+			out = append(out, podRoute(link, addr, source))
 		}
 	}
 	return out, nil
