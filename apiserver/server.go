@@ -100,6 +100,8 @@ type Config struct {
 	DNSIP net.IP
 	// Advertise is where nodes reach this server: the endpoint of that Service.
 	Advertise net.IP
+	// Several says that other servers may share the store: the endpoints of that Service are those of all that live.
+	Several bool
 	// AdvertisePort is its port; zero is the one served on.
 	AdvertisePort int
 
@@ -215,7 +217,7 @@ func (s *Server) Run(ctx context.Context) error {
 	cacheCtx, stopCache := context.WithCancel(context.WithoutCancel(ctx))
 	cacheDone := make(chan error, 1)
 	go func() { cacheDone <- s.cache.Run(cacheCtx) }()
-	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.flows.run, s.keep, s.usage.Run)
+	err := run.All(ctx, s.serve, s.definitions.Run, s.aggregate, s.access.run, s.flows.run, s.keep, s.keepServers, s.usage.Run)
 	s.rest.EndWatches()
 	stopCache()
 	return errors.Join(err, <-cacheDone)

@@ -127,10 +127,7 @@ func (s *Server) keepService(ctx context.Context, client kubernetes.Interface) e
 	if s.cfg.Advertise == nil {
 		return nil
 	}
-	if err := s.keepEndpoints(ctx, client); err != nil {
-		return err
-	}
-	return s.keepSlice(ctx, client)
+	return s.publishServers(ctx, client)
 }
 
 func (s *Server) keepServiceObject(ctx context.Context, client kubernetes.Interface) error {
@@ -158,13 +155,19 @@ func (s *Server) keepServiceObject(ctx context.Context, client kubernetes.Interf
 // skipMirror keeps the endpoint controllers' hands off: these objects are the server's.
 const skipMirror = discoveryv1.LabelSkipMirror
 
-func (s *Server) keepEndpoints(ctx context.Context, client kubernetes.Interface) error {
-	endpoints := client.CoreV1().Endpoints(metav1.NamespaceDefault)
+//lint:ignore SA1019 clients still read it
+func (s *Server) serverSubsets(addresses []string) []corev1.EndpointSubset {
+	var list []corev1.EndpointAddress
+	for _, address := range addresses {
+		list = append(list, corev1.EndpointAddress{IP: address})
+	}
 	//lint:ignore SA1019 clients still read it
-	want := []corev1.EndpointSubset{{
-		Addresses: []corev1.EndpointAddress{{IP: s.cfg.Advertise.String()}},
-		Ports:     []corev1.EndpointPort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: s.port()}},
-	}}
+	return []corev1.EndpointSubset{{Addresses: list, Ports: []corev1.EndpointPort{{Name: "https", Protocol: corev1.ProtocolTCP, Port: s.port()}}}}
+}
+
+func (s *Server) keepEndpoints(ctx context.Context, client kubernetes.Interface, addresses []string) error {
+	endpoints := client.CoreV1().Endpoints(metav1.NamespaceDefault)
+	want := s.serverSubsets(addresses)
 	have, err := endpoints.Get(ctx, serviceName, metav1.GetOptions{})
 	if apierrors.IsNotFound(err) {
 		//lint:ignore SA1019 clients still read it
@@ -182,13 +185,14 @@ func (s *Server) keepEndpoints(ctx context.Context, client kubernetes.Interface)
 	return err
 }
 
-func (s *Server) keepSlice(ctx context.Context, client kubernetes.Interface) error {
+func (s *Server) keepSlice(ctx context.Context, client kubernetes.Interface, addresses []string) error {
 	slices := client.DiscoveryV1().EndpointSlices(metav1.NamespaceDefault)
 	name, proto, port, ready := "https", corev1.ProtocolTCP, s.port(), true
 	wantPorts := []discoveryv1.EndpointPort{{Name: &name, Protocol: &proto, Port: &port}}
-	wantEndpoints := []discoveryv1.Endpoint{{
-		Addresses: []string{s.cfg.Advertise.String()}, Conditions: discoveryv1.EndpointConditions{Ready: &ready},
-	}}
+	var wantEndpoints []discoveryv1.Endpoint
+	for _, address := range addresses {
+		wantEndpoints = append(wantEndpoints, discoveryv1.Endpoint{Addresses: []string{address}, Conditions: discoveryv1.EndpointConditions{Ready: &ready}})
+	}
 	family := discoveryv1.AddressTypeIPv4
 	if s.cfg.Advertise.To4() == nil {
 		family = discoveryv1.AddressTypeIPv6

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/coracle-dev/coracle/apiserver"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+	"github.com/coracle-dev/coracle/apiserver/store"
 	"github.com/coracle-dev/coracle/apiserver/store/memory"
 )
 
@@ -181,4 +183,55 @@ func TestServersSideBySideAgree(t *testing.T) {
 			t.Fatal("an old version was taken", err)
 		}
 	}
+}
+
+// TestServersAreEndpoints: default/kubernetes leads to all servers that live; one that ends leaves at once, one that dies when its key expires.
+func TestServersAreEndpoints(t *testing.T) {
+	t.Parallel()
+	st := memory.New()
+	start := func(t *testing.T, last byte) kubernetes.Interface {
+		s := apiservertest.StartServer(t, apiserver.Config{Store: st, ServiceIP: []byte{10, 96, 0, 1}, Advertise: []byte{192, 0, 2, last}, Several: true})
+		return kubernetes.NewForConfigOrDie(s.LocalConfig(apiservertest.Admin))
+	}
+	one := start(t, 1)
+	servers := func(want ...string) {
+		t.Helper()
+		deadline := time.Now().Add(30 * time.Second)
+		for {
+			var inSlice, inEndpoints []string
+			slice, err := one.DiscoveryV1().EndpointSlices("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+			if err == nil {
+				for _, e := range slice.Endpoints {
+					inSlice = append(inSlice, e.Addresses...)
+				}
+			}
+			//lint:ignore SA1019 clients still read it
+			endpoints, err := one.CoreV1().Endpoints("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
+			if err == nil {
+				for _, a := range endpoints.Subsets[0].Addresses {
+					inEndpoints = append(inEndpoints, a.IP)
+				}
+			}
+			if slices.Equal(inSlice, want) && slices.Equal(inEndpoints, want) {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("slice %v, endpoints %v, want %v", inSlice, inEndpoints, want)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	servers("192.0.2.1")
+	t.Run("another", func(t *testing.T) {
+		start(t, 12)
+		start(t, 3)
+		servers("192.0.2.1", "192.0.2.12", "192.0.2.3")
+	})
+	servers("192.0.2.1")
+	const dies = "/registry/masterleases/192.0.2.9"
+	if _, err := st.Create(t.Context(), dies, []byte("x"), store.CreateOptions{TTL: time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	servers("192.0.2.1", "192.0.2.9")
+	servers("192.0.2.1")
 }

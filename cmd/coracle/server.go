@@ -236,7 +236,7 @@ func (s *server) compose(ctx context.Context, listener net.Listener, advertise n
 		Collectors:     []prometheus.Collector{s.work, s.decisions},
 		FrontProxyCert: s.pki.FrontProxyClient("front-proxy-client"),
 		Components:     []apiserver.Check{s.schedules.check("scheduler"), s.controls.check("controller-manager")},
-		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number,
+		ServiceCIDR:    s.cluster.services, ServiceIP: s.cluster.api.AsSlice(), DNSIP: s.cluster.dns.AsSlice(), Advertise: advertise.AsSlice(), AdvertisePort: number, Several: s.several(),
 	})
 	return err
 }
