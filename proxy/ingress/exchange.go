@@ -30,7 +30,7 @@ var errNoEndpoint = errors.New("no endpoint is ready")
 
 // exchange is one request and its answer. Its own parts are used again for later ones.
 type exchange struct {
-	proxy   httputil.ReverseProxy
+	proxy   httputil.ReverseProxy // for upgrades
 	server  *Server
 	route   *route
 	pool    *pool
@@ -47,7 +47,7 @@ type exchange struct {
 func newExchange(s *Server) *exchange {
 	x := &exchange{server: s}
 	x.proxy = httputil.ReverseProxy{
-		Rewrite: x.rewrite, Transport: x, ModifyResponse: x.answer, ErrorHandler: x.fail, BufferPool: &s.buffers,
+		Rewrite: x.rewrite, Transport: x, ModifyResponse: func(r *http.Response) error { x.answer(r); return nil }, ErrorHandler: x.fail, BufferPool: &s.buffers,
 		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 	return x
@@ -72,7 +72,11 @@ func (x *exchange) do(w http.ResponseWriter) {
 		x.plain(w, http.StatusPermanentRedirect)
 	default:
 		x.pool = x.route.upstream.pool.Load()
-		x.proxy.ServeHTTP(w, x.in)
+		if len(x.in.Header["Upgrade"]) > 0 && hasToken(x.in.Header["Connection"], "upgrade") {
+			x.proxy.ServeHTTP(w, x.in)
+			return
+		}
+		x.forward(w)
 	}
 }
 
@@ -121,9 +125,19 @@ func (x *exchange) log(took time.Duration) {
 		"status", x.status, "took", took, "endpoint", to, "agent", x.in.UserAgent())
 }
 
-// rewrite says where the request comes from. What the client says of that is dropped, unless it is a proxy that is trusted.
+// rewrite makes the request of an upgrade.
 func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	p.Out.URL.RawQuery = x.in.URL.RawQuery // as it came, whatever it is
+	for _, name := range []string{"X-Forwarded-For", "X-Forwarded-Proto", "X-Forwarded-Host", "X-Forwarded-Port"} {
+		if values := x.in.Header[name]; len(values) > 0 {
+			p.Out.Header[name] = values
+		}
+	}
+	x.identify(p.Out.Header)
+}
+
+// identify says in a header where the request comes from. What the client says of that is dropped, unless it is a proxy that is trusted.
+func (x *exchange) identify(h http.Header) {
 	client, _, err := net.SplitHostPort(x.in.RemoteAddr)
 	if err != nil {
 		client = x.in.RemoteAddr
@@ -132,16 +146,15 @@ func (x *exchange) rewrite(p *httputil.ProxyRequest) {
 	if x.secure {
 		proto, port = "https", x.server.cfg.HTTPSPort
 	}
-	h := p.Out.Header
 	forwarded, host, number := client, x.in.Host, strconv.Itoa(port)
 	if len(x.server.cfg.TrustedProxies) > 0 && x.server.trusts(client) {
-		in := x.in.Header
-		if before := in["X-Forwarded-For"]; len(before) > 0 {
+		if before := h["X-Forwarded-For"]; len(before) > 0 {
 			forwarded = strings.Join(before, ", ") + ", " + client
 			client = x.server.originOf(forwarded)
 		}
-		proto, host, number = first(in, "X-Forwarded-Proto", proto), first(in, "X-Forwarded-Host", host), first(in, "X-Forwarded-Port", number)
+		proto, host, number = first(h, "X-Forwarded-Proto", proto), first(h, "X-Forwarded-Host", host), first(h, "X-Forwarded-Port", number)
 	}
+	delete(h, "Forwarded")
 	values := [...]string{forwarded, proto, host, number, client} // one allocation for all
 	h["X-Forwarded-For"], h["X-Forwarded-Proto"], h["X-Forwarded-Host"] = values[0:1:1], values[1:2:2], values[2:3:3]
 	h["X-Forwarded-Port"], h["X-Real-Ip"] = values[3:4:4], values[4:5:5]
@@ -264,19 +277,18 @@ func isTimeout(err error) bool {
 }
 
 // answer looks at an answer before it is sent.
-func (x *exchange) answer(r *http.Response) error {
+func (x *exchange) answer(r *http.Response) {
 	x.status = r.StatusCode
 	if r.StatusCode == http.StatusSwitchingProtocols {
 		x.upgrade = time.Since(x.started)
 	}
 	name := x.route.rules.Cookie
 	if name == "" {
-		return nil
+		return
 	}
 	if c, err := x.in.Cookie(name); err != nil || c.Value != x.took.cookie {
 		r.Header.Add("Set-Cookie", (&http.Cookie{Name: name, Value: x.took.cookie, Path: "/", HttpOnly: true, Secure: x.secure, SameSite: http.SameSiteLaxMode}).String())
 	}
-	return nil
 }
 
 // fail answers a request that could not be sent on.

@@ -23,7 +23,7 @@ const (
 )
 
 // drainTime is how long requests get that are on their way when listening ends.
-const drainTime = 10 * time.Second
+const drainTime = 5 * time.Second
 
 // door is a port on the node's addresses, open or not.
 type door struct {
