@@ -1,8 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"log/slog"
 	"net/netip"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -11,45 +15,106 @@ import (
 	"github.com/coracle-dev/coracle/proxy/ruleset"
 )
 
-// forgetConnections removes the kernel's entries of UDP flows that lead to endpoints which are gone, or that passed
+// flows makes the kernel forget flows of UDP and SCTP that lead to endpoints which are gone, or that passed
 // untranslated before a service had endpoints. Without an end of their own, such flows would go on failing
 // for as long as the client sends.
-func forgetConnections(old, updated ruleset.Ruleset, log *slog.Logger) {
-	f := staleFlows{gone: map[flow]bool{}, fresh: map[ruleset.Key]bool{}}
-	for k, endpoints := range ruleset.Gone(old, updated) {
-		if k.Protocol == corev1.ProtocolUDP {
-			for _, e := range endpoints {
-				f.gone[flow{k, e}] = true
-			}
-		}
-	}
-	for k := range updated {
-		if _, had := old[k]; !had && k.Protocol == corev1.ProtocolUDP {
-			f.fresh[k] = true
-		}
-	}
-	if len(f.gone) == 0 && len(f.fresh) == 0 {
+type flows struct {
+	handle  *netlink.Handle
+	log     *slog.Logger
+	metrics *Metrics
+	wake    chan struct{}
+
+	mu sync.Mutex
+	// changed is where flows may lead now, of what changed since they were last looked at.
+	changed map[ruleset.Key]ruleset.Backend
+}
+
+func newFlows(log *slog.Logger, metrics *Metrics) (*flows, error) {
+	handle, err := netlink.NewHandle(unix.NETLINK_NETFILTER, unix.NETLINK_ROUTE)
+	return &flows{handle: handle, log: log, metrics: metrics, wake: make(chan struct{}, 1), changed: map[ruleset.Key]ruleset.Backend{}}, err
+}
+
+// endless tells whether a protocol's flows are not seen to end.
+func endless(p corev1.Protocol) bool { return p == corev1.ProtocolUDP || p == corev1.ProtocolSCTP }
+
+// note takes where a key leads from now on.
+func (f *flows) note(k ruleset.Key, b *ruleset.Backend) {
+	if !endless(k.Protocol) {
 		return
 	}
-	if _, err := netlink.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(unix.AF_INET), f); err != nil {
-		log.Warn("cannot remove stale UDP connections", "error", err)
+	f.mu.Lock()
+	f.changed[k] = *b
+	f.mu.Unlock()
+	select {
+	case f.wake <- struct{}{}:
+	default:
 	}
 }
 
-type flow struct {
-	key    ruleset.Key
-	target netip.AddrPort
+// run forgets flows as changes are noted, until ctx ends; what waits then is done first.
+func (f *flows) run(ctx context.Context) error {
+	defer f.handle.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			f.forget()
+			return nil
+		case <-f.wake:
+			f.forget()
+		}
+	}
+}
+
+func (f *flows) forget() {
+	f.mu.Lock()
+	stale := staleFlows{now: f.changed}
+	f.changed = map[ruleset.Key]ruleset.Backend{}
+	f.mu.Unlock()
+	if len(stale.now) == 0 {
+		return
+	}
+	started := time.Now()
+	for k := range stale.now {
+		if k.NodePort() && stale.local == nil {
+			stale.local = f.localAddresses()
+		}
+	}
+	n, err := f.handle.ConntrackDeleteFilters(netlink.ConntrackTable, netlink.InetFamily(unix.AF_INET), stale)
+	if err != nil {
+		f.log.Warn("cannot remove stale connections", "error", err)
+	}
+	f.metrics.conntrack.Observe(time.Since(started).Seconds())
+	f.metrics.forgotten.Add(float64(n))
+}
+
+func (f *flows) localAddresses() map[netip.Addr]bool {
+	local := map[netip.Addr]bool{}
+	addrs, err := f.handle.AddrList(nil, netlink.FAMILY_V4)
+	if err != nil {
+		f.log.Warn("cannot list the node's addresses", "error", err)
+	}
+	for _, a := range addrs {
+		if ip, ok := netip.AddrFromSlice(a.IP.To4()); ok {
+			local[ip] = true
+		}
+	}
+	return local
 }
 
 // staleFlows matches the flows to be forgotten.
 type staleFlows struct {
-	gone  map[flow]bool
-	fresh map[ruleset.Key]bool
+	now   map[ruleset.Key]ruleset.Backend
+	local map[netip.Addr]bool // the node's own, where a node port changed
 }
 
 // MatchConntrackFlow tells whether the flow is to be deleted.
 func (s staleFlows) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
-	if c.Forward.Protocol != unix.IPPROTO_UDP {
+	protocol := corev1.ProtocolUDP
+	switch c.Forward.Protocol {
+	case unix.IPPROTO_UDP:
+	case unix.IPPROTO_SCTP:
+		protocol = corev1.ProtocolSCTP
+	default:
 		return false
 	}
 	to, ok := netip.AddrFromSlice(c.Forward.DstIP.To4())
@@ -57,15 +122,19 @@ func (s staleFlows) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
 	if !ok || !ok2 {
 		return false
 	}
-	// A flow to a node port is known by its port alone: the address is any of the node's.
-	for _, addr := range []netip.Addr{to, netip.AddrFrom4([4]byte{})} {
-		key := ruleset.Key{Addr: addr, Protocol: corev1.ProtocolUDP, Port: c.Forward.DstPort}
-		if s.gone[flow{key, netip.AddrPortFrom(from, c.Reverse.SrcPort)}] {
-			return true
-		}
-		if s.fresh[key] && from == to {
-			return true
-		}
+	key := ruleset.Key{Addr: to, Protocol: protocol, Port: c.Forward.DstPort}
+	b, changed := s.now[key]
+	if !changed && s.local[to] {
+		// A flow to a node port is known by its port: the address is any of the node's.
+		key.Addr = netip.IPv4Unspecified()
+		b, changed = s.now[key]
 	}
-	return false
+	if !changed {
+		return false
+	}
+	target := netip.AddrPortFrom(from, c.Reverse.SrcPort)
+	if translated := target != netip.AddrPortFrom(to, c.Forward.DstPort); !translated {
+		return b.Found()
+	}
+	return !slices.Contains(b.Endpoints, target) && !slices.Contains(b.Inside, target) && !slices.Contains(b.Serving, target)
 }

@@ -1,10 +1,12 @@
 package proxy
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -38,6 +40,9 @@ func ensureLink(cfg Config) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
+	if !cfg.ServiceCIDR.IsValid() {
+		return nil
+	}
 	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(cfg.ServiceCIDR), Scope: netlink.SCOPE_LINK}
 	if cfg.NodeIP.IsValid() {
 		route.Src = cfg.NodeIP.AsSlice()
@@ -46,6 +51,73 @@ func ensureLink(cfg Config) error {
 		return fmt.Errorf("route to %s: %w", cfg.ServiceCIDR, err)
 	}
 	return nil
+}
+
+// linkWatch hears when the link, an address of it or its route is removed or taken down.
+type linkWatch struct {
+	cfg     Config
+	touched func()
+	stop    chan struct{}
+	links   chan netlink.LinkUpdate
+	routes  chan netlink.RouteUpdate
+	addrs   chan netlink.AddrUpdate
+}
+
+// newLinkWatch listens at once.
+func newLinkWatch(cfg Config, touched func()) (*linkWatch, error) {
+	w := &linkWatch{cfg: cfg, touched: touched}
+	return w, w.listen()
+}
+
+func (w *linkWatch) listen() error {
+	w.stop = make(chan struct{})
+	w.links, w.routes, w.addrs = make(chan netlink.LinkUpdate, 16), make(chan netlink.RouteUpdate, 16), make(chan netlink.AddrUpdate, 16)
+	err := errors.Join(netlink.LinkSubscribe(w.links, w.stop), netlink.RouteSubscribe(w.routes, w.stop), netlink.AddrSubscribe(w.addrs, w.stop))
+	if err != nil {
+		close(w.stop)
+		return fmt.Errorf("proxy: watch links: %w", err)
+	}
+	return nil
+}
+
+// run calls touched until ctx ends. When the kernel had more to tell than there was room for, it listens anew.
+func (w *linkWatch) run(ctx context.Context) error {
+	for {
+		w.hear(ctx)
+		close(w.stop)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(again):
+		}
+		if err := w.listen(); err != nil {
+			return err
+		}
+		w.touched()
+	}
+}
+
+// hear returns once the kernel tells no more.
+func (w *linkWatch) hear(ctx context.Context) {
+	for {
+		ours, told := false, true
+		select {
+		case <-ctx.Done():
+			return
+		case u, ok := <-w.links:
+			ours, told = ok && u.Attrs().Name == ServiceLink && (u.Header.Type == unix.RTM_DELLINK || u.Attrs().Flags&net.FlagUp == 0), ok
+		case u, ok := <-w.routes:
+			ours, told = ok && u.Type == unix.RTM_DELROUTE && u.Dst != nil && u.Dst.String() == w.cfg.ServiceCIDR.String(), ok
+		case u, ok := <-w.addrs:
+			ours, told = ok && !u.NewAddr && w.cfg.DNS.IsValid() && u.LinkAddress.IP.Equal(w.cfg.DNS.AsSlice()), ok
+		}
+		if ours {
+			w.touched()
+		}
+		if !told {
+			return
+		}
+	}
 }
 
 func deleteLink() error {

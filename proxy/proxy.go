@@ -5,25 +5,23 @@ package proxy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/netip"
 	"time"
 
-	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
-	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
 	"k8s.io/client-go/kubernetes"
-	corelisters "k8s.io/client-go/listers/core/v1"
-	discoverylisters "k8s.io/client-go/listers/discovery/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/handover"
 	"github.com/coracle-dev/coracle/internal/run"
+	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy/announce"
 	"github.com/coracle-dev/coracle/proxy/dns"
+	"github.com/coracle-dev/coracle/proxy/health"
 	"github.com/coracle-dev/coracle/proxy/ingress"
 	"github.com/coracle-dev/coracle/proxy/nft"
 	"github.com/coracle-dev/coracle/proxy/ruleset"
@@ -35,11 +33,23 @@ type Config struct {
 	NodeName string
 	// NodeIP is the source address of this machine's own connections to services.
 	NodeIP netip.Addr
-	// ServiceCIDR holds the cluster IPs.
+	// ServiceCIDR holds the cluster IPs. Invalid: not known, then there is no route to them but the machine's own.
 	ServiceCIDR netip.Prefix
+	// PodCIDR holds the pods' addresses: other clients of a cluster IP are masqueraded. Invalid: those that the Node says this node's pods have.
+	PodCIDR netip.Prefix
+	// NodePorts are the addresses of this node at which node ports answer; nil: all, 127.0.0.1 too.
+	NodePorts []netip.Prefix
+	// Sysctls sets kernel parameters.
+	Sysctls *sysctl.Keeper
+	// HealthAddress is where to serve kube-proxy's /healthz and /livez; empty: nowhere.
+	HealthAddress string
+	// Metrics counts what is done; nil counts for nobody to see.
+	Metrics *Metrics
 	// DNS is the address names are served on; invalid: no DNS.
 	DNS           netip.Addr
 	ClusterDomain string
+	// Announce answers on the node's link for addresses of load balancers.
+	Announce bool
 	// Ingress serves Ingresses; nil serves none. Its Client, Factory and NodeName are set here.
 	Ingress *ingress.Config
 	// ResolvConf names the servers that other names are asked of; empty: /etc/resolv.conf.
@@ -52,248 +62,116 @@ type Config struct {
 	DNSSockets *handover.Queue
 }
 
-// settle is how long changes are collected before they are applied together.
-const settle = 5 * time.Millisecond
-
-// checkEvery is how often the table is looked for, in case someone flushed it.
-const checkEvery = 30 * time.Second
-
-type proxy struct {
-	cfg      Config
-	log      *slog.Logger
-	services corelisters.ServiceLister
-	slices   discoverylisters.EndpointSliceLister
-	byName   cache.Indexer
-	dirty    chan string
-	// applied is closed once the table is what it should be for the first time.
-	applied chan struct{}
-
-	table    *nft.Table
-	compiled map[string]ruleset.Ruleset // by service namespace/name
-	current  ruleset.Ruleset
-}
-
-// serviceIndex finds EndpointSlices by the namespace/name of their service.
-const serviceIndex = "service"
-
 // Run keeps the node's services and names until ctx ends. The rules stay behind, so that services go on working
-// while the proxy restarts.
+// while the proxy restarts. To be called in the node's network namespace.
 func Run(ctx context.Context, cfg Config) error {
-	factory := client.Informers(cfg.Client)
-	p := &proxy{
-		cfg:      cfg,
-		log:      slog.With("component", "proxy"),
-		services: factory.Core().V1().Services().Lister(),
-		slices:   factory.Discovery().V1().EndpointSlices().Lister(),
-		dirty:    make(chan string, 1024),
-		applied:  make(chan struct{}),
-		table:    nft.New(nft.Config{Link: ServiceLink, Services: cfg.ServiceCIDR}),
-		compiled: map[string]ruleset.Ruleset{},
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics()
 	}
-	if err := ensureLink(cfg); err != nil {
-		return fmt.Errorf("proxy: link %s: %w", ServiceLink, err)
-	}
-	synced, err := p.watch(ctx, factory)
+	trimmer := &trimmer{}
+	factory := client.Informers(cfg.Client, informers.WithTransform(trimmer.trim))
+	p, err := newProxy(ctx, cfg)
 	if err != nil {
 		return err
 	}
-	runs := []func(context.Context) error{func(ctx context.Context) error {
+	defer func() { _ = p.table.Close() }()
+	events, err := p.watch(factory)
+	if err != nil {
+		return err
+	}
+	node := p.watchNode(trimmer.trim)
+	if p.links, err = newLinkWatch(cfg, p.touch); err != nil {
+		return err
+	}
+	listens, err := p.table.Watch(ctx, p.touch)
+	if err != nil {
+		return err
+	}
+	runs := []func(context.Context) error{p.flows.run, p.links.run, func(context.Context) error { return listens() }, func(ctx context.Context) error {
 		factory.Start(ctx.Done())
-		if !cache.WaitForCacheSync(ctx.Done(), synced...) {
+		node.Start(ctx.Done())
+		if !cache.WaitForCacheSync(ctx.Done(), append(events, p.nodeSynced())...) {
 			return nil
 		}
 		return p.loop(ctx)
 	}}
+	if cfg.HealthAddress != "" {
+		runs = append(runs, func(ctx context.Context) error { return p.health.Serve(ctx, cfg.HealthAddress) })
+	}
+	others, err := p.others(factory)
+	if err != nil {
+		return err
+	}
+	return run.All(ctx, append(runs, others...)...)
+}
+
+// others makes what else follows the same objects; the factory is not started yet.
+func (p *proxy) others(factory informers.SharedInformerFactory) (runs []func(context.Context) error, err error) {
+	cfg := p.cfg
 	if cfg.DNS.IsValid() {
 		server, err := dns.New(dns.Config{Factory: factory, Slices: p.slicesOf, Client: cfg.Client, Addr: cfg.DNS, Domain: cfg.ClusterDomain,
 			ResolvConf: cfg.ResolvConf, Clients: cfg.DNSClients, Metrics: cfg.DNSMetrics, Sockets: cfg.DNSSockets})
 		if err != nil {
-			return err
+			return nil, err
 		}
 		runs = append(runs, server.Run)
 	}
-	announcer, err := announce.New(announce.Config{Client: cfg.Client, Factory: factory, Slices: p.slicesOf, NodeName: cfg.NodeName, NodeIP: cfg.NodeIP, Ready: p.applied})
-	if err != nil {
-		return err
+	if cfg.Announce {
+		announcer, err := announce.New(announce.Config{Client: cfg.Client, Factory: factory, Slices: p.slicesOf, NodeName: cfg.NodeName, NodeIP: cfg.NodeIP, Ready: p.applied})
+		if err != nil {
+			return nil, err
+		}
+		runs = append(runs, announcer.Run)
 	}
-	runs = append(runs, announcer.Run)
 	if cfg.Ingress != nil {
 		own := *cfg.Ingress
 		own.Client, own.Factory, own.NodeName = cfg.Client, factory, cfg.NodeName
 		server, err := ingress.New(own)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		runs = append(runs, server.Run)
 	}
-	return run.All(ctx, runs...)
+	return runs, nil
 }
 
-func (p *proxy) watch(ctx context.Context, factory informers.SharedInformerFactory) ([]cache.InformerSynced, error) {
-	changed := func(key string) {
-		select {
-		case p.dirty <- key:
-		case <-ctx.Done():
-		}
+// newProxy makes what Run runs, and the service link.
+func newProxy(ctx context.Context, cfg Config) (*proxy, error) {
+	p := &proxy{cfg: cfg, log: slog.With("component", "proxy"), started: time.Now(), wake: make(chan struct{}, 1), touched: make(chan struct{}, 1), applied: make(chan struct{}), pending: newPending()}
+	p.health = health.NewProxy(cfg.Metrics.asked)
+	p.checks = health.NewServices(ctx, health.Everywhere, p.health.Healthy)
+	p.state, p.table = ruleset.NewState(), nft.New(p.rules())
+	var err error
+	if p.flows, err = newFlows(p.log, cfg.Metrics); err != nil {
+		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	services := factory.Core().V1().Services().Informer()
-	slices := factory.Discovery().V1().EndpointSlices().Informer()
-	err := slices.AddIndexers(cache.Indexers{serviceIndex: func(obj any) ([]string, error) {
-		slice, ok := obj.(*discoveryv1.EndpointSlice)
-		if !ok || slice.Labels[discoveryv1.LabelServiceName] == "" {
-			return nil, nil
-		}
-		return []string{slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName]}, nil
-	}})
-	if err != nil {
-		return nil, err
+	if err := ensureLink(cfg); err != nil {
+		return nil, fmt.Errorf("proxy: link %s: %w", ServiceLink, err)
 	}
-	p.byName = slices.GetIndexer()
-	_, err = services.AddEventHandler(handler(func(obj any) {
-		if service, ok := obj.(*corev1.Service); ok {
-			changed(service.Namespace + "/" + service.Name)
-		}
-	}))
-	if err != nil {
-		return nil, err
-	}
-	_, err = slices.AddEventHandler(handler(func(obj any) {
-		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
-			changed(slice.Namespace + "/" + slice.Labels[discoveryv1.LabelServiceName])
-		}
-	}))
-	// The informers' own HasSynced, not the handlers': those block on the channel until the loop runs.
-	return []cache.InformerSynced{services.HasSynced, slices.HasSynced}, err
+	return p, p.allowLoopback()
 }
 
-// handler calls fn with the object of any event, and with both where one replaces the other.
-func handler(fn func(any)) cache.ResourceEventHandler {
-	return cache.ResourceEventHandlerFuncs{
-		AddFunc:    fn,
-		UpdateFunc: func(old, obj any) { fn(old); fn(obj) },
-		DeleteFunc: func(obj any) {
-			if tombstone, ok := obj.(cache.DeletedFinalStateUnknown); ok {
-				obj = tombstone.Obj
-			}
-			fn(obj)
-		},
-	}
-}
-
-// loop applies the whole state, then what changes.
-func (p *proxy) loop(ctx context.Context) error {
-	if err := p.replaceAll(); err != nil {
-		return err
-	}
-	close(p.applied)
-	check := time.NewTicker(checkEvery)
-	defer check.Stop()
-	pending := map[string]bool{}
-	var due <-chan time.Time
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case key := <-p.dirty:
-			pending[key] = true
-			if due == nil {
-				due = time.After(settle)
-			}
-		case <-due:
-			due = nil
-			if err := p.update(pending); err != nil {
-				p.log.Error("cannot apply services; trying again", "error", err)
-				due = time.After(time.Second)
-				continue
-			}
-			clear(pending)
-		case <-check.C:
-			if present, err := p.table.Present(); err == nil && !present {
-				p.log.Warn("the table of services was removed by someone else; making it anew")
-				if err := p.table.Replace(p.current); err != nil {
-					p.log.Error("cannot make the table of services", "error", err)
-				}
-			}
-			if err := ensureLink(p.cfg); err != nil {
-				p.log.Error("cannot repair the services' link", "error", err)
-			}
-		}
-	}
-}
-
-func (p *proxy) replaceAll() error {
-	services, err := p.services.List(labels.Everything())
-	if err != nil {
-		return err
-	}
-	p.current = ruleset.Ruleset{}
-	for _, service := range services {
-		key := service.Namespace + "/" + service.Name
-		rules := p.compile(key)
-		p.compiled[key] = rules
-		p.current.Apply(nil, rules)
-	}
-	return p.table.Replace(p.current)
-}
-
-func (p *proxy) compile(key string) ruleset.Ruleset {
-	namespace, name, err := cache.SplitMetaNamespaceKey(key)
-	if err != nil {
+// allowLoopback lets the kernel route connections to node ports that begin on the loopback.
+func (p *proxy) allowLoopback() error {
+	if p.cfg.NodePorts != nil || p.cfg.Sysctls == nil {
 		return nil
 	}
-	service, err := p.services.Services(namespace).Get(name)
-	if err != nil {
-		return nil // deleted
-	}
-	return ruleset.Compile(service, p.slicesOf(key), p.cfg.NodeName)
+	return p.cfg.Sysctls.Set("net.ipv4.conf.all.route_localnet", "1")
 }
 
-// slicesOf lists a service's EndpointSlices.
-func (p *proxy) slicesOf(key string) []*discoveryv1.EndpointSlice {
-	found, err := p.byName.ByIndex(serviceIndex, key)
-	if err != nil {
-		return nil
+// rules is what the rules that every packet passes are made of.
+func (p *proxy) rules() nft.Config {
+	cfg := nft.Config{NodePorts: p.cfg.NodePorts, Pods: p.cfg.PodCIDR}
+	if p.cfg.ServiceCIDR.IsValid() {
+		cfg.Services = []netip.Prefix{p.cfg.ServiceCIDR}
 	}
-	endpointSlices := make([]*discoveryv1.EndpointSlice, 0, len(found))
-	for _, obj := range found {
-		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok {
-			endpointSlices = append(endpointSlices, slice)
-		}
+	if !cfg.Pods.IsValid() {
+		cfg.Pods = p.podCIDR
 	}
-	return endpointSlices
-}
-
-// update compiles the services that changed and applies the difference.
-func (p *proxy) update(changed map[string]bool) error {
-	next := make(ruleset.Ruleset, len(p.current))
-	next.Apply(nil, p.current)
-	compiled := make(map[string]ruleset.Ruleset, len(changed))
-	for key := range changed {
-		next.Apply(p.compiled[key], nil)
-	}
-	for key := range changed {
-		compiled[key] = p.compile(key)
-		next.Apply(nil, compiled[key])
-	}
-	if err := p.table.Update(next); err != nil {
-		return err
-	}
-	forgetConnections(p.current, next, p.log)
-	p.current = next
-	for key, rules := range compiled {
-		if len(rules) == 0 {
-			delete(p.compiled, key)
-		} else {
-			p.compiled[key] = rules
-		}
-	}
-	return nil
+	return cfg
 }
 
 // Cleanup removes the rules and the link from this network namespace.
 func Cleanup() error {
-	if err := nft.Delete(); err != nil {
-		return err
-	}
-	return deleteLink()
+	return errors.Join(nft.Delete(), deleteLink())
 }

@@ -65,7 +65,7 @@ func newAgent() *cobra.Command {
 		}
 		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag, ingressNodeFlags)
+	}, commonFlags, clusterFlags, agentFlags, networkFlags, proxyFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag, ingressNodeFlags)
 }
 
 func newContainerd() *cobra.Command {
@@ -96,6 +96,8 @@ type node struct {
 	ingress *ingress.Metrics
 	// names counts what is asked of the node's DNS.
 	names *dns.Metrics
+	// sysctls is the one that all of them set kernel parameters by.
+	sysctls *sysctl.Keeper
 }
 
 // run keeps containerd, the agent and the proxy until ctx ends. Containers and containerd outlive it.
@@ -120,6 +122,7 @@ func (n *node) run(ctx context.Context) error {
 	}
 	n.names = dns.NewMetrics()
 	proxyConfig.DNSMetrics, proxyConfig.DNSClients, proxyConfig.DNSSockets = n.names, []netip.Prefix{c.pods}, handover.FromEnvironment()
+	n.sysctls = proxyConfig.Sysctls
 	runs := []func(context.Context) error{
 		n.identity.Run,
 		n.runAgent,
@@ -197,7 +200,7 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: sysctl.NewKeeper(n.o.layout.Sysctls()), NetNS: containers.NetNS, NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
+	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: n.sysctls, NetNS: containers.NetNS, NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
 	follow := func(ctx context.Context) error { return network.FollowNodes(ctx, kube, name, pods.SetPeers) }
 	policies := networkPolicies(kube, name, pods)
 	bundles := images.Bundles{Dir: cmp.Or(n.o.images.bundles, n.o.layout.Images()), Store: store}

@@ -68,6 +68,7 @@ type options struct {
 	eviction                   eviction.Flags
 	images                     imageSettings
 	security                   podSecurity
+	proxy                      proxyOptions
 
 	ingress ingressOptions
 
@@ -288,7 +289,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags, ingressNodeFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, proxyFlags, proxyHealthFlag, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags, ingressNodeFlags} {
 		add(&options{}, f)
 	}
 	var names []string

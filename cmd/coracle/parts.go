@@ -16,7 +16,6 @@ import (
 	"github.com/coracle-dev/coracle/internal/metrics"
 	"github.com/coracle-dev/coracle/internal/pki"
 	"github.com/coracle-dev/coracle/internal/run"
-	"github.com/coracle-dev/coracle/proxy"
 	"github.com/coracle-dev/coracle/scheduler"
 	"github.com/coracle-dev/coracle/scheduler/profile"
 )
@@ -118,44 +117,3 @@ func newControllers() *cobra.Command {
 		})
 	}, commonFlags, clusterFlags, kubeconfigFlag, metricsFlag, autoscalingFlags, signingFlags, controllersFlags, ingressFlag)
 }
-
-func newProxy() *cobra.Command {
-	return command(&cobra.Command{
-		Use:   "proxy",
-		Short: "Run the service proxy and DNS alone, on any Kubernetes cluster's node",
-	}, func(cmd *cobra.Command, o *options) error {
-		if err := needRoot("coracle proxy"); err != nil {
-			return err
-		}
-		if err := checkNftables(); err != nil {
-			return neverAgain("this kernel has no nftables (%v): load or build the nf_tables module", err)
-		}
-		kube, err := o.clientset("proxy")
-		if err != nil {
-			return err
-		}
-		config, err := o.proxyConfig(kube)
-		if err != nil {
-			return err
-		}
-		return proxy.Run(cmd.Context(), config)
-	}, commonFlags, clusterFlags, agentFlags, kubeconfigFlag)
-}
-
-func (o *options) proxyConfig(kube kubernetes.Interface) (proxy.Config, error) {
-	c, err := o.cluster()
-	if err != nil {
-		return proxy.Config{}, err
-	}
-	name, err := o.resolveNodeName()
-	if err != nil {
-		return proxy.Config{}, err
-	}
-	addrs, err := o.nodeAddresses()
-	if err != nil {
-		return proxy.Config{}, err
-	}
-	return proxy.Config{Client: kube, NodeName: name, NodeIP: addrs[0], ServiceCIDR: c.services, DNS: c.dns, ClusterDomain: c.domain, ResolvConf: o.resolverFile()}, nil
-}
-
-func cleanupProxy() error { return proxy.Cleanup() }

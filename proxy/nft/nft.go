@@ -1,91 +1,126 @@
 package nft
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
+	"iter"
 	"net/netip"
-	"os"
 	"slices"
 
-	"github.com/google/nftables"
-	"github.com/google/nftables/expr"
-
 	"github.com/coracle-dev/coracle/proxy/ruleset"
+	"github.com/google/nftables"
 )
 
 // maxElements of one message: a netlink attribute holds 64 KiB, an element with its key and data about 100 bytes.
 const maxElements = 400
 
-// sendBuffer must hold one transaction; the default would end at some thousand elements.
-const sendBuffer = 64 << 20
-
-// Config says where packets for service addresses without endpoints end up, to be refused at once.
+// Config is what the rules that every packet passes depend on.
 type Config struct {
-	// Link is what Services, the range of service addresses, is routed to.
-	Link     string
-	Services netip.Prefix
+	// Services are the ranges of service addresses: what comes to an address of them that is of no service is refused at once.
+	Services []netip.Prefix
+	// Pods are the addresses of pods, of this node at least. Invalid: not known, then no cluster IP's client is masqueraded.
+	Pods netip.Prefix
+	// NodePorts are the addresses of this node at which node ports answer; nil: all.
+	NodePorts []netip.Prefix
 }
+
+// Backends gives every key there is and where it leads.
+type Backends = iter.Seq2[ruleset.Key, *ruleset.Backend]
+
+// Outcome says what Sync found.
+type Outcome uint8
+
+const (
+	// Equal: the kernel's table was as it should be.
+	Equal Outcome = iota
+	// Repaired: some of its elements or chains were changed.
+	Repaired
+	// Made: it was made, or made anew, as a whole.
+	Made
+)
 
 // Table is the kernel's copy. It is not safe for concurrent use.
 type Table struct {
-	cfg      Config
-	applied  ruleset.Ruleset
-	chains   map[string]bool
-	hairpins map[netip.Addr]int // endpoints by how many rules lead to each
+	cfg  Config
+	conn *connection
+	// uses counts how many keys lead to a chain, hairpins how many have an endpoint as their own.
+	uses     map[shape]int
+	hairpins map[netip.Addr]int
+	watcher  *watcher
 }
 
-// New makes a Table; nothing is in the kernel before Replace.
-func New(cfg Config) *Table { return &Table{cfg: cfg} }
-
-// Replace puts the whole ruleset in place of whatever the table held, in one transaction.
-func (t *Table) Replace(rules ruleset.Ruleset) error {
-	tx, err := t.begin()
-	if err != nil {
-		return err
-	}
-	tx.conn.AddTable(table) // so that the deletion that follows finds it
-	tx.conn.DelTable(table)
-	tx.conn.AddTable(table)
-	for _, set := range tx.sets.all() {
-		if err := tx.conn.AddSet(set, nil); err != nil {
-			return fmt.Errorf("nft: set %s: %w", set.Name, err)
-		}
-	}
-	addBase(tx.conn, tx.sets, t.cfg)
-	tx.old, tx.chains, tx.hairpins = ruleset.Ruleset{}, map[string]bool{}, map[netip.Addr]int{}
-	tx.change(rules, ruleset.Diff(tx.old, rules))
-	return tx.commit(t, rules)
+// New makes a Table of this network namespace; nothing is in the kernel before Sync.
+func New(cfg Config) *Table {
+	return &Table{cfg: cfg, uses: map[shape]int{}, hairpins: map[netip.Addr]int{}}
 }
 
-// Update changes the table from what was applied last to rules. The table keeps rules; it must not change.
-func (t *Table) Update(rules ruleset.Ruleset) error {
-	if t.applied == nil {
-		return t.Replace(rules)
-	}
-	change := ruleset.Diff(t.applied, rules)
-	if change.Empty() {
+// Configure changes what the rules that every packet passes depend on; the next Sync puts it into force.
+func (t *Table) Configure(cfg Config) { t.cfg = cfg }
+
+// Close lets go of the connection to the kernel; the table stays.
+func (t *Table) Close() error {
+	if t.conn == nil {
 		return nil
 	}
-	tx, err := t.begin()
-	if err != nil {
-		return err
-	}
-	if err := tx.forgetClients(ruleset.Gone(t.applied, rules)); err != nil {
-		return err
-	}
-	tx.change(rules, change)
-	return tx.commit(t, rules)
+	err := t.conn.CloseLasting()
+	t.conn = nil
+	return err
 }
 
-// Present tells whether the table is in the kernel: someone else may have flushed it.
-func (t *Table) Present() (bool, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return false, err
+// Sync makes the kernel's table equal to all, by as little as possible: what is there and right stays, be it from a process before this one.
+// In any case that is one transaction, and clients keep their endpoints.
+func (t *Table) Sync(all Backends) (Outcome, error) {
+	if err := t.open(); err != nil {
+		return Equal, err
 	}
-	tables, err := conn.ListTablesOfFamily(table.Family)
-	return slices.ContainsFunc(tables, func(k *nftables.Table) bool { return k.Name == TableName }), err
+	tx, found, err := t.compare(all)
+	if err != nil {
+		return Equal, t.failed(err)
+	}
+	if found.usable {
+		outcome, err := tx.adopt(found, all)
+		if err == nil && outcome == Repaired {
+			err = tx.commit(t)
+		}
+		if err == nil {
+			t.uses, t.hairpins = tx.uses, tx.hairpins
+			return outcome, nil
+		}
+		// Someone may change it at the same moment, or have tied it together in a way of his own.
+		_ = t.Close()
+		if err := t.open(); err != nil {
+			return Equal, err
+		}
+		if tx, found, err = t.compare(all); err != nil {
+			return Equal, t.failed(err)
+		}
+	}
+	if err := tx.rebuild(found, all); err != nil {
+		return Equal, t.failed(err)
+	}
+	return Made, tx.commit(t)
+}
+
+// Update changes the table, which Sync made. After an error, it is to be synced.
+func (t *Table) Update(changes []ruleset.Change) error {
+	if len(changes) == 0 {
+		return nil
+	}
+	if err := t.open(); err != nil {
+		return err
+	}
+	tx := t.begin()
+	tx.uses, tx.hairpins = t.uses, t.hairpins
+	for i := range changes {
+		tx.change(&changes[i])
+	}
+	tx.settle()
+	return tx.commit(t)
+}
+
+// failed gives the error of a transaction; acknowledgements that nobody read must not be taken for those of the next one.
+func (t *Table) failed(err error) error {
+	_ = t.Close()
+	return fmt.Errorf("nft: %w", err)
 }
 
 // Delete removes the table from the kernel, if it is there.
@@ -101,177 +136,145 @@ func Delete() error {
 
 // transaction collects one batch.
 type transaction struct {
-	conn   *nftables.Conn
-	sets   sets
-	old    ruleset.Ruleset
-	chains map[string]bool
-	// hairpins are the Table's, which commit changes by shifts: a change costs what it changes and not a copy.
-	hairpins, shifts map[netip.Addr]int
+	conn *connection
+	cfg  Config
+	sets sets
+	// uses and hairpins are as before the transaction, shifts and moved what it does to them.
+	uses     map[shape]int
+	hairpins map[netip.Addr]int
+	shifts   map[shape]int
+	moved    map[netip.Addr]int
 
-	add, del map[*nftables.Set][]nftables.SetElement
+	add, del           map[*nftables.Set][]nftables.SetElement
+	addChain, delChain []shape
+	// strangers are chains that nobody knows.
+	strangers []string
 }
 
-func (t *Table) begin() (*transaction, error) {
-	conn, err := nftables.New(nftables.WithSockOptions(bigBuffers))
-	if err != nil {
-		return nil, fmt.Errorf("nft: %w", err)
-	}
-	tx := &transaction{conn: conn, sets: newSets(), old: t.applied, chains: map[string]bool{},
-		hairpins: t.hairpins, shifts: map[netip.Addr]int{},
+func (t *Table) begin() *transaction {
+	return &transaction{conn: t.conn, cfg: t.cfg, sets: newSets(), uses: map[shape]int{}, hairpins: map[netip.Addr]int{},
+		shifts: map[shape]int{}, moved: map[netip.Addr]int{},
 		add: map[*nftables.Set][]nftables.SetElement{}, del: map[*nftables.Set][]nftables.SetElement{}}
-	for name := range t.chains {
-		tx.chains[name] = true
-	}
-	return tx, nil
 }
 
-func (tx *transaction) change(rules ruleset.Ruleset, change ruleset.Change) {
-	count := func(b ruleset.Backend, n int) {
-		for _, e := range b.Endpoints {
-			tx.shifts[e.Addr()] += n
+// weigh counts a backend's chain and its own endpoints n times.
+func (tx *transaction) weigh(k ruleset.Key, b *ruleset.Backend, n int) {
+	if b.Found() {
+		tx.shifts[shapeOf(k, b)] += n
+		for _, part := range shapeOf(k, b).parts() {
+			tx.shifts[part] += n
 		}
 	}
-	for _, k := range change.Delete {
-		count(tx.old[k], -1)
-		tx.setKey(k, tx.old[k], ruleset.Backend{})
-	}
-	for _, k := range change.Set {
-		count(tx.old[k], -1)
-		count(rules[k], 1)
-		tx.setKey(k, tx.old[k], rules[k])
-	}
-	for addr, n := range tx.shifts {
-		tx.setHairpin(addr, tx.hairpins[addr], tx.hairpins[addr]+n)
+	for _, addr := range b.Own {
+		tx.moved[addr] += n
 	}
 }
 
-func (tx *transaction) setHairpin(addr netip.Addr, before, after int) {
-	element := nftables.SetElement{Key: append(addrBytes(addr), addrBytes(addr)...)}
-	switch {
-	case before == 0 && after > 0:
-		tx.add[tx.sets.hairpin] = append(tx.add[tx.sets.hairpin], element)
-	case before > 0 && after == 0:
-		tx.del[tx.sets.hairpin] = append(tx.del[tx.sets.hairpin], element)
+func (tx *transaction) change(c *ruleset.Change) {
+	tx.weigh(c.Key, &c.Before, -1)
+	tx.weigh(c.Key, &c.After, 1)
+	type place struct {
+		set *nftables.Set
+		key string
+	}
+	before := map[place]nftables.SetElement{}
+	tx.sets.visit(c.Key, &c.Before, func(set *nftables.Set, e nftables.SetElement) { before[place{set, identity(&e)}] = e })
+	tx.sets.visit(c.Key, &c.After, func(set *nftables.Set, e nftables.SetElement) {
+		at := place{set, identity(&e)}
+		was, had := before[at]
+		if had && value(&was) == value(&e) {
+			delete(before, at)
+			return
+		}
+		tx.add[set] = append(tx.add[set], e)
+	})
+	for at, e := range before {
+		tx.del[at.set] = append(tx.del[at.set], e)
 	}
 }
 
-// setKey changes where one key leads; a backend without endpoints is none.
-func (tx *transaction) setKey(k ruleset.Key, before, after ruleset.Backend) {
-	tx.replace(tx.sets.endpoints, endpointElements(k, before), endpointElements(k, after))
-	tx.replace(tx.sets.picks, pickElements(k, before), pickElements(k, after))
-	had, has := len(before.Endpoints) > 0, len(after.Endpoints) > 0
-	if had && has && shapeOf(k, before) == shapeOf(k, after) {
-		return
-	}
-	set, key := tx.sets.services, serviceKey(k)
-	if k.NodePort() {
-		set, key = tx.sets.nodePorts, protoPort(k)
-	}
-	if had {
-		tx.del[set] = append(tx.del[set], verdict(key, shapeOf(k, before)))
-	}
-	if has {
-		tx.ensureChain(shapeOf(k, after))
-		tx.add[set] = append(tx.add[set], verdict(key, shapeOf(k, after)))
-	}
-}
-
-// replace deletes the elements that are not in after as they were, and adds what is new.
-func (tx *transaction) replace(set *nftables.Set, before, after []nftables.SetElement) {
-	same := func(e nftables.SetElement) func(nftables.SetElement) bool {
-		return func(o nftables.SetElement) bool { return bytes.Equal(e.Key, o.Key) && bytes.Equal(e.Val, o.Val) }
-	}
-	for _, e := range before {
-		if !slices.ContainsFunc(after, same(e)) {
-			tx.del[set] = append(tx.del[set], e)
+// settle finds out which chains and hairpins come and go.
+func (tx *transaction) settle() {
+	for sh, n := range tx.shifts {
+		switch was := tx.uses[sh]; {
+		case was == 0 && n > 0:
+			tx.addChain = append(tx.addChain, sh)
+		case was > 0 && was+n == 0:
+			tx.delChain = append(tx.delChain, sh)
 		}
 	}
-	for _, e := range after {
-		if !slices.ContainsFunc(before, same(e)) {
-			tx.add[set] = append(tx.add[set], e)
+	for addr, n := range tx.moved {
+		switch was := tx.hairpins[addr]; {
+		case was == 0 && n > 0:
+			tx.add[tx.sets.hairpin] = append(tx.add[tx.sets.hairpin], hairpin(addr))
+		case was > 0 && was+n == 0:
+			tx.del[tx.sets.hairpin] = append(tx.del[tx.sets.hairpin], hairpin(addr))
 		}
 	}
 }
 
-func endpointElements(k ruleset.Key, b ruleset.Backend) []nftables.SetElement {
-	elements := make([]nftables.SetElement, len(b.Endpoints))
-	for i, e := range b.Endpoints {
-		elements[i] = nftables.SetElement{Key: endpointKey(k, b, i), Val: endpointData(e)}
-	}
-	return elements
+func hairpin(addr netip.Addr) nftables.SetElement {
+	return nftables.SetElement{Key: append(addrBytes(addr), addrBytes(addr)...)}
 }
 
-func pickElements(k ruleset.Key, b ruleset.Backend) []nftables.SetElement {
-	if b.Affinity == 0 {
-		return nil
-	}
-	elements := make([]nftables.SetElement, len(b.Endpoints))
-	for i, e := range b.Endpoints {
-		elements[i] = nftables.SetElement{Key: pickKey(k, i), Val: addrBytes(e.Addr())}
-	}
-	return elements
-}
+// identity is what tells elements of a set apart, value what a map says of it.
+func identity(e *nftables.SetElement) string { return string(e.Key) + string(e.KeyEnd) }
 
-func verdict(key []byte, sh shape) nftables.SetElement {
-	return nftables.SetElement{Key: key, VerdictData: &expr.Verdict{Kind: expr.VerdictGoto, Chain: sh.chain()}}
-}
-
-func (tx *transaction) ensureChain(sh shape) {
-	if !tx.chains[sh.chain()] {
-		tx.chains[sh.chain()] = true
-		addChain(tx.conn, sh, tx.sets)
+func value(e *nftables.SetElement) string {
+	if e.VerdictData != nil {
+		return fmt.Sprint(e.VerdictData.Kind, e.VerdictData.Chain)
 	}
-}
-
-// forgetClients drops what binds clients to endpoints that are gone.
-func (tx *transaction) forgetClients(gone map[ruleset.Key][]netip.AddrPort) error {
-	targets := map[string]bool{}
-	for k, endpoints := range gone {
-		if tx.old[k].Affinity > 0 {
-			for _, e := range endpoints {
-				targets[string(serviceKey(k))+string(addrBytes(e.Addr()))] = true
-			}
-		}
-	}
-	if len(targets) == 0 {
-		return nil
-	}
-	elements, err := tx.conn.GetSetElements(tx.sets.affinity)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return fmt.Errorf("nft: read affinities: %w", err)
-	}
-	for _, e := range elements {
-		const clientLen = 4
-		if len(e.Key) > clientLen && targets[string(e.Key[clientLen:])+string(e.Val)] {
-			tx.del[tx.sets.affinity] = append(tx.del[tx.sets.affinity], nftables.SetElement{Key: bytes.Clone(e.Key), Val: bytes.Clone(e.Val)})
-		}
-	}
-	return nil
+	return string(e.Val)
 }
 
 // commit sends the batch: deletions first, since an element may come back with other data.
-func (tx *transaction) commit(t *Table, rules ruleset.Ruleset) error {
-	for _, set := range tx.sets.all() {
-		for chunk := range slices.Chunk(tx.del[set], maxElements) {
-			if err := tx.conn.SetDeleteElements(set, chunk); err != nil {
-				return fmt.Errorf("nft: delete from %s: %w", set.Name, err)
-			}
-		}
-		for chunk := range slices.Chunk(tx.add[set], maxElements) {
-			if err := tx.conn.SetAddElements(set, chunk); err != nil {
-				return fmt.Errorf("nft: add to %s: %w", set.Name, err)
-			}
-		}
+func (tx *transaction) commit(t *Table) error {
+	if err := tx.fill(); err != nil {
+		return t.failed(err)
 	}
 	if err := tx.conn.Flush(); err != nil {
-		t.applied = nil // unknown now: the next Update starts from nothing
-		return fmt.Errorf("nft: apply: %w", err)
+		return t.failed(fmt.Errorf("apply: %w", err))
 	}
-	for addr, n := range tx.shifts {
+	for sh, n := range tx.shifts {
+		if tx.uses[sh] += n; tx.uses[sh] == 0 {
+			delete(tx.uses, sh)
+		}
+	}
+	for addr, n := range tx.moved {
 		if tx.hairpins[addr] += n; tx.hairpins[addr] == 0 {
 			delete(tx.hairpins, addr)
 		}
 	}
-	t.applied, t.chains, t.hairpins = rules, tx.chains, tx.hairpins
+	t.uses, t.hairpins = tx.uses, tx.hairpins
+	return nil
+}
+
+func (tx *transaction) fill() error {
+	for _, set := range tx.sets.all() {
+		for chunk := range slices.Chunk(tx.del[set], maxElements) {
+			if err := tx.conn.SetDeleteElements(set, chunk); err != nil {
+				return fmt.Errorf("delete from %s: %w", set.Name, err)
+			}
+		}
+	}
+	// A chain comes before the one that leads to it, and goes after it.
+	slices.SortFunc(tx.addChain, func(a, b shape) int { return len(a.parts()) - len(b.parts()) })
+	slices.SortFunc(tx.delChain, func(a, b shape) int { return len(b.parts()) - len(a.parts()) })
+	for _, sh := range tx.addChain {
+		sh.build(tx.sets, tx.cfg).add(tx.conn.Conn)
+	}
+	for _, set := range tx.sets.all() {
+		for chunk := range slices.Chunk(tx.add[set], maxElements) {
+			if err := tx.conn.SetAddElements(set, chunk); err != nil {
+				return fmt.Errorf("add to %s: %w", set.Name, err)
+			}
+		}
+	}
+	for _, sh := range tx.delChain {
+		tx.conn.DelChain(&nftables.Chain{Name: sh.chain(), Table: table})
+	}
+	for _, name := range tx.strangers {
+		tx.conn.DelChain(&nftables.Chain{Name: name, Table: table})
+	}
 	return nil
 }

@@ -1,294 +1,261 @@
 package nft
 
 import (
+	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net"
 	"net/netip"
 	"os/exec"
-	goruntime "runtime"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/vishvananda/netlink"
-	"github.com/vishvananda/netns"
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/coracle-dev/coracle/internal/testenv"
 	"github.com/coracle-dev/coracle/proxy/ruleset"
 )
 
-const testLink = "svc0"
+var testConfig = Config{Services: []netip.Prefix{netip.MustParsePrefix("10.96.0.0/16")}, Pods: netip.MustParsePrefix("10.244.0.0/16")}
 
-var testConfig = Config{Link: testLink, Services: netip.MustParsePrefix("10.96.0.0/16")}
-
-// world makes, in a fresh namespace, the link that services are routed to.
-func world(t *testing.T) {
-	t.Helper()
-	testenv.NetNS(t)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = testLink
-	must(t, netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}))
-	link, err := netlink.LinkByName(testLink)
-	must(t, err)
-	must(t, netlink.AddrAdd(link, &netlink.Addr{IPNet: &net.IPNet{IP: net.IPv4(10, 96, 0, 10), Mask: net.CIDRMask(32, 32)}}))
-	must(t, netlink.LinkSetUp(link))
-	must(t, netlink.RouteAdd(&netlink.Route{LinkIndex: link.Attrs().Index, Scope: netlink.SCOPE_LINK,
-		Dst: &net.IPNet{IP: net.IPv4(10, 96, 0, 0), Mask: net.CIDRMask(16, 32)}}))
-}
-
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
 	}
 }
 
-// pod makes a namespace with an address of its own, and serves its address on port 8080 there.
-func pod(t *testing.T, n int) netip.AddrPort {
-	t.Helper()
-	path := testenv.PodNetNS(t)
-	ns, err := netns.GetFromPath(path)
-	must(t, err)
-	defer ns.Close()
-	name := fmt.Sprint("v", n)
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = name
-	must(t, netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "eth0", PeerNamespace: netlink.NsFd(ns)}))
-	host, err := netlink.LinkByName(name)
-	must(t, err)
-	mask := func(d byte) *net.IPNet {
-		return &net.IPNet{IP: net.IPv4(10, 244, byte(n), d), Mask: net.CIDRMask(24, 32)}
-	}
-	must(t, netlink.AddrAdd(host, &netlink.Addr{IPNet: mask(1)}))
-	must(t, netlink.LinkSetUp(host))
-	h, err := netlink.NewHandleAt(ns)
-	must(t, err)
-	defer h.Close()
-	eth, err := h.LinkByName("eth0")
-	must(t, err)
-	must(t, h.AddrAdd(eth, &netlink.Addr{IPNet: mask(2)}))
-	must(t, h.LinkSetUp(eth))
-	must(t, h.RouteAdd(&netlink.Route{LinkIndex: eth.Attrs().Index, Gw: net.IPv4(10, 244, byte(n), 1)}))
-	addr := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, byte(n), 2}), 8080)
-	serve(t, path, addr)
-	return addr
+func key(addr string, protocol corev1.Protocol, port uint16) ruleset.Key {
+	return ruleset.Key{Addr: netip.MustParseAddr(addr), Protocol: protocol, Port: port}
 }
 
-func serve(t *testing.T, path string, addr netip.AddrPort) {
+func tcp(addr string, port uint16) ruleset.Key { return key(addr, corev1.ProtocolTCP, port) }
+
+type backends map[ruleset.Key]ruleset.Backend
+
+// kernel is a table together with what it is to hold.
+type kernel struct {
+	*Table
+	state *ruleset.State
+	held  backends
+}
+
+func newKernel(t testing.TB, cfg Config, first backends) *kernel {
 	t.Helper()
-	listeners := make(chan net.Listener, 1)
-	failed := make(chan error, 1)
-	go func() {
-		goruntime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		ns, err := netns.GetFromPath(path)
-		if err == nil {
-			err = netns.Set(ns)
-			ns.Close()
-		}
-		var l net.Listener
-		if err == nil {
-			l, err = net.Listen("tcp4", addr.String())
-		}
-		if err != nil {
-			failed <- err
-			return
-		}
-		listeners <- l
-	}()
-	select {
-	case err := <-failed:
+	k := &kernel{Table: New(cfg), state: ruleset.NewState(), held: backends{}}
+	t.Cleanup(func() { _ = k.Close() })
+	k.change(first)
+	if _, err := k.Sync(k.state.All()); err != nil {
 		t.Fatal(err)
-	case l := <-listeners:
-		t.Cleanup(func() { l.Close() })
-		go func() {
-			for {
-				c, err := l.Accept()
-				if err != nil {
-					return
-				}
-				_, _ = io.WriteString(c, addr.Addr().String())
-				c.Close()
-			}
-		}()
+	}
+	return k
+}
+
+// change replaces everything, each key as a service of its own.
+func (k *kernel) change(next backends) []ruleset.Change {
+	var rules []ruleset.Rules
+	for key := range k.held {
+		if _, stays := next[key]; !stays {
+			rules = append(rules, ruleset.Rules{Service: key.String()})
+		}
+	}
+	for key, b := range next {
+		rules = append(rules, ruleset.Rules{Service: key.String(), Entries: []ruleset.Entry{{Key: key, Backend: b}}})
+	}
+	k.held = next
+	return k.state.Update(rules...)
+}
+
+func (k *kernel) update(t testing.TB, next backends) {
+	t.Helper()
+	must(t, k.Update(k.change(next)))
+}
+
+func (k *kernel) sync(t testing.TB, want Outcome) {
+	t.Helper()
+	if got, err := k.Sync(k.state.All()); err != nil || got != want {
+		t.Errorf("sync: outcome %d, %v; want %d", got, err, want)
 	}
 }
 
-func ask(addr string) (string, error) {
-	c, err := net.DialTimeout("tcp4", addr, time.Second)
+// nft runs the tool, which people read the table with.
+func nft(t testing.TB, args ...string) string {
+	t.Helper()
+	out, err := exec.Command("nft", args...).CombinedOutput()
 	if err != nil {
-		return "", err
+		t.Fatalf("nft %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
-	defer c.Close()
-	b, err := io.ReadAll(c)
-	return string(b), err
-}
-
-func tcp(addr string, port uint16) ruleset.Key {
-	return ruleset.Key{Addr: netip.MustParseAddr(addr), Protocol: corev1.ProtocolTCP, Port: port}
+	return string(out)
 }
 
 func TestServicesInTheKernel(t *testing.T) {
 	world(t)
-	a, b := pod(t, 1), pod(t, 2)
-	table := New(testConfig)
-	must(t, table.Replace(ruleset.Ruleset{
-		tcp("10.96.1.1", 80):  {Endpoints: []netip.AddrPort{a, b}},
-		tcp("10.96.1.2", 80):  {Endpoints: []netip.AddrPort{a, b}, Affinity: time.Minute},
-		tcp("0.0.0.0", 30080): {Endpoints: []netip.AddrPort{b}, Masquerade: true},
-	}))
-	seen := map[string]int{}
-	for range 40 {
-		got, err := ask("10.96.1.1:80")
-		must(t, err)
-		seen[got]++
-	}
-	if len(seen) != 2 {
+	a, b := newHost(t, "v1", "10.244.0.2").serve(t, 8080), newHost(t, "v2", "10.244.0.3").serve(t, 8080)
+	both := []netip.AddrPort{a, b}
+	k := newKernel(t, testConfig, backends{
+		tcp("10.96.1.1", 80):  {Endpoints: both},
+		tcp("10.96.1.2", 80):  {Endpoints: both, Affinity: time.Minute},
+		tcp("10.96.1.3", 80):  {Refuse: ruleset.Reject},
+		tcp("10.96.1.4", 80):  {Refuse: ruleset.Drop},
+		tcp("0.0.0.0", 30080): {Endpoints: []netip.AddrPort{b}, Source: ruleset.Hide},
+		tcp("0.0.0.0", 30081): {Refuse: ruleset.Reject},
+	})
+	if seen := answers(t, here{}, "10.96.1.1:80", 40); len(seen) != 2 {
 		t.Errorf("40 connections went to %v, want both endpoints", seen)
 	}
-	sticky := map[string]int{}
-	for range 20 {
-		got, err := ask("10.96.1.2:80")
-		must(t, err)
-		sticky[got]++
-	}
+	sticky := answers(t, here{}, "10.96.1.2:80", 20)
 	if len(sticky) != 1 {
 		t.Errorf("with affinity one client went to %v", sticky)
 	}
-	if got, err := ask("10.96.0.10:30080"); err != nil || got != b.Addr().String() {
-		t.Errorf("node port: %q, %v", got, err)
+	for _, to := range []string{nodeAddr + ":30080", "127.0.0.1:30080"} {
+		if got, _, err := ask(here{}, "tcp4", to, patience); err != nil || got != b.String() {
+			t.Errorf("node port at %s: %q, %v", to, got, err)
+		}
 	}
-	started := time.Now()
-	if _, err := ask("10.96.7.7:80"); err == nil || time.Since(started) > 500*time.Millisecond {
-		t.Errorf("a service address without endpoints: %v after %v, want a refusal at once", err, time.Since(started))
+	for _, to := range []string{"10.96.1.3:80", "10.96.7.7:80", "10.96.1.1:81", nodeAddr + ":30081"} {
+		if _, _, err := ask(here{}, "tcp4", to, patience); !errors.Is(err, unix.ECONNREFUSED) {
+			t.Errorf("%s: %v, want a refusal", to, err)
+		}
+	}
+	if _, _, err := ask(here{}, "tcp4", "10.96.1.4:80", silence); !isTimeout(err) {
+		t.Errorf("a service with endpoints elsewhere only: %v, want silence", err)
 	}
 
-	// People read the table with nft.
-	if out, err := exec.Command("nft", "list", "table", "ip", TableName).CombinedOutput(); err != nil {
-		t.Errorf("nft list: %v\n%s", err, out)
-	} else if !strings.Contains(string(out), "dnat ip to ip daddr . meta l4proto . th dport . numgen random mod 2 map @endpoints") {
-		t.Errorf("nft list shows\n%s", out)
-	}
-
-	// The endpoint that a client sticks to goes: it gets the other one.
+	// The endpoint that a client sticks to goes: it gets the other one, and stays there when the first comes back.
 	gone, left := a, b
-	if sticky[b.Addr().String()] > 0 {
+	if sticky[b.String()] > 0 {
 		gone, left = b, a
 	}
-	must(t, table.Update(ruleset.Ruleset{
+	k.update(t, backends{
 		tcp("10.96.1.1", 80): {Endpoints: []netip.AddrPort{left}},
 		tcp("10.96.1.2", 80): {Endpoints: []netip.AddrPort{left}, Affinity: time.Minute},
-	}))
-	for range 10 {
-		for _, service := range []string{"10.96.1.1:80", "10.96.1.2:80"} {
-			if got, err := ask(service); err != nil || got == gone.Addr().String() {
-				t.Errorf("%s after an endpoint went: %q, %v", service, got, err)
-			}
+	})
+	for _, service := range []string{"10.96.1.1:80", "10.96.1.2:80"} {
+		if seen := answers(t, here{}, service, 10); seen[gone.String()] > 0 {
+			t.Errorf("%s after an endpoint went: %v", service, seen)
 		}
 	}
-	if _, err := ask("10.96.0.10:30080"); err == nil {
-		t.Error("a deleted node port answers")
+	k.update(t, backends{tcp("10.96.1.2", 80): {Endpoints: both, Affinity: time.Minute}})
+	if seen := answers(t, here{}, "10.96.1.2:80", 20); seen[gone.String()] > 0 {
+		t.Errorf("after the first endpoint came back: %v", seen)
+	}
+	if _, _, err := ask(here{}, "tcp4", nodeAddr+":30080", patience); !errors.Is(err, unix.ECONNREFUSED) {
+		t.Errorf("a deleted node port: %v", err)
 	}
 	must(t, Delete())
 	must(t, Delete())
-	if present, err := table.Present(); err != nil || present {
-		t.Errorf("after Delete: present %v, %v", present, err)
-	}
 }
 
-// TestUpdatesEqualAFreshTable: any sequence of updates leaves in the kernel what building the last ruleset anew does.
+func isTimeout(err error) bool {
+	var timeout interface{ Timeout() bool }
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// TestUpdatesEqualAFreshTable: any sequence of updates leaves in the kernel what building the last ruleset anew does, and the kernel says so.
 func TestUpdatesEqualAFreshTable(t *testing.T) {
-	world(t)
-	if _, err := exec.LookPath("nft"); err != nil {
-		t.Skip("skipped: needs nft to read the table back")
-	}
+	testenv.NetNS(t)
 	rng := rand.New(rand.NewPCG(1, 2))
-	table := New(testConfig)
-	var rules ruleset.Ruleset
-	for range 60 {
-		rules = randomRules(rng)
-		must(t, table.Update(rules))
+	k := newKernel(t, testConfig, nil)
+	for range 80 {
+		k.update(t, randomBackends(rng))
 	}
-	updated := elements(t)
-	must(t, New(testConfig).Replace(rules))
-	if fresh := elements(t); updated != fresh {
-		t.Errorf("after updates:\n%s\nbuilt anew:\n%s", updated, fresh)
+	k.sync(t, Equal)
+	updated := listing(t)
+	must(t, Delete())
+	newKernel(t, testConfig, k.held)
+	if fresh := listing(t); !slices.Equal(updated, fresh) {
+		t.Error(cmp.Diff(fresh, updated))
 	}
 }
 
-func randomRules(rng *rand.Rand) ruleset.Ruleset {
-	r := ruleset.Ruleset{}
+func randomBackends(rng *rand.Rand) backends {
+	r := backends{}
 	for i := range 12 {
-		if rng.IntN(3) == 0 {
-			continue
-		}
 		k := tcp(fmt.Sprintf("10.96.2.%d", i/2), uint16(80+i%2))
 		if i == 11 {
 			k = tcp("0.0.0.0", 30001)
 		}
-		b := ruleset.Backend{Masquerade: rng.IntN(4) == 0, Affinity: time.Duration(rng.IntN(2)) * time.Hour}
-		for e := range 1 + rng.IntN(4) {
-			b.Endpoints = append(b.Endpoints, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 9, byte(e + rng.IntN(3)*10)}), 8080))
+		b := ruleset.Backend{Affinity: time.Duration(rng.IntN(2)) * time.Hour, Source: ruleset.Source(rng.IntN(2))}
+		switch rng.IntN(6) {
+		case 0:
+			continue
+		case 1:
+			b = ruleset.Backend{Refuse: ruleset.Reject}
+		case 2:
+			b.Local, b.Source, b.Inside = true, ruleset.Keep, randomEndpoints(rng)
+			if b.Endpoints = randomEndpoints(rng); rng.IntN(2) == 0 {
+				b.Endpoints, b.Refuse = nil, ruleset.Drop
+			}
+		default:
+			b.Endpoints = randomEndpoints(rng)
+			b.Own = []netip.Addr{b.Endpoints[0].Addr()}
 		}
-		slices.SortFunc(b.Endpoints, netip.AddrPort.Compare)
-		b.Endpoints = slices.Compact(b.Endpoints)
+		if !k.NodePort() && rng.IntN(3) == 0 {
+			b.Guarded, b.Sources = true, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8"), netip.MustParsePrefix("192.0.2.0/25")}[rng.IntN(2):]
+		}
 		r[k] = b
 	}
 	return r
 }
 
-// elements lists what the maps and sets hold, sorted.
-func elements(t *testing.T) string {
-	t.Helper()
-	var all []string
-	for _, set := range []string{"map services", "map node-ports", "map endpoints", "map picks", "set hairpin"} {
-		words := strings.Fields(set)
-		out, err := exec.Command("nft", "list", words[0], "ip", TableName, words[1]).CombinedOutput()
-		if err != nil {
-			t.Fatalf("nft list %s: %v\n%s", set, err, out)
-		}
-		_, rest, _ := strings.Cut(string(out), "elements = {")
-		rest, _, _ = strings.Cut(rest, "}")
-		for _, e := range strings.Split(rest, ",") {
-			if e = strings.Join(strings.Fields(e), " "); e != "" {
-				all = append(all, set+": "+e)
-			}
-		}
+func randomEndpoints(rng *rand.Rand) []netip.AddrPort {
+	var all []netip.AddrPort
+	for e := range 1 + rng.IntN(4) {
+		all = append(all, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 244, 9, byte(e + rng.IntN(3)*10)}), uint16(8080+rng.IntN(2))))
 	}
-	slices.Sort(all)
-	return strings.Join(all, "\n")
+	slices.SortFunc(all, netip.AddrPort.Compare)
+	return slices.Compact(all)
 }
 
 func BenchmarkTenThousandServices(b *testing.B) {
 	testenv.NetNS(b)
-	rules := ruleset.Ruleset{}
-	for i := range 10_000 {
-		var eps []netip.AddrPort
-		for e := range 10 {
-			n := i*10 + e
-			eps = append(eps, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 8080))
-		}
-		rules[ruleset.Key{Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Protocol: corev1.ProtocolTCP, Port: 80}] = ruleset.Backend{Endpoints: eps}
-	}
-	table := New(testConfig)
+	state := ruleset.NewState()
+	state.Update(manyServices(10_000, 10)...)
 	for range b.N {
+		table := New(testConfig)
 		start := time.Now()
-		if err := table.Replace(rules); err != nil {
+		if _, err := table.Sync(state.All()); err != nil {
 			b.Fatal(err)
 		}
 		b.ReportMetric(time.Since(start).Seconds(), "s/first-sync")
-		changed := ruleset.Ruleset{}
-		changed.Apply(nil, rules)
-		k := rules.Keys()[77]
-		changed[k] = ruleset.Backend{Endpoints: rules[k].Endpoints[1:]}
+		var took []time.Duration
+		for i := range 50 {
+			one := state.Rules(fmt.Sprint("ns/s", i))
+			one.Entries = slices.Clone(one.Entries)
+			one.Entries[0].Backend.Endpoints = one.Entries[0].Backend.Endpoints[1:]
+			start = time.Now()
+			if err := table.Update(state.Update(one)); err != nil {
+				b.Fatal(err)
+			}
+			took = append(took, time.Since(start))
+		}
+		slices.Sort(took)
+		b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "ms/change")
+		b.ReportMetric(float64(took[len(took)-1].Microseconds())/1000, "ms/slowest-change")
 		start = time.Now()
-		if err := table.Update(changed); err != nil {
+		if outcome, err := table.Sync(state.All()); err != nil || outcome != Equal {
+			b.Fatal(outcome, err)
+		}
+		b.ReportMetric(time.Since(start).Seconds(), "s/comparison")
+		if err := errors.Join(Delete(), table.Close()); err != nil {
 			b.Fatal(err)
 		}
-		b.ReportMetric(float64(time.Since(start).Microseconds())/1000, "ms/change")
 	}
-	_ = Delete()
+}
+
+func manyServices(services, endpoints int) []ruleset.Rules {
+	var all []ruleset.Rules
+	for i := range services {
+		var eps []netip.AddrPort
+		for e := range endpoints {
+			n := i*endpoints + e
+			eps = append(eps, netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), 8080))
+		}
+		k := ruleset.Key{Addr: netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}), Protocol: corev1.ProtocolTCP, Port: 80}
+		all = append(all, ruleset.Rules{Service: fmt.Sprint("ns/s", i), Entries: []ruleset.Entry{{Key: k, Backend: ruleset.Backend{Endpoints: eps}}}})
+	}
+	return all
 }

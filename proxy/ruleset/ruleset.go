@@ -1,18 +1,16 @@
 // Package ruleset turns Services and EndpointSlices into what the node's packet filter must do: pure and
-// sorted, so that equal input gives an equal Ruleset, and two of them can be compared.
+// sorted, so that equal input gives equal rules, and two of them can be compared.
 package ruleset
 
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"net/netip"
 	"slices"
 	"strings"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
-	discoveryv1 "k8s.io/api/discovery/v1"
 )
 
 // Key is what a packet is addressed to. The zero address stands for every address of the node: a NodePort.
@@ -35,213 +33,139 @@ func compareKeys(a, b Key) int {
 	return cmp.Or(a.Addr.Compare(b.Addr), cmp.Compare(a.Protocol, b.Protocol), cmp.Compare(a.Port, b.Port))
 }
 
+// Source says whose address an endpoint sees.
+type Source uint8
+
+const (
+	// Outside hides the addresses of clients that are no pods, so that replies come back through this node.
+	Outside Source = iota
+	// Hide hides every client's.
+	Hide
+	// Keep hides none: only endpoints of this node are led to.
+	Keep
+)
+
+// Refusal is what happens to a connection that nothing was found for.
+type Refusal uint8
+
+const (
+	// Pass: nothing is refused, for something was found.
+	Pass Refusal = iota
+	// Reject answers at once that nobody is there: the service has no endpoints at all.
+	Reject
+	// Drop is silent: the traffic policy is Local, and there are endpoints only elsewhere. A load balancer that goes on sending here
+	// for a moment shall try again and not tell its client.
+	Drop
+)
+
 // Backend is where packets for a key go.
 type Backend struct {
-	// Endpoints are sorted and distinct; a new connection takes each with the same probability. Never empty.
+	// Endpoints are sorted and distinct; a new connection takes each with the same probability.
 	Endpoints []netip.AddrPort
+	// Inside are, with the external traffic policy Local, the endpoints for clients of this node, its pods and itself: they are led as by
+	// the policy Cluster. Local says that they are.
+	Inside []netip.AddrPort
+	Local  bool
 	// Affinity keeps a client on its endpoint for this long after its last connection; zero is none.
 	Affinity time.Duration
-	// Masquerade hides the client's address, so that replies come back through this node.
-	Masquerade bool
-	// Service is namespace/name, for people.
+	Source   Source
+	Refuse   Refusal
+	// Guarded: only connections from Sources, which are sorted and do not overlap, are let in.
+	Guarded bool
+	Sources []netip.Prefix
+	// Own are those addresses of Endpoints and Inside that may be pods of this node: one that reaches itself must not see its own address.
+	Own []netip.Addr
+	// Serving are, where the protocol knows no end of a connection, all endpoints that still serve: flows to them go on, even where new ones
+	// go elsewhere.
+	Serving []netip.AddrPort
+}
+
+// Found tells whether any connection is led anywhere.
+func (b *Backend) Found() bool { return len(b.Endpoints)+len(b.Inside) > 0 }
+
+func (b *Backend) equal(o *Backend) bool {
+	return b.Local == o.Local && b.Affinity == o.Affinity && b.Source == o.Source && b.Refuse == o.Refuse && b.Guarded == o.Guarded &&
+		slices.Equal(b.Endpoints, o.Endpoints) && slices.Equal(b.Inside, o.Inside) && slices.Equal(b.Sources, o.Sources) &&
+		slices.Equal(b.Own, o.Own) && slices.Equal(b.Serving, o.Serving)
+}
+
+// Entry is one key of a service.
+type Entry struct {
+	Key     Key
+	Backend Backend
+}
+
+// Rules are those of one service.
+type Rules struct {
+	// Service is namespace/name.
 	Service string
+	// Created is when the service was, in seconds: of two that claim one key, the older has it.
+	Created int64
+	// Entries are sorted by key, each of which is there once.
+	Entries []Entry
+	Health  Health
 }
 
-func (b Backend) equal(other Backend) bool {
-	return b.Affinity == other.Affinity && b.Masquerade == other.Masquerade && slices.Equal(b.Endpoints, other.Endpoints)
-}
-
-// Ruleset is the node's whole service table. Keys without endpoints are not in it.
-type Ruleset map[Key]Backend
-
-// Keys lists the keys in order.
-func (r Ruleset) Keys() []Key {
-	keys := make([]Key, 0, len(r))
-	for k := range r {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, compareKeys)
-	return keys
+// Health is what is told at a service's health check node port.
+type Health struct {
+	// Port is zero where the service has none.
+	Port uint16
+	// Local counts the addresses of ready endpoints on this node.
+	Local int
 }
 
 // String is the form of golden files.
-func (r Ruleset) String() string {
+func (r Rules) String() string {
 	var b strings.Builder
-	for _, k := range r.Keys() {
-		backend := r[k]
-		fmt.Fprintf(&b, "%s (%s) ->", k, backend.Service)
-		for _, e := range backend.Endpoints {
-			fmt.Fprintf(&b, " %s", e)
-		}
-		if backend.Affinity > 0 {
-			fmt.Fprintf(&b, " affinity %s", backend.Affinity)
-		}
-		if backend.Masquerade {
-			b.WriteString(" masquerade")
-		}
-		b.WriteByte('\n')
+	for i := range r.Entries {
+		fmt.Fprintf(&b, "%s (%s)%s\n", r.Entries[i].Key, r.Service, r.Entries[i].Backend.String())
+	}
+	if r.Health.Port != 0 {
+		fmt.Fprintf(&b, "health check (%s) on %d: %d local\n", r.Service, r.Health.Port, r.Health.Local)
 	}
 	return b.String()
 }
 
-// Compile gives the rules of one service on one node. slices are those of the service; other services' are not
-// looked at. Services of type ExternalName, headless ones, and those that another proxy serves give none.
-func Compile(service *corev1.Service, endpointSlices []*discoveryv1.EndpointSlice, node string) Ruleset {
-	rules := Ruleset{}
-	if service.Spec.Type == corev1.ServiceTypeExternalName || service.Labels[labelProxyName] != "" {
-		return rules
+// String is what follows the key in golden files.
+func (b *Backend) String() string {
+	var s strings.Builder
+	list(&s, " ->", b.Endpoints)
+	if b.Local {
+		list(&s, " inside", b.Inside)
 	}
-	addr, err := netip.ParseAddr(service.Spec.ClusterIP)
-	if err != nil || !addr.Is4() {
-		return rules // headless, not allocated yet, or of a family that is not served
+	if b.Affinity > 0 {
+		fmt.Fprintf(&s, " affinity %s", b.Affinity)
 	}
-	for i := range service.Spec.Ports {
-		compilePort(rules, service, &service.Spec.Ports[i], addr, endpointSlices, node)
+	s.WriteString(map[Source]string{Outside: "", Hide: " masquerade", Keep: " keep source"}[b.Source])
+	s.WriteString(map[Refusal]string{Pass: "", Reject: " reject", Drop: " drop"}[b.Refuse])
+	if b.Guarded {
+		list(&s, " from", b.Sources)
 	}
-	return rules
+	list(&s, " own", b.Own)
+	list(&s, " serving", b.Serving)
+	return s.String()
 }
 
-// labelProxyName marks services that some other proxy serves.
-const labelProxyName = "service.kubernetes.io/service-proxy-name"
-
-func compilePort(rules Ruleset, service *corev1.Service, port *corev1.ServicePort, addr netip.Addr, endpointSlices []*discoveryv1.EndpointSlice, node string) {
-	found := portEndpoints(port, endpointSlices)
-	internal := found.choose(service.Spec.InternalTrafficPolicy != nil && *service.Spec.InternalTrafficPolicy == corev1.ServiceInternalTrafficPolicyLocal, node)
-	localOnly := service.Spec.ExternalTrafficPolicy == corev1.ServiceExternalTrafficPolicyLocal
-	external := found.choose(localOnly, node)
-	name := service.Namespace + "/" + service.Name
-	affinity := affinityOf(service)
-	add := func(a netip.Addr, number int32, endpoints []netip.AddrPort, masquerade bool) {
-		if affinity > 0 {
-			endpoints = oneAPort(endpoints)
-		}
-		if len(endpoints) > 0 && number > 0 {
-			rules[Key{Addr: a, Protocol: port.Protocol, Port: uint16(number)}] =
-				Backend{Endpoints: endpoints, Affinity: affinity, Masquerade: masquerade, Service: name}
-		}
+func list[T any](s *strings.Builder, word string, all []T) {
+	if len(all) > 0 {
+		s.WriteString(word)
 	}
-	add(addr, port.Port, internal, false)
-	for _, ip := range externalAddresses(service) {
-		add(ip, port.Port, external, !localOnly)
-	}
-	add(nodeAddr, port.NodePort, external, !localOnly)
-}
-
-// oneAPort keeps one port of each address: affinity remembers a client's endpoint by its address.
-func oneAPort(endpoints []netip.AddrPort) []netip.AddrPort {
-	return slices.CompactFunc(slices.Clone(endpoints), func(a, b netip.AddrPort) bool { return a.Addr() == b.Addr() })
-}
-
-// externalAddresses are those besides the cluster IP that lead to the service.
-func externalAddresses(service *corev1.Service) []netip.Addr {
-	texts := slices.Clone(service.Spec.ExternalIPs)
-	if service.Spec.Type == corev1.ServiceTypeLoadBalancer {
-		for _, ingress := range service.Status.LoadBalancer.Ingress {
-			if ingress.IPMode == nil || *ingress.IPMode == corev1.LoadBalancerIPModeVIP {
-				texts = append(texts, ingress.IP)
-			}
-		}
-	}
-	var addrs []netip.Addr
-	for _, text := range texts {
-		if a, err := netip.ParseAddr(text); err == nil && a.Is4() {
-			addrs = append(addrs, a)
-		}
-	}
-	return addrs
-}
-
-func affinityOf(service *corev1.Service) time.Duration {
-	if service.Spec.SessionAffinity != corev1.ServiceAffinityClientIP {
-		return 0
-	}
-	seconds := int32(corev1.DefaultClientIPServiceAffinitySeconds)
-	if c := service.Spec.SessionAffinityConfig; c != nil && c.ClientIP != nil && c.ClientIP.TimeoutSeconds != nil {
-		seconds = *c.ClientIP.TimeoutSeconds
-	}
-	return time.Duration(seconds) * time.Second
-}
-
-// endpoints of one port: those that are ready, and those that terminate but still serve.
-type endpoints struct{ ready, draining []endpoint }
-
-type endpoint struct {
-	target netip.AddrPort
-	node   string
-}
-
-func portEndpoints(port *corev1.ServicePort, endpointSlices []*discoveryv1.EndpointSlice) endpoints {
-	var found endpoints
-	for _, slice := range endpointSlices {
-		if slice.AddressType != discoveryv1.AddressTypeIPv4 {
-			continue
-		}
-		number := slicePort(slice, port)
-		if number == 0 {
-			continue
-		}
-		for i := range slice.Endpoints {
-			found.add(&slice.Endpoints[i], number)
-		}
-	}
-	return found
-}
-
-func slicePort(slice *discoveryv1.EndpointSlice, port *corev1.ServicePort) uint16 {
-	for _, p := range slice.Ports {
-		name, protocol := "", corev1.ProtocolTCP
-		if p.Name != nil {
-			name = *p.Name
-		}
-		if p.Protocol != nil {
-			protocol = *p.Protocol
-		}
-		if name == port.Name && protocol == port.Protocol && p.Port != nil && *p.Port > 0 && *p.Port <= math.MaxUint16 {
-			return uint16(*p.Port)
-		}
-	}
-	return 0
-}
-
-func (e *endpoints) add(from *discoveryv1.Endpoint, port uint16) {
-	if len(from.Addresses) == 0 {
-		return
-	}
-	addr, err := netip.ParseAddr(from.Addresses[0])
-	if err != nil {
-		return
-	}
-	one := endpoint{target: netip.AddrPortFrom(addr, port)}
-	if from.NodeName != nil {
-		one.node = *from.NodeName
-	}
-	is := func(condition *bool, unknown bool) bool {
-		if condition == nil {
-			return unknown
-		}
-		return *condition
-	}
-	switch c := from.Conditions; {
-	case is(c.Ready, true):
-		e.ready = append(e.ready, one)
-	case is(c.Serving, false) && is(c.Terminating, false):
-		e.draining = append(e.draining, one)
+	for _, one := range all {
+		fmt.Fprintf(s, " %v", one)
 	}
 }
 
-// choose gives the endpoints to use, sorted: the ready ones, or where there are none, those that drain.
-func (e *endpoints) choose(localOnly bool, node string) []netip.AddrPort {
-	for _, candidates := range [][]endpoint{e.ready, e.draining} {
-		var chosen []netip.AddrPort
-		for _, c := range candidates {
-			if !localOnly || c.node == node {
-				chosen = append(chosen, c.target)
-			}
-		}
-		if len(chosen) > 0 {
-			slices.SortFunc(chosen, netip.AddrPort.Compare)
-			return slices.Compact(chosen)
+// NoLocal counts the ports whose traffic policy for cluster IPs, and for all other addresses, is Local while all endpoints are elsewhere.
+func (r Rules) NoLocal() (internal, external int) {
+	ports := map[Key]bool{}
+	for i := range r.Entries {
+		switch k, b := r.Entries[i].Key, &r.Entries[i].Backend; {
+		case b.Refuse == Drop && !b.Local:
+			internal++
+		case b.Refuse == Drop && !k.NodePort():
+			k.Addr = nodeAddr
+			ports[k] = true
 		}
 	}
-	return nil
+	return internal, len(ports)
 }
