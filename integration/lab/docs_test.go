@@ -99,3 +99,31 @@ func pattern(line string) *regexp.Regexp {
 	}
 	return regexp.MustCompile(strings.Join(parts, `\s+`))
 }
+
+// TestReadme types the README's story of a lab.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join(testenv.Repository(), "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## A cluster of several machines on this one\n")
+	block := regexp.MustCompile("(?ms)^```sh\n(.*?)^```$").FindStringSubmatch(section)
+	if block == nil {
+		t.Fatal("the README has no lab")
+	}
+	c := cluster.New(t)
+	cluster.LabOf(c)
+	dir, path := typist(t, c)
+	if err := os.Symlink("tools", filepath.Join(dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(block[1]) {
+		cmd := c.Command("sh", "-c", line)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "PATH="+path, "HOME="+dir, "SUDO_USER=")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s%v\n%s", line, err, out)
+		}
+	}
+}

@@ -257,7 +257,18 @@ func (l *lab) kill(t *testing.T) {
 	if pids := l.ProcessesOn("node-1"); len(pids) < 4 {
 		t.Errorf("node-1 has only the processes %v", pids)
 	}
+	sleeps := l.LabCommand("exec", "node-1", "--", "sleep", "1000")
+	if err := sleeps.Start(); err != nil {
+		t.Fatal(err)
+	}
+	cluster.Eventually(t, 30*time.Second, func() error {
+		return cluster.Want("sleep", l.on(t, "node-1", "sh", "-c", "pgrep -x sleep >/dev/null && echo runs || true"), "runs")
+	})
 	l.MustLab("kill", "node-1")
+	var exit *exec.ExitError
+	if err := sleeps.Wait(); !errors.As(err, &exit) || exit.ExitCode() != 137 {
+		t.Errorf("what ran on it: %v", err)
+	}
 	if pids := l.ProcessesOn("node-1"); len(pids) > 0 {
 		t.Errorf("the processes %v of node-1 survive", pids)
 	}
@@ -295,7 +306,14 @@ func (l *lab) server(t *testing.T) {
 	if out, err := l.Lab.Lab("add"); err == nil || !strings.Contains(out, "the control plane is off") {
 		t.Errorf("add: %v %s", err, out)
 	}
-	contains(t, "start", l.MustLab("start"), "control plane ready", "node-2 Ready")
+	// A reboot of the host takes the rest.
+	l.MustLab("kill", "node-1", "node-3")
+	for _, argv := range [][]string{{"ip", "link", "delete", "corlab-lab"}, {"nft", "flush", "ruleset"}, {"rm", "-r", filepath.Join(l.Dir, "labs-run")}} {
+		if out, err := l.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v %s", argv, err, out)
+		}
+	}
+	contains(t, "start", l.MustLab("start"), "control plane ready", "node-1 Ready", "node-2 Ready", "node-3 Ready")
 	cluster.Eventually(t, 60*time.Second, func() error {
 		out, err := l.Lab.Lab("status")
 		if err != nil {

@@ -7,7 +7,6 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
-	"os"
 	"path/filepath"
 	"syscall"
 	"time"
@@ -179,9 +178,4 @@ func (l *Lab) until(ctx context.Context, within time.Duration, done func(context
 		case <-time.After(wait):
 		}
 	}
-}
-
-// removeMachine removes what a machine keeps.
-func (p Plan) removeMachine(node string) error {
-	return os.RemoveAll(filepath.Join(p.nodes(), node))
 }

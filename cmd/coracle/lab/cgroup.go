@@ -111,6 +111,41 @@ func enterCgroups(path string) error {
 	return nil
 }
 
+// ownCgroups are where this process is, by hierarchy.
+func ownCgroups() (map[string]string, error) {
+	all, err := hierarchies()
+	if err != nil {
+		return nil, err
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		return nil, err
+	}
+	in := map[string]string{}
+	for line := range strings.Lines(string(data)) {
+		parts := strings.SplitN(strings.TrimSpace(line), ":", 3) // number, controllers (none in version 2), path
+		if len(parts) < 3 {
+			continue
+		}
+		name, _, _ := strings.Cut(parts[1], ",")
+		for _, h := range all {
+			if h.v2 && name == "" || !h.v2 && name != "" && slices.Contains(strings.Split(h.options, ","), name) {
+				in[h.dir] = parts[2]
+			}
+		}
+	}
+	return in, nil
+}
+
+// returnTo moves this process back to where ownCgroups has found it.
+func returnTo(in map[string]string) error {
+	var errs []error
+	for dir, path := range in {
+		errs = append(errs, os.WriteFile(filepath.Join(dir, path, "cgroup.procs"), []byte("0"), 0))
+	}
+	return errors.Join(errs...)
+}
+
 // removeCgroups removes a cgroup and all below it in every hierarchy. It waits for processes that are just ending.
 func removeCgroups(ctx context.Context, path string) error {
 	all, err := hierarchies()

@@ -20,16 +20,10 @@ func (l *Lab) Exec(node string, argv []string) (code int, err error) {
 	if err := l.has(node); err != nil {
 		return 0, err
 	}
-	// Before the namespaces are entered, as cgroups are found by what is mounted here.
-	if err := enterCgroups(filepath.Join(l.NodeCgroup(node), ownCgroup)); errors.Is(err, fs.ErrNotExist) {
-		return 0, l.off(node)
-	} else if err != nil {
-		return 0, err
-	}
 	cmd := exec.Command(argv[0])
 	cmd.Args = argv
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	if err := l.startIn(node, cmd); err != nil {
+	if err := l.startAsItsOwn(node, cmd); err != nil {
 		return 0, err
 	}
 	err = cmd.Wait()
@@ -44,6 +38,23 @@ func (l *Lab) Exec(node string, argv []string) (code int, err error) {
 		return exit.ExitCode(), nil
 	}
 	return 0, err
+}
+
+// startAsItsOwn starts a command in the machine's cgroup too: this process goes there, and back once the command is born. It is not to end with
+// the machine.
+func (l *Lab) startAsItsOwn(node string, cmd *exec.Cmd) error {
+	before, err := ownCgroups()
+	if err != nil {
+		return err
+	}
+	err = enterCgroups(filepath.Join(l.NodeCgroup(node), ownCgroup))
+	if errors.Is(err, fs.ErrNotExist) {
+		err = l.off(node)
+	}
+	if err == nil {
+		err = l.startIn(node, cmd)
+	}
+	return errors.Join(err, returnTo(before))
 }
 
 // off is the error of a machine that should be on.

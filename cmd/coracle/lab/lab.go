@@ -41,12 +41,6 @@ type Request struct {
 	ServerFlags, AgentFlags []string
 }
 
-// Memory that a lab needs about, in bytes.
-const (
-	serverMemory = 200 << 20
-	nodeMemory   = 80 << 20
-)
-
 // Up makes a lab and waits until all its nodes are Ready. A lab that cannot be made leaves nothing.
 func Up(ctx context.Context, root Root, r Request, t Tools) (l *Lab, err error) {
 	if err := errors.Join(CheckName(r.Name), checkFlags("--server-flag", r.ServerFlags, "kubeconfig-out"), checkFlags("--agent-flag", r.AgentFlags, "server", "token")); err != nil {
@@ -55,7 +49,7 @@ func Up(ctx context.Context, root Root, r Request, t Tools) (l *Lab, err error) 
 	if r.Nodes < 1 || r.Nodes > MaxNodes {
 		return nil, fmt.Errorf("--nodes %d: a lab has 1 to %d nodes", r.Nodes, MaxNodes)
 	}
-	if err := checkMemory(serverMemory + r.Nodes*nodeMemory); err != nil {
+	if err := checkMachine(serverMemory, r.Nodes, r.Nodes); err != nil {
 		return nil, err
 	}
 	if l, err = claim(ctx, root, r); err != nil {
@@ -96,21 +90,6 @@ func checkFlags(by string, flags []string, taken ...string) error {
 			if name == own {
 				return fmt.Errorf("%s %q: the lab gives --%s itself", by, flag, own)
 			}
-		}
-	}
-	return nil
-}
-
-// checkMemory refuses what this machine's free memory is not enough for.
-func checkMemory(need int) error {
-	data, err := os.ReadFile("/proc/meminfo")
-	if err != nil {
-		return err
-	}
-	for line := range strings.Lines(string(data)) {
-		var kib int
-		if _, err := fmt.Sscanf(line, "MemAvailable: %d kB", &kib); err == nil && kib < need>>10 {
-			return fmt.Errorf("not enough memory: that needs about %d MB and %d MB are free: ask for fewer nodes, or end something", need>>20, kib>>10)
 		}
 	}
 	return nil

@@ -210,3 +210,18 @@ func TestLinkTree(t *testing.T) {
 		}
 	}
 }
+
+func TestAvailableMemory(t *testing.T) {
+	if got, ok := availableMemory("MemTotal:       24684100 kB\nMemFree:          100 kB\nMemAvailable:   2048 kB\n"); !ok || got != 2<<20 {
+		t.Errorf("%d %v", got, ok)
+	}
+	if _, ok := availableMemory("MemTotal: 1 kB\n"); ok {
+		t.Error("read what is not there")
+	}
+	if err := checkMemory(1 << 50); err == nil || !strings.Contains(err.Error(), "not enough memory") {
+		t.Errorf("a petabyte: %v", err)
+	}
+	if err := checkWatches(1 << 40); err == nil || !strings.Contains(err.Error(), "fs.inotify.max_user_instances=") {
+		t.Errorf("a trillion instances: %v", err)
+	}
+}

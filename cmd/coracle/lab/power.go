@@ -80,7 +80,11 @@ func (l *Lab) Add(ctx context.Context, count int, t Tools) ([]string, error) {
 	if count < 1 {
 		return nil, fmt.Errorf("--nodes %d: want at least 1", count)
 	}
-	if err := checkMemory(count * nodeMemory); err != nil {
+	have, err := l.Machines()
+	if err == nil {
+		err = checkMachine(0, count, len(have)+count)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if pid, err := l.first(Server); err != nil || pid == 0 {
