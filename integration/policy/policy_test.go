@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -112,6 +113,8 @@ func TestPolicies(t *testing.T) {
 	t.Run("new pods", w.sub(newPods))
 	t.Run("restart", w.sub(restart))
 	t.Run("document", w.sub(document))
+	t.Run("latency", w.sub(latency))
+	down(w)
 }
 
 // sub makes a test of the same world.
@@ -236,6 +239,11 @@ func nodesAndServices(w *world) {
 	if conn, err := w.pods["x/a"].dial("tcp 10.99.3.2:1"); err == nil || !strings.Contains(err.Error(), "timeout") {
 		w.Errorf("the world outside, where nobody listens: %v, %v, want no answer at all", conn, err)
 	}
+	if conn, err := w.pods["x/a"].dial("tcp 10.96.0.10:53"); err != nil {
+		w.Errorf("DNS, which the pod's own node answers: %v", err)
+	} else {
+		conn.Close()
+	}
 	w.policy("outside", `{podSelector: {matchLabels: {pod: a}}, policyTypes: [Ingress, Egress], ingress: [{from: [{ipBlock: {cidr: 10.99.3.0/24}}]}], egress: [{to: [{ipBlock: {cidr: 10.99.3.0/24}}]}]}`)
 	reach("from outside, allowed", w.outside, "10.99.3.1", nodePort, true)
 	w.eventually(func() error {
@@ -315,6 +323,57 @@ func restart(w *world) {
 		}
 	}
 	w.expect(denied)
+}
+
+// latency: how long it takes from a label's change at the API until another node lets the pod in.
+func latency(w *world) {
+	w.policy("p", `{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {role: friend}}}]}]}`)
+	w.expect(toXA(nothing))
+	var took []time.Duration
+	for range 10 {
+		began := time.Now()
+		w.label("pod", "x/b", `{"role":"friend"}`)
+		for !w.pods["x/b"].connects(w.pods["x/a"].addr) {
+			if time.Since(began) > time.Minute {
+				w.Fatal("a minute and no effect")
+			}
+		}
+		took = append(took, time.Since(began))
+		w.label("pod", "x/b", `{"role":null}`)
+		for w.pods["x/b"].connects(w.pods["x/a"].addr) {
+		}
+	}
+	slices.Sort(took)
+	w.Logf("a label's change takes effect on another node after %s (median), %s at most", took[len(took)/2], took[len(took)-1])
+	if took[len(took)/2] > time.Second {
+		w.Errorf("a label's change takes %v", took)
+	}
+}
+
+// connects tries once, for so short a time that what is measured is not the patience.
+func (p *place) connects(addr string) bool {
+	var conn net.Conn
+	err := p.in(func() (err error) {
+		conn, err = (&net.Dialer{Timeout: 10 * time.Millisecond, FallbackDelay: -1}).Dial("tcp4", addr+":80")
+		return err
+	})
+	if err == nil {
+		conn.Close()
+	}
+	return err == nil
+}
+
+// down leaves nothing of the table.
+func down(w *world) {
+	w.Helper()
+	for _, node := range []*cluster.Cluster{w.second, w.c} {
+		if out, err := node.Coracle("down"); err != nil {
+			w.Errorf("down: %v\n%s", err, out)
+		}
+		if out, err := node.Command("nft", "list", "tables").CombinedOutput(); err != nil || strings.Contains(string(out), "coracle") {
+			w.Errorf("after down: %v\n%s", err, out)
+		}
+	}
 }
 
 // document: the commands that docs/network-policy.md names show what it says.

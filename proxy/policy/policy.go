@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -296,7 +297,8 @@ func podOf(pod *corev1.Pod) *rules.Pod {
 }
 
 // Protect puts in force what the cluster's policies say of a pod that has got its addresses, and comes back when that is done: before, the pod must not
-// run. It fails where the policies are not known yet, because the API server was not reached since this process began, or the kernel refuses.
+// run. It fails where the policies are not known yet, because the API server was not reached since this process began, or, for a pod that some policy
+// isolates, where the kernel refuses.
 func (e *Enforcer) Protect(ctx context.Context, pod *corev1.Pod, addrs []netip.Addr) error {
 	ctx, cancel := context.WithTimeout(ctx, protectWithin)
 	defer cancel()
@@ -311,7 +313,8 @@ func (e *Enforcer) Protect(ctx context.Context, pod *corev1.Pod, addrs []netip.A
 	poke(e.hurry)
 	for {
 		e.mu.Lock()
-		done, moved, failure := e.ready && e.applied >= want, e.moved, e.failure
+		moved, failure := e.moved, e.failure
+		done := e.ready && (e.applied >= want || failure != nil && !e.isolated(addrs))
 		e.mu.Unlock()
 		if done {
 			return nil
@@ -325,6 +328,10 @@ func (e *Enforcer) Protect(ctx context.Context, pod *corev1.Pod, addrs []netip.A
 			return fmt.Errorf("network policies: %w", failure)
 		}
 	}
+}
+
+func (e *Enforcer) isolated(addrs []netip.Addr) bool {
+	return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is4() && e.model.Isolated(a.As4()) })
 }
 
 // Release says that no pod has the address any more.

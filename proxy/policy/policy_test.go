@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
 	networkingv1 "k8s.io/api/networking/v1"
@@ -49,7 +50,7 @@ func newNode(t *testing.T) *node {
 }
 
 // run has the Enforcer work until the test ends; its loop stays on a thread of the namespace.
-func (n *node) run() {
+func (n *node) run(before ...func() error) {
 	n.Helper()
 	here, err := netns.Get()
 	must(n.T, err)
@@ -60,6 +61,11 @@ func (n *node) run() {
 		done <- thread.Do(func() error {
 			if err := netns.Set(here); err != nil {
 				return err
+			}
+			for _, do := range before {
+				if err := do(); err != nil {
+					return err
+				}
 			}
 			return n.enforcer.Run(ctx)
 		})
@@ -162,6 +168,36 @@ func TestProtect(t *testing.T) {
 	n.eventually(texts("10.244.0.3 : goto", "10.244.0.2 : goto"), nil)
 	n.enforcer.Release(addr)
 	n.eventually(nil, texts("10.244.0.2 : goto"))
+}
+
+// TestKernelRefuses: pods that a policy isolates do not start, others do, and the Node has an event that says why.
+func TestKernelRefuses(t *testing.T) {
+	n := newNode(t)
+	n.policy("deny", denyAll)
+	n.run(func() error { // this thread may not change the network
+		header, data := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}, [2]unix.CapUserData{}
+		if err := unix.Capget(&header, &data[0]); err != nil {
+			return err
+		}
+		data[0].Effective &^= 1 << unix.CAP_NET_ADMIN
+		return unix.Capset(&header, &data[0])
+	})
+	must(t, n.enforcer.Protect(t.Context(), n.pod("free", "free"), []netip.Addr{netip.MustParseAddr("10.244.0.3")}))
+	short, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := n.enforcer.Protect(short, n.pod("web", "web"), []netip.Addr{netip.MustParseAddr("10.244.0.2")}); err == nil || !strings.Contains(err.Error(), "not permitted") {
+		t.Errorf("an isolated pod: %v", err)
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
+		events, err := n.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=" + reasonNotEnforced})
+		must(t, err)
+		if len(events.Items) > 0 && events.Items[0].InvolvedObject.Kind == "Node" && strings.Contains(events.Items[0].Message, "not permitted") {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%+v", events.Items)
+		}
+	}
 }
 
 // TestPodsOfTheAPI: labels and addresses are followed; what the API forgets stays protected while the pod holds its address.
