@@ -34,6 +34,7 @@ func TestLoadBalancer(t *testing.T) {
 	w.pools()
 	w.powerCut()
 	w.local()
+	w.restart()
 	w.drain()
 }
 
@@ -210,6 +211,67 @@ func (w *world) local() {
 	})
 }
 
+// owner is the node that announces an address.
+func (w *world) owner(address string) string {
+	w.Helper()
+	var node string
+	cluster.Eventually(w.T, patience, func() error {
+		mac := w.ownerMAC(address)
+		i := slices.IndexFunc(w.lab.Nodes, func(n string) bool { return w.mac(n) == mac })
+		if i < 0 {
+			return fmt.Errorf("no node has the Ethernet address %q", mac)
+		}
+		node = w.lab.Nodes[i]
+		return nil
+	})
+	return node
+}
+
+// restart: the agent of the node that announces is killed and started anew by its supervisor. Where that takes less than two seconds, nothing moves, and a connection
+// lives on; in any case the node has the address afterwards.
+func (w *world) restart() {
+	w.Helper()
+	address := w.net(200)
+	w.answers(address, "/hostname", func(s string) bool { return s != "" })
+	owner := w.owner(address)
+	keep := w.lab.HTTP(5*time.Second, true)
+	who := func() (string, error) {
+		answer, err := keep.Get("http://" + address + "/clientip")
+		if err != nil {
+			return "", err
+		}
+		defer answer.Body.Close()
+		text, err := io.ReadAll(answer.Body)
+		return string(text), err
+	}
+	first, err := who()
+	if err != nil {
+		w.Fatal(err)
+	}
+	const kill = `for d in /proc/[0-9]*; do tr '\0' ' ' < $d/cmdline 2>/dev/null | grep -q '^[^ ]*coracle agent' && kill -9 ${d#/proc/} && echo killed; done`
+	if out, err := w.lab.Exec(owner, "sh", "-c", kill); !strings.Contains(out, "killed") {
+		w.Fatalf("the agent was not found: %v %s", err, out)
+	}
+	begin, moved := time.Now(), time.Duration(0)
+	for time.Since(begin) < 5*time.Second {
+		if now, err := who(); (err != nil || now != first) && moved == 0 {
+			moved = time.Since(begin)
+			w.Logf("the connection broke after %v: %v", moved.Round(10*time.Millisecond), err)
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	if moved != 0 && moved < 1500*time.Millisecond {
+		w.Error("the address moved before the agent could be missed")
+	}
+	cluster.Eventually(w.T, patience, func() error {
+		if now := w.owner(address); now != owner {
+			return fmt.Errorf("%s announces, %s before", now, owner)
+		}
+		_, err := w.ask(address, "/hostname")
+		return err
+	})
+}
+
 // drain: the service moves away from a node that is cordoned; at most the connection fails that is on its way when it moves.
 func (w *world) drain() {
 	w.Helper()
@@ -218,15 +280,7 @@ func (w *world) drain() {
 	address := w.net(200)
 	w.answers(address, "/hostname", func(s string) bool { return s == "web-2" })
 	w.service("web", 80, `,"sessionAffinity":"None"`)
-	var node string
-	for _, each := range w.lab.Nodes { // the events of one node are one: its neighbour table tells who it is now
-		if w.ownerMAC(address) == w.mac(each) {
-			node = each
-		}
-	}
-	if node == "" {
-		w.Fatalf("no node has the Ethernet address %q", w.ownerMAC(address))
-	}
+	node := w.owner(address)
 	stop, failed := make(chan struct{}), make(chan error, 1)
 	go func() {
 		defer close(failed)
