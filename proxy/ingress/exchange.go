@@ -25,8 +25,11 @@ const mostAttempts = 3
 // statusGone is how requests are counted whose client went away before there was an answer; it is sent to nobody.
 const statusGone = 499
 
-// errNoEndpoint: nobody is there to answer.
-var errNoEndpoint = errors.New("no endpoint is ready")
+// errNoEndpoint: nobody is there to answer. errClient: the client went away, or broke off its request; no endpoint is to blame.
+var (
+	errNoEndpoint = errors.New("no endpoint is ready")
+	errClient     = errors.New("the client went away")
+)
 
 // exchange is one request and its answer. Its own parts are used again for later ones.
 type exchange struct {
@@ -72,7 +75,7 @@ func (x *exchange) do(w http.ResponseWriter) {
 		x.plain(w, http.StatusPermanentRedirect)
 	default:
 		x.pool = x.route.upstream.pool.Load()
-		if len(x.in.Header["Upgrade"]) > 0 && hasToken(x.in.Header["Connection"], "upgrade") {
+		if upgrades(x.in.Header) {
 			x.proxy.ServeHTTP(w, x.in)
 			return
 		}
@@ -226,8 +229,8 @@ func (x *exchange) RoundTrip(out *http.Request) (*http.Response, error) {
 			return answer, nil
 		}
 		e.pending.Add(-1)
-		if out.Context().Err() != nil {
-			return nil, err
+		if out.Context().Err() != nil || body != nil && body.broken.Load() {
+			return nil, errClient
 		}
 		e.failed(time.Now())
 		x.server.metrics.ejected.Inc()
@@ -297,7 +300,7 @@ func (x *exchange) fail(w http.ResponseWriter, r *http.Request, err error) {
 	case errors.Is(err, errNoEndpoint):
 		x.plain(w, http.StatusServiceUnavailable)
 		return
-	case r.Context().Err() != nil:
+	case errors.Is(err, errClient) || r.Context().Err() != nil:
 		x.status = statusGone
 		panic(http.ErrAbortHandler)
 	case isTimeout(err):
@@ -335,14 +338,19 @@ func (s *Server) secureHost(host string) string {
 // requestBody is a request's body that notes whether anything of it was read, and outlives the attempts to send it.
 type requestBody struct {
 	from io.Reader
-	read atomic.Bool
+	// read: some of it was; broken: the client did not send all.
+	read, broken atomic.Bool
 }
 
 func (b *requestBody) Read(p []byte) (int, error) {
 	if !b.read.Load() {
 		b.read.Store(true)
 	}
-	return b.from.Read(p)
+	n, err := b.from.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		b.broken.Store(true)
+	}
+	return n, err
 }
 
 // Close does nothing: an attempt that fails before anything was read closes it, and the server closes what it is from.
@@ -392,6 +400,8 @@ const (
 	dialTimeout    = 5 * time.Second
 	idlePerBackend = 256
 	idleBackend    = 30 * time.Second
+	// silentBackend is after what time without a word one of HTTP/2 is asked whether it is there.
+	silentBackend = 15 * time.Second
 )
 
 func (t *transports) of(p ingress.Protocol, timeout time.Duration) *http.Transport {
@@ -402,6 +412,7 @@ func (t *transports) of(p ingress.Protocol, timeout time.Duration) *http.Transpo
 	made := &http.Transport{
 		DialContext: t.dial, DisableCompression: true, MaxIdleConnsPerHost: idlePerBackend, IdleConnTimeout: idleBackend,
 		ResponseHeaderTimeout: timeout, ExpectContinueTimeout: time.Second, TLSHandshakeTimeout: dialTimeout, Protocols: &http.Protocols{},
+		HTTP2: &http.HTTP2Config{SendPingTimeout: silentBackend, PingTimeout: dialTimeout},
 		// What a backend's certificate says of names is about other clients: it is reached by its address, which the API server vouches for.
 		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // see above
 	}

@@ -144,6 +144,9 @@ func TestSmuggling(t *testing.T) {
 	var seen []string
 	w, _ := simple(t, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
+		if r.Header.Get("Upgrade") != "" {
+			t.Errorf("an upgrade to %s was sent on", r.Header["Upgrade"])
+		}
 		mu.Lock()
 		seen = append(seen, fmt.Sprintf("%s %s %q %d", r.Method, r.RequestURI, body, r.ContentLength))
 		mu.Unlock()
@@ -166,6 +169,7 @@ func TestSmuggling(t *testing.T) {
 		{"a large header", "GET / HTTP/1.1\r\nHost: x\r\nA: " + strings.Repeat("a", 80<<10) + "\r\n" + end, []string{"431 Request Header Fields Too Large"}, ""},
 		{"CONNECT", "CONNECT x:80 HTTP/1.1\r\nHost: x:80\r\n" + end, []string{"404 Not Found"}, ""},
 		{"the server as a whole", "OPTIONS * HTTP/1.1\r\nHost: x\r\n" + end, []string{"200 OK"}, ""},
+		{"an upgrade to HTTP/2", "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\nConnection: Upgrade, HTTP2-Settings, close\r\n\r\n", []string{"200 OK"}, `GET / "" 0`},
 		{"a URL", "GET http://x/absolute HTTP/1.1\r\nHost: other\r\n" + end, []string{"200 OK"}, `GET /absolute "" 0`},
 	} {
 		mu.Lock()
@@ -474,6 +478,30 @@ func TestFailures(t *testing.T) {
 	if posts.Load() == 0 || gets.Load() == 0 {
 		t.Error("the endpoint that breaks off was never asked")
 	}
+}
+
+// TestClientBreaksOff: no endpoint is to blame for a client that does not send what it announced.
+func TestClientBreaksOff(t *testing.T) {
+	w, c := simple(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }), "")
+	for range 3 {
+		conn, err := net.Dial("tcp", fmt.Sprint("127.0.0.1:", w.server.cfg.HTTPPort))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = io.WriteString(conn, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+		time.Sleep(20 * time.Millisecond)
+		_ = conn.Close()
+	}
+	w.until(func() error {
+		if n := gather(t, w.server.metrics)[`coracle_ingress_requests_total{code="499",host="",ingress="web",namespace="default",path="",service="web:80"}`]; n != 3 {
+			return fmt.Errorf("%d requests whose client went away", n)
+		}
+		return nil
+	})
+	if e := w.server.table.Load().any.prefixes[""].upstream.pool.Load().endpoints[0]; e.failures.Load() != 0 || e.pending.Load() != 0 {
+		t.Errorf("%d failures, %d pending", e.failures.Load(), e.pending.Load())
+	}
+	w.eventually(c, "http://x/", "200 ")
 }
 
 // reset forgets which endpoints have failed.

@@ -113,6 +113,12 @@ func dropHopByHop(h http.Header) {
 	}
 }
 
+// upgrades tells whether a client asks for another protocol on its connection. HTTP/2 is none of them: what would follow is requests that nobody routes.
+func upgrades(h http.Header) bool {
+	to := h["Upgrade"]
+	return len(to) > 0 && hasToken(h["Connection"], "upgrade") && !hasToken(to, "h2c")
+}
+
 // hasToken tells whether a list in a header's lines has a token.
 func hasToken(lines []string, token string) bool {
 	for _, line := range lines {
