@@ -42,7 +42,9 @@ type entry struct {
 	denial bool   // it says that there is no such name, or no such record
 	stored time.Time
 	fresh  time.Duration // how long it holds
-	stale  bool          // it is past that, and the servers do not answer
+	// stale: it is past its time, and the servers do not answer; until is when it serves no longer even so.
+	stale bool
+	until time.Time
 
 	used atomic.Bool // since the clock's hand passed it
 }
@@ -58,6 +60,11 @@ func (e *entry) left(ttl uint32, now time.Time) uint32 {
 		return min(ttl, 1)
 	}
 	return ttl - age
+}
+
+// revive is the entry for a little longer, in which the servers are not asked again.
+func (e *entry) revive(now time.Time) *entry {
+	return &entry{wire: e.wire, denial: e.denial, stored: now, fresh: failTTL, stale: true, until: e.until}
 }
 
 // holds is how long an answer may be kept: as long as each of its records, or as the zone's SOA says where there is none (RFC 2308, 5).

@@ -86,10 +86,9 @@ func (f *forwarder) ask(r request) *entry {
 			f.log.Debug("no server answers", "name", wireText(r.name), "error", err)
 		}
 		switch failed := e == nil || e.wire[3]&0xF == dns.RcodeServerFailure; {
-		case failed && kept != nil && !failedEntry(kept) && now.Sub(kept.stored) < kept.fresh+staleFor:
+		case failed && kept != nil && now.Before(kept.until):
 			f.metrics.stale.Inc()
-			// The old answer stays in the cache, and so the servers are asked again at the next question.
-			return &entry{wire: kept.wire, denial: kept.denial, stored: now, stale: true}, nil
+			e = kept.revive(f.now())
 		case e == nil:
 			e = failure(r.name, r.qtype, f.now())
 		}
@@ -236,7 +235,11 @@ func (f *forwarder) entry(m *dns.Msg) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &entry{wire: wire, denial: denial, stored: f.now(), fresh: d}, nil
+	e := &entry{wire: wire, denial: denial, stored: f.now(), fresh: d}
+	if d > 0 && !failedEntry(e) {
+		e.until = e.stored.Add(d + staleFor)
+	}
+	return e, nil
 }
 
 // checkLoop asks a server once for a name that only comes back here if the server leads here.

@@ -230,10 +230,18 @@ func TestStale(t *testing.T) {
 	if len(reply.Answer) != 1 || reply.Answer[0].Header().Ttl != staleTTL {
 		t.Errorf("answer %v", reply)
 	}
+	asked := up.count()
+	if reply := w.ask(question("example.org.", dns.TypeA)); len(reply.Answer) != 1 || up.count() != asked {
+		t.Errorf("answer %v, asked %v", reply, up.asked)
+	}
 	if reply := w.ask(question("other.example.org.", dns.TypeA)); reply.Rcode != dns.RcodeServerFailure {
 		t.Errorf("answer %v", reply)
 	}
-	w.pass(2 * time.Hour)
+	w.pass(40 * time.Minute)
+	if reply := w.ask(question("example.org.", dns.TypeA)); len(reply.Answer) != 1 || up.count() != asked+2 {
+		t.Errorf("answer %v, asked %v", reply, up.asked)
+	}
+	w.pass(20 * time.Minute)
 	if reply := w.ask(question("example.org.", dns.TypeA)); reply.Rcode != dns.RcodeServerFailure {
 		t.Errorf("answer %v", reply)
 	}

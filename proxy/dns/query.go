@@ -79,7 +79,7 @@ const (
 
 // parse reads a packet of untrusted content. It keeps the packet, and allocates nothing.
 func (q *query) parse(packet []byte, tcp bool) verdict {
-	q.packet, q.end, q.tcp, q.edns, q.do, q.size = packet, headerLen, tcp, false, false, minUDPSize
+	q.packet, q.end, q.tcp, q.edns, q.do, q.size, q.qtype = packet, headerLen, tcp, false, false, minUDPSize, dns.TypeNone
 	if len(packet) < headerLen {
 		return drop
 	}

@@ -106,7 +106,9 @@ func (s *Server) askLater(conn *net.UDPConn, w *worker, packet []byte, from neti
 	case s.asking <- struct{}{}:
 	default:
 		s.metrics.rejected.Inc()
-		_, _ = conn.WriteToUDPAddrPort(w.refuse(dns.RcodeRefused), from)
+		answer := w.refuse(dns.RcodeRefused)
+		s.metrics.answered(w, len(answer), time.Since(begun))
+		_, _ = conn.WriteToUDPAddrPort(answer, from)
 		return
 	}
 	go func() {

@@ -246,6 +246,9 @@ func (r *reply) forwarded(q *query, e *entry, now time.Time) []byte {
 	r.buf = append(r.buf[:0], e.wire...)
 	copy(r.buf[:2], q.packet[:2])
 	flags := binary.BigEndian.Uint16(e.wire[2:])&^uint16(flagAA|flagRD|flagCD) | flagQR | flagRA | q.flags&(flagRD|flagCD)
+	if !q.do && q.flags&flagAD == 0 { // RFC 6840, 5.8
+		flags &^= flagAD
+	}
 	copy(r.buf[headerLen:q.end], q.packet[headerLen:q.end])
 	at, limit := q.end, q.limit()
 	cut := false
