@@ -23,7 +23,6 @@ import (
 	"github.com/coracle-dev/coracle/agent/containerd"
 	"github.com/coracle-dev/coracle/agent/identity"
 	"github.com/coracle-dev/coracle/agent/images"
-	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/nodeapi"
 	"github.com/coracle-dev/coracle/agent/runtime"
 	"github.com/coracle-dev/coracle/agent/stats"
@@ -65,7 +64,7 @@ func newAgent() *cobra.Command {
 		}
 		n := &node{o: o, config: config, identity: id}
 		return run.All(cmd.Context(), keepSmall, n.run)
-	}, commonFlags, clusterFlags, agentFlags, networkFlags, proxyFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag, ingressNodeFlags)
+	}, commonFlags, clusterFlags, agentFlags, networkFlags, cniFlags, proxyFlags, evictionFlags, imageFlags, joinFlags, kubeconfigFlag, ingressNodeFlags)
 }
 
 func newContainerd() *cobra.Command {
@@ -200,11 +199,10 @@ func (n *node) runAgent(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	pods := network.New(network.Config{ClusterCIDR: c.pods, Sysctls: n.sysctls, NetNS: containers.NetNS, NodeName: name, NodeIP: addrs[0], Overlay: network.Overlay(n.o.overlay)})
-	follow := func(ctx context.Context) error { return network.FollowNodes(ctx, kube, name, pods.SetPeers) }
+	pods, runPods := n.podNetwork(kube, name, addrs[0], c, containers.NetNS)
 	policies := networkPolicies(kube, name, pods)
 	bundles := images.Bundles{Dir: cmp.Or(n.o.images.bundles, n.o.layout.Images()), Store: store}
-	return run.All(ctx, containers.Run, bundles.Run, pods.Run, follow, policies.Run, func(ctx context.Context) error {
+	return run.All(ctx, containers.Run, bundles.Run, runPods, policies.Run, func(ctx context.Context) error {
 		return agent.Run(ctx, agent.Config{
 			RestConfig: n.config, NodeName: name, Layout: n.o.layout, NodeIPs: addrs,
 			ResolvConf: n.o.resolverFile(), ClusterDNS: []netip.Addr{c.dns}, ClusterDomain: c.domain, Labels: n.o.labels(), Taints: n.o.taints.list,

@@ -20,6 +20,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/containerd"
 	"github.com/coracle-dev/coracle/agent/csi"
 	"github.com/coracle-dev/coracle/agent/network"
+	"github.com/coracle-dev/coracle/agent/network/cni"
 	"github.com/coracle-dev/coracle/cmd/coracle/lab"
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/internal/sysctl"
@@ -38,7 +39,7 @@ func newDown() *cobra.Command {
 		}
 		o.kubeconfigOut = kubeconfigOut
 		return down(cmd.Context(), o, cmd.OutOrStdout(), purge)
-	}, placeFlags)
+	}, placeFlags, cniBinFlag)
 	cmd.Flags().BoolVar(&purge, "purge", false, "also remove the cluster's data and the admin's kubeconfig")
 	cmd.Flags().StringVar(&kubeconfigOut, "kubeconfig-out", paths.DefaultKubeconfig, "the admin's kubeconfig, removed with --purge")
 	return cmd
@@ -61,6 +62,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	do("stop pods", stopPods(ctx, cgroupRoot(l)))
 	do("stop containerd", containerd.Stop(ctx, l))
 	do("stop shims", killUnder(l.Bin()))
+	do("remove pods from CNI networks", cni.Cleanup(ctx, l.CNI(), o.cniBin))
 	unmounted := unmountUnder(l.Run, l.Data)
 	do("unmount", unmounted)
 	do("unmount the volumes of drivers", abandonVolumes(l))

@@ -52,6 +52,8 @@ type options struct {
 	maxWrites     int
 
 	overlay    string
+	cniConf    string
+	cniBin     []string
 	nodeName   string
 	nodeIP     string
 	nodeLabels map[string]string
@@ -160,6 +162,15 @@ func agentFlags(o *options, f *pflag.FlagSet) {
 func networkFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.overlay, "overlay", string(network.VXLAN), "how pods reach those of other nodes: vxlan, routes (nodes share a link) or none (others see to it); the same on all nodes")
 	ingressFlag(o, f)
+}
+
+func cniFlags(o *options, f *pflag.FlagSet) {
+	f.StringVar(&o.cniConf, "cni-conf-dir", "", "folder of CNI configurations, as /etc/cni/net.d: plug-ins give pods their network then, in place of the built-in one")
+	cniBinFlag(o, f)
+}
+
+func cniBinFlag(o *options, f *pflag.FlagSet) {
+	f.StringSliceVar(&o.cniBin, "cni-bin-dir", []string{"/opt/cni/bin"}, "folders of CNI plug-ins")
 }
 
 func joinFlags(o *options, f *pflag.FlagSet) {
@@ -289,7 +300,7 @@ func configValue(value any) string {
 
 func allFlags() []string {
 	f := pflag.NewFlagSet("", pflag.ContinueOnError)
-	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, proxyFlags, proxyHealthFlag, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags, ingressNodeFlags} {
+	for _, add := range []flagGroup{commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, cniFlags, proxyFlags, proxyHealthFlag, evictionFlags, imageFlags, kubeconfigFlag, metricsFlag, schedulerFlags, autoscalingFlags, joinFlags, signingFlags, controllersFlags, ingressNodeFlags} {
 		add(&options{}, f)
 	}
 	var names []string

@@ -40,7 +40,7 @@ func newUp() *cobra.Command {
 			return runAlone(cmd.Context(), o)
 		}
 		return up(cmd.Context(), o, cmd.OutOrStdout(), givenFlags(cmd.Flags()), wait)
-	}, commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, proxyFlags, evictionFlags, imageFlags, schedulerFlags, autoscalingFlags, signingFlags, controllersFlags, ingressNodeFlags)
+	}, commonFlags, serverFlags, clusterFlags, agentFlags, networkFlags, cniFlags, proxyFlags, evictionFlags, imageFlags, schedulerFlags, autoscalingFlags, signingFlags, controllersFlags, ingressNodeFlags)
 	cmd.Flags().BoolVar(&foreground, "foreground", false, "stay in the foreground, without a supervisor")
 	cmd.Flags().DurationVar(&wait, "wait", 2*time.Minute, "how long to wait for the node to be Ready")
 	return cmd

@@ -63,6 +63,14 @@ func (l Layout) Kubelet() string {
 	return l.data("kubelet")
 }
 
+// CNI keeps the results of CNI plug-ins: where they are usual with the default layout, else below Data.
+func (l Layout) CNI() string {
+	if l.Data == DefaultData {
+		return "/var/lib/cni"
+	}
+	return l.data("cni")
+}
+
 // PodLogs holds log files as NAMESPACE_NAME_UID/CONTAINER/ATTEMPT.log: where log routers expect them with the default
 // layout, else below Data.
 func (l Layout) PodLogs() string { return l.nodeLogs("pods") }
