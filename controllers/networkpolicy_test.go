@@ -67,6 +67,7 @@ func (c *cluster) peerPod(namespace, name, app string, port int32) {
 	c.Helper()
 	pod := &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Namespace: namespace, Name: name, Labels: map[string]string{"app": app}},
 		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "busybox"}}, NodeName: "n1"}}
+	pod.Spec.HostNetwork = name == "host"
 	if port != 0 {
 		pod.Spec.Containers[0].Ports = []corev1.ContainerPort{{Name: "http", ContainerPort: port}}
 	}
@@ -87,6 +88,7 @@ func TestPeersOfNetworkPolicies(t *testing.T) {
 	}
 	c.peerPod("shop", "web", "web", 8080)
 	c.peerPod("shop", "db", "db", 0)
+	c.peerPod("shop", "host", "web", 8080) // of the host's network: no peer by its labels
 	c.peerPod("ops", "backup", "backup", 9090)
 	selector := func(key, value string) *metav1.LabelSelector {
 		return &metav1.LabelSelector{MatchLabels: map[string]string{key: value}}

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -110,6 +111,7 @@ func TestPolicies(t *testing.T) {
 	t.Run("changes", w.sub(changes))
 	t.Run("connections", w.sub(connections))
 	t.Run("nodes and services", w.sub(nodesAndServices))
+	t.Run("pods of the host's network", w.sub(hostNetwork))
 	t.Run("new pods", w.sub(newPods))
 	t.Run("restart", w.sub(restart))
 	t.Run("document", w.sub(document))
@@ -252,6 +254,27 @@ func nodesAndServices(w *world) {
 		}
 		return nil
 	})
+}
+
+// hostNetwork: policies neither hold for pods of the host's network nor let them in by their labels.
+func hostNetwork(w *world) {
+	pod := w.pod("x", "host", "second")
+	pod.Spec.HostNetwork, pod.Spec.Containers[0].Ports = true, nil
+	w.create(pod)
+	w.Cleanup(func() { _ = w.client.CoreV1().Pods("x").Delete(context.Background(), "host", metav1.DeleteOptions{}) })
+	w.running("x", "host")
+	w.policy("p", `{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{from: [{podSelector: {matchLabels: {pod: host}}}]}]}`)
+	w.expect(func(from, to, _ string) bool { return !in(from, "x") && !in(to, "x") })
+	host := w.nodes["second"]
+	w.eventually(func() error {
+		if !host.reaches(w.pods["y/a"].addr, http) {
+			return errors.New("the host does not reach a pod that nothing isolates")
+		}
+		return nil
+	})
+	if host.reaches(w.pods["x/a"].addr, http) {
+		w.Error("a pod of another node's host network is let in by its labels")
+	}
 }
 
 // newPods are protected before they run: whatever a pod tries first is refused. Those that nothing isolates get through.
