@@ -15,7 +15,7 @@ import (
 	"github.com/coracle-dev/coracle/proxy/ruleset"
 )
 
-// flows makes the kernel forget flows of UDP and SCTP that lead to endpoints which are gone, or that passed
+// flows makes the kernel forget flows of UDP and SCTP, and connections of TCP that nobody has answered, that lead to endpoints which are gone, or that passed
 // untranslated before a service had endpoints. Without an end of their own, such flows would go on failing
 // for as long as the client sends.
 type flows struct {
@@ -34,21 +34,27 @@ func newFlows(log *slog.Logger, metrics *Metrics) (*flows, error) {
 	return &flows{handle: handle, log: log, metrics: metrics, wake: make(chan struct{}, 1), changed: map[ruleset.Key]ruleset.Backend{}}, err
 }
 
-// endless tells whether a protocol's flows are not seen to end.
-func endless(p corev1.Protocol) bool { return p == corev1.ProtocolUDP || p == corev1.ProtocolSCTP }
+// pause is how long after flows were forgotten they are looked at again.
+const pause = 100 * time.Millisecond
 
-// note takes where a key leads from now on.
-func (f *flows) note(k ruleset.Key, b *ruleset.Backend) {
-	if !endless(k.Protocol) {
+// note takes where a key leads from now on. What TCP connections do is seen, but for those that were never answered: they must not try an endpoint that is gone until
+// they give up.
+func (f *flows) note(c *ruleset.Change) {
+	if c.Key.Protocol == corev1.ProtocolTCP && !loses(&c.Before, &c.After) {
 		return
 	}
 	f.mu.Lock()
-	f.changed[k] = *b
+	f.changed[c.Key] = c.After
 	f.mu.Unlock()
-	select {
-	case f.wake <- struct{}{}:
-	default:
+	signal(f.wake)
+}
+
+// loses tells whether an endpoint is gone.
+func loses(before, after *ruleset.Backend) bool {
+	gone := func(e netip.AddrPort) bool {
+		return !slices.Contains(after.Endpoints, e) && !slices.Contains(after.Inside, e)
 	}
+	return slices.ContainsFunc(before.Endpoints, gone) || slices.ContainsFunc(before.Inside, gone)
 }
 
 // run forgets flows as changes are noted, until ctx ends; what waits then is done first.
@@ -61,6 +67,10 @@ func (f *flows) run(ctx context.Context) error {
 			return nil
 		case <-f.wake:
 			f.forget()
+			select { // each time, the kernel shows all flows there are
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
 		}
 	}
 }
@@ -101,6 +111,9 @@ func (f *flows) localAddresses() map[netip.Addr]bool {
 	return local
 }
 
+// synSent is TCP_CONNTRACK_SYN_SENT: nobody has answered.
+const synSent = 1
+
 // staleFlows matches the flows to be forgotten.
 type staleFlows struct {
 	now   map[ruleset.Key]ruleset.Backend
@@ -112,6 +125,11 @@ func (s staleFlows) MatchConntrackFlow(c *netlink.ConntrackFlow) bool {
 	protocol := corev1.ProtocolUDP
 	switch c.Forward.Protocol {
 	case unix.IPPROTO_UDP:
+	case unix.IPPROTO_TCP:
+		if info, ok := c.ProtoInfo.(*netlink.ProtoInfoTCP); !ok || info.State != synSent {
+			return false
+		}
+		protocol = corev1.ProtocolTCP
 	case unix.IPPROTO_SCTP:
 		protocol = corev1.ProtocolSCTP
 	default:

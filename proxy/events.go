@@ -8,9 +8,13 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
+	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/client-go/informers"
+	discoveryinformers "k8s.io/client-go/informers/discovery/v1"
+	"k8s.io/client-go/kubernetes"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/internal/client"
@@ -72,10 +76,21 @@ func serviceOf(slice *discoveryv1.EndpointSlice) string {
 	return ""
 }
 
+// slicesOfServices makes a factory's informer of EndpointSlices one of those that belong to services.
+func slicesOfServices(factory informers.SharedInformerFactory) cache.SharedIndexInformer {
+	return factory.InformerFor(&discoveryv1.EndpointSlice{}, func(kube kubernetes.Interface, resync time.Duration) cache.SharedIndexInformer {
+		indexers := cache.Indexers{cache.NamespaceIndex: cache.MetaNamespaceIndexFunc}
+		return discoveryinformers.NewFilteredEndpointSliceInformer(kube, metav1.NamespaceAll, resync, indexers, func(o *metav1.ListOptions) {
+			client.Newest(o)
+			o.LabelSelector = discoveryv1.LabelServiceName
+		})
+	})
+}
+
 // watch notes changes of services and slices.
 func (p *proxy) watch(factory informers.SharedInformerFactory) ([]cache.InformerSynced, error) {
 	services := factory.Core().V1().Services().Informer()
-	slices := factory.Discovery().V1().EndpointSlices().Informer()
+	slices := slicesOfServices(factory)
 	err := slices.AddIndexers(cache.Indexers{serviceIndex: func(obj any) ([]string, error) {
 		if slice, ok := obj.(*discoveryv1.EndpointSlice); ok && serviceOf(slice) != "" {
 			return []string{serviceOf(slice)}, nil
@@ -168,16 +183,53 @@ func (p *proxy) watchNode(trim cache.TransformFunc) informers.SharedInformerFact
 			}
 		},
 	})
-	p.nodeInformer = informer.HasSynced
+	p.optional = append(p.optional, informer.HasSynced)
 	return factory
 }
 
-// nodePatience is how long the first rules wait for the Node: without it, they are right but for topology.
-const nodePatience = 5 * time.Second
+// watchCIDRs follows the ranges of service addresses, where the cluster has such objects.
+func (p *proxy) watchCIDRs(factory informers.SharedInformerFactory) {
+	served, err := p.cfg.Client.Discovery().ServerResourcesForGroupVersion(networkingv1.SchemeGroupVersion.String())
+	if err != nil || !slices.ContainsFunc(served.APIResources, func(r metav1.APIResource) bool { return r.Name == "servicecidrs" }) {
+		return
+	}
+	informer := factory.Networking().V1().ServiceCIDRs()
+	changed := func(any) { p.note(func(n *pending) { n.everything = true }) }
+	_, _ = informer.Informer().AddEventHandler(cache.ResourceEventHandlerFuncs{ // fails only once stopped
+		AddFunc: changed, DeleteFunc: changed, // their ranges do not change
+	})
+	p.serviceCIDRs = informer.Lister()
+	p.optional = append(p.optional, informer.Informer().HasSynced)
+}
 
-func (p *proxy) nodeSynced() cache.InformerSynced {
-	patience := time.Now().Add(nodePatience)
-	return func() bool { return p.nodeInformer() || time.Now().After(patience) }
+func (p *proxy) followCIDRs() {
+	if p.serviceCIDRs == nil {
+		return
+	}
+	all, err := p.serviceCIDRs.List(labels.Everything())
+	if err != nil {
+		return // of what is in memory
+	}
+	p.cidrs = nil
+	for _, object := range all {
+		for _, text := range object.Spec.CIDRs {
+			if cidr, err := netip.ParsePrefix(text); err == nil && cidr.Addr().Is4() {
+				p.cidrs = append(p.cidrs, cidr.Masked())
+			}
+		}
+	}
+	slices.SortFunc(p.cidrs, netip.Prefix.Compare)
+	p.cidrs = slices.Compact(p.cidrs)
+}
+
+// patience is how long the first rules wait for the Node and the ServiceCIDRs: without them, they are right but for topology and what is of no service.
+const patience = 5 * time.Second
+
+func (p *proxy) soon() cache.InformerSynced {
+	end := time.Now().Add(patience)
+	return func() bool {
+		return time.Now().After(end) || !slices.ContainsFunc(p.optional, func(synced cache.InformerSynced) bool { return !synced() })
+	}
 }
 
 func zoneOf(n *corev1.Node) string { return n.Labels[corev1.LabelTopologyZone] }

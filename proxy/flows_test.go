@@ -141,6 +141,16 @@ func TestStaleFlows(t *testing.T) {
 		key("10.96.0.3", corev1.ProtocolSCTP, 99): {Endpoints: at("10.0.0.1:99")},
 		key("0.0.0.0", corev1.ProtocolUDP, 30053): {Endpoints: at("10.0.0.1:53")},
 	}}
+	stale.now[key("10.96.0.4", corev1.ProtocolTCP, 80)] = ruleset.Backend{Endpoints: at("10.0.0.1:80")}
+	asked := &netlink.ConntrackFlow{ProtoInfo: &netlink.ProtoInfoTCP{State: synSent}}
+	asked.Forward.Protocol, asked.Forward.DstIP, asked.Forward.DstPort = unix.IPPROTO_TCP, net.IPv4(10, 96, 0, 4), 80
+	asked.Reverse.SrcIP, asked.Reverse.SrcPort = net.IPv4(10, 0, 0, 2), 80
+	if !stale.MatchConntrackFlow(asked) {
+		t.Error("a connection that nobody answered stays")
+	}
+	if asked.ProtoInfo = (&netlink.ProtoInfoTCP{State: synSent + 2}); stale.MatchConntrackFlow(asked) {
+		t.Error("an established connection is forgotten")
+	}
 	for _, c := range []struct {
 		protocol uint8
 		to, from string

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -17,8 +18,8 @@ import (
 // belongs to no endpoint and is refused.
 const ServiceLink = "coracle-svc"
 
-// ensureLink makes or repairs the link, its address and its route.
-func ensureLink(cfg Config) error {
+// ensureLink makes or repairs the link, its address and the routes to the service addresses.
+func ensureLink(cfg Config, services []netip.Prefix) error {
 	link, err := netlink.LinkByName(ServiceLink)
 	var notFound netlink.LinkNotFoundError
 	if errors.As(err, &notFound) {
@@ -40,15 +41,29 @@ func ensureLink(cfg Config) error {
 	if err := netlink.LinkSetUp(link); err != nil {
 		return err
 	}
-	if !cfg.ServiceCIDR.IsValid() {
-		return nil
+	return ensureRoutes(link, cfg.NodeIP, services)
+}
+
+func ensureRoutes(link netlink.Link, source netip.Addr, services []netip.Prefix) error {
+	for _, cidr := range services {
+		route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(cidr), Scope: netlink.SCOPE_LINK}
+		if source.IsValid() {
+			route.Src = source.AsSlice()
+		}
+		if err := netlink.RouteReplace(route); err != nil {
+			return fmt.Errorf("route to %s: %w", cidr, err)
+		}
 	}
-	route := &netlink.Route{LinkIndex: link.Attrs().Index, Dst: ipNet(cfg.ServiceCIDR), Scope: netlink.SCOPE_LINK}
-	if cfg.NodeIP.IsValid() {
-		route.Src = cfg.NodeIP.AsSlice()
+	routes, err := netlink.RouteList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return fmt.Errorf("list routes: %w", err)
 	}
-	if err := netlink.RouteReplace(route); err != nil {
-		return fmt.Errorf("route to %s: %w", cfg.ServiceCIDR, err)
+	for i := range routes {
+		if !slices.ContainsFunc(services, func(cidr netip.Prefix) bool { return routes[i].Dst != nil && routes[i].Dst.String() == cidr.String() }) {
+			if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+				return fmt.Errorf("delete the route to %s: %w", routes[i].Dst, err)
+			}
+		}
 	}
 	return nil
 }
@@ -107,7 +122,7 @@ func (w *linkWatch) hear(ctx context.Context) {
 		case u, ok := <-w.links:
 			ours, told = ok && u.Attrs().Name == ServiceLink && (u.Header.Type == unix.RTM_DELLINK || u.Attrs().Flags&net.FlagUp == 0), ok
 		case u, ok := <-w.routes:
-			ours, told = ok && u.Type == unix.RTM_DELROUTE && u.Dst != nil && u.Dst.String() == w.cfg.ServiceCIDR.String(), ok
+			ours, told = ok && u.Type == unix.RTM_DELROUTE && ofServiceLink(u.LinkIndex), ok
 		case u, ok := <-w.addrs:
 			ours, told = ok && !u.NewAddr && w.cfg.DNS.IsValid() && u.LinkAddress.IP.Equal(w.cfg.DNS.AsSlice()), ok
 		}
@@ -118,6 +133,11 @@ func (w *linkWatch) hear(ctx context.Context) {
 			return
 		}
 	}
+}
+
+func ofServiceLink(index int) bool {
+	link, err := netlink.LinkByName(ServiceLink)
+	return err == nil && link.Attrs().Index == index
 }
 
 func deleteLink() error {

@@ -9,6 +9,7 @@ import (
 
 	"k8s.io/apimachinery/pkg/labels"
 	corelisters "k8s.io/client-go/listers/core/v1"
+	networkinglisters "k8s.io/client-go/listers/networking/v1"
 	"k8s.io/client-go/tools/cache"
 
 	"github.com/coracle-dev/coracle/proxy/health"
@@ -29,7 +30,9 @@ type proxy struct {
 	services     corelisters.ServiceLister
 	byName       cache.Indexer // EndpointSlices
 	nodes        corelisters.NodeLister
-	nodeInformer cache.InformerSynced
+	serviceCIDRs networkinglisters.ServiceCIDRLister // nil where the cluster has none
+	// optional are informers that the first rules wait for, but not for ever.
+	optional []cache.InformerSynced
 
 	pending *pending
 	wake    chan struct{} // pending has something
@@ -39,7 +42,8 @@ type proxy struct {
 
 	// What follows is the loop's.
 	node    ruleset.Node
-	podCIDR netip.Prefix // what the Node says
+	podCIDR netip.Prefix   // what the Node says
+	cidrs   []netip.Prefix // what the ServiceCIDRs say, sorted
 	state   *ruleset.State
 	table   *nft.Table
 	// behind: the kernel's table is not what state says, as far as we know.
@@ -100,7 +104,7 @@ func (p *proxy) update(changed *pending) error {
 	p.behind = false
 	p.once.Do(func() { close(p.applied) })
 	for i := range changes {
-		p.flows.note(changes[i].Key, &changes[i].After)
+		p.flows.note(&changes[i])
 	}
 	for i := range rules {
 		p.checks.Set(rules[i].Service, rules[i].Health)
@@ -123,7 +127,11 @@ func (p *proxy) follow(changed *pending) {
 		p.health.Eligible(eligible(n))
 	}
 	p.node = node
+	p.followCIDRs()
 	p.table.Configure(p.rules())
+	if err := ensureLink(p.cfg, p.rules().Services); err != nil {
+		p.log.Error("cannot repair the services' link", "error", err)
+	}
 	services, err := p.services.List(labels.Everything())
 	if err != nil {
 		return // of what is in memory
@@ -167,7 +175,7 @@ func (p *proxy) count(rules []ruleset.Rules, n int) {
 
 // repair puts right what someone else changed.
 func (p *proxy) repair() {
-	if err := ensureLink(p.cfg); err != nil {
+	if err := ensureLink(p.cfg, p.rules().Services); err != nil {
 		p.log.Error("cannot repair the services' link", "error", err)
 	}
 	if p.behind {

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/netip"
+	"slices"
 	"time"
 
 	"k8s.io/client-go/informers"
@@ -33,7 +34,7 @@ type Config struct {
 	NodeName string
 	// NodeIP is the source address of this machine's own connections to services.
 	NodeIP netip.Addr
-	// ServiceCIDR holds the cluster IPs. Invalid: not known, then there is no route to them but the machine's own.
+	// ServiceCIDR holds the cluster IPs, besides the ranges of the cluster's ServiceCIDRs. There is a route to them.
 	ServiceCIDR netip.Prefix
 	// PodCIDR holds the pods' addresses: other clients of a cluster IP are masqueraded. Invalid: those that the Node says this node's pods have.
 	PodCIDR netip.Prefix
@@ -80,6 +81,7 @@ func Run(ctx context.Context, cfg Config) error {
 		return err
 	}
 	node := p.watchNode(trimmer.trim)
+	p.watchCIDRs(factory)
 	if p.links, err = newLinkWatch(cfg, p.touch); err != nil {
 		return err
 	}
@@ -90,7 +92,7 @@ func Run(ctx context.Context, cfg Config) error {
 	runs := []func(context.Context) error{p.flows.run, p.links.run, func(context.Context) error { return listens() }, func(ctx context.Context) error {
 		factory.Start(ctx.Done())
 		node.Start(ctx.Done())
-		if !cache.WaitForCacheSync(ctx.Done(), append(events, p.nodeSynced())...) {
+		if !cache.WaitForCacheSync(ctx.Done(), append(events, p.soon())...) {
 			return nil
 		}
 		return p.loop(ctx)
@@ -145,7 +147,7 @@ func newProxy(ctx context.Context, cfg Config) (*proxy, error) {
 	if p.flows, err = newFlows(p.log, cfg.Metrics); err != nil {
 		return nil, fmt.Errorf("proxy: %w", err)
 	}
-	if err := ensureLink(cfg); err != nil {
+	if err := ensureLink(cfg, p.rules().Services); err != nil {
 		return nil, fmt.Errorf("proxy: link %s: %w", ServiceLink, err)
 	}
 	return p, p.allowLoopback()
@@ -161,9 +163,9 @@ func (p *proxy) allowLoopback() error {
 
 // rules is what the rules that every packet passes are made of.
 func (p *proxy) rules() nft.Config {
-	cfg := nft.Config{NodePorts: p.cfg.NodePorts, Pods: p.cfg.PodCIDR}
-	if p.cfg.ServiceCIDR.IsValid() {
-		cfg.Services = []netip.Prefix{p.cfg.ServiceCIDR}
+	cfg := nft.Config{NodePorts: p.cfg.NodePorts, Pods: p.cfg.PodCIDR, Services: p.cidrs}
+	if p.cfg.ServiceCIDR.IsValid() && !slices.Contains(p.cidrs, p.cfg.ServiceCIDR) {
+		cfg.Services = append([]netip.Prefix{p.cfg.ServiceCIDR}, p.cidrs...)
 	}
 	if !cfg.Pods.IsValid() {
 		cfg.Pods = p.podCIDR

@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -16,6 +17,7 @@ import (
 	"github.com/vishvananda/netlink"
 	corev1 "k8s.io/api/core/v1"
 	discoveryv1 "k8s.io/api/discovery/v1"
+	networkingv1 "k8s.io/api/networking/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes/fake"
 	"k8s.io/utils/ptr"
@@ -43,7 +45,8 @@ func ownNamespace(t testing.TB) bool {
 	}
 	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run", "^"+t.Name()+"$", "-test.v", "-test.timeout", "4m")
 	if _, ok := t.(*testing.B); ok {
-		cmd.Args = append(cmd.Args, "-test.bench", "^"+t.Name()+"$", "-test.run", "^$", "-test.benchtime", "1x")
+		name := "^" + strings.ReplaceAll(t.Name(), "/", "$/^") + "$"
+		cmd.Args = append(cmd.Args, "-test.bench", name, "-test.run", "^$", "-test.benchtime", "1x")
 	}
 	cmd.Env = append(os.Environ(), inside+"=1")
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
@@ -293,4 +296,38 @@ func TestRestartKeepsTheTable(t *testing.T) {
 	if after := handle(t); after == before {
 		t.Error("the table was not made anew")
 	}
+}
+
+// TestServiceCIDRs: each of the cluster's ranges has a route, and what is of no service in it is refused; a range that goes takes both along.
+func TestServiceCIDRs(t *testing.T) {
+	if !ownNamespace(t) {
+		return
+	}
+	cidr := func(name, text string) *networkingv1.ServiceCIDR {
+		return &networkingv1.ServiceCIDR{ObjectMeta: metav1.ObjectMeta{Name: name}, Spec: networkingv1.ServiceCIDRSpec{CIDRs: []string{"fd00::/112", text}}}
+	}
+	kube := fake.NewClientset(cidr("kubernetes", serviceCIDR))
+	kube.Resources = []*metav1.APIResourceList{{GroupVersion: "networking.k8s.io/v1", APIResources: []metav1.APIResource{{Name: "servicecidrs"}}}}
+	start(t, func(c *Config) { c.Client, c.ServiceCIDR = kube, netip.Prefix{} })
+	routes := func(want ...string) {
+		t.Helper()
+		eventually(t, "routes", func() string {
+			out, _ := exec.Command("ip", "route", "show", "dev", ServiceLink).CombinedOutput()
+			for _, text := range []string{serviceCIDR, "172.30.0.0/16"} {
+				if strings.Contains(string(out), text) != slices.Contains(want, text) {
+					return string(out)
+				}
+			}
+			return ""
+		})
+	}
+	routes(serviceCIDR)
+	shows(t, "ip daddr 10.96.0.0/16 reject")
+	_, err := kube.NetworkingV1().ServiceCIDRs().Create(t.Context(), cidr("more", "172.30.0.0/16"), metav1.CreateOptions{})
+	must(t, err)
+	routes(serviceCIDR, "172.30.0.0/16")
+	shows(t, "ip daddr 10.96.0.0/16 reject", "ip daddr 172.30.0.0/16 reject")
+	must(t, kube.NetworkingV1().ServiceCIDRs().Delete(t.Context(), "more", metav1.DeleteOptions{}))
+	routes(serviceCIDR)
+	shows(t, "ip daddr 10.96.0.0/16 reject", "!172.30")
 }

@@ -98,7 +98,7 @@ func TestAuthorizer(t *testing.T) {
 			[]string{"list :secrets", "update :nodes name=n1", "create :pods ns=ns", "update coordination.k8s.io:leases ns=kube-system name=other", "get :pods/log ns=ns name=web"}},
 		{person(user.KubeControllerManager), []string{"list example.com:things", "deletecollection :secrets ns=ns", "create :pods ns=ns", "update :namespaces/finalize name=x", "create discovery.k8s.io:endpointslices ns=ns"},
 			[]string{"get /metrics", "create :pods/exec ns=ns name=web", "create apps:deployments ns=ns", "impersonate :users", "escalate rbac.authorization.k8s.io:roles ns=ns"}},
-		{person(user.KubeProxy), []string{"watch :services", "list discovery.k8s.io:endpointslices"}, []string{"list :pods", "list :secrets", "update :services ns=ns name=x"}},
+		{person(user.KubeProxy), []string{"watch :services", "list discovery.k8s.io:endpointslices", "watch networking.k8s.io:servicecidrs"}, []string{"list :pods", "list :secrets", "update :services ns=ns name=x"}},
 		{node, []string{
 			"list :pods field=spec.nodeName=n1", "watch :pods field=spec.nodeName=n1", "get :pods ns=ns name=web", "delete :pods ns=ns name=web",
 			"patch :pods/status ns=ns name=web", "get :secrets ns=ns name=vol", "get :secrets ns=ns name=pull", "get :secrets ns=ns name=env", "get :secrets ns=ns name=proj",

@@ -213,12 +213,14 @@ func TestRBACIndex(t *testing.T) {
 		t.Errorf("%v, %s", ok, reason)
 	}
 	node := person("system:node:n1", user.NodesGroup)
-	for question, want := range map[string]bool{ // what enforcing network policies takes, and no more
+	for question, want := range map[string]bool{ // what enforcing network policies and services takes, and no more
 		"list networking.k8s.io:networkpolicies":               true,
 		"watch networking.k8s.io:networkpolicies":              true,
 		"update networking.k8s.io:networkpolicies ns=x name=y": false,
 		"watch discovery.k8s.io:endpointslices ns=kube-system": true,
 		"create discovery.k8s.io:endpointslices ns=x":          false,
+		"watch networking.k8s.io:servicecidrs":                 true, // the service proxy routes them
+		"update networking.k8s.io:servicecidrs name=y":         false,
 		"list :pods": false,
 	} {
 		if ok, reason := p.authorize(node, ask(t, node, question)); ok != want {

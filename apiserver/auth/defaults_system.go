@@ -51,7 +51,8 @@ func (d *Defaults) addSystemRoles() {
 		rule("list watch", core, "services endpoints"),
 		rule(reads, core, "nodes"),
 		events(),
-		rule("list watch", discoveryGroup, "endpointslices"))
+		rule("list watch", discoveryGroup, "endpointslices"),
+		rule("list watch", networkingGroup, "servicecidrs"))
 	d.bind("system:node-proxier", named(user.KubeProxy))
 }
 
@@ -221,7 +222,7 @@ func (d *Defaults) addOwnRoles() {
 		rule(reads, core, "nodes services endpoints namespaces"),
 		rule(reads, discoveryGroup, "endpointslices"),
 		rule(reads, networkingGroup, "ingresses ingressclasses"),
-		rule("list watch", networkingGroup, "networkpolicies"),
+		rule("list watch", networkingGroup, "networkpolicies servicecidrs"),
 		events())
 	d.bind(own+"node", group(user.NodesGroup))
 	d.role(metav1.NamespaceSystem, own+"node", rule("get", core, "configmaps", ClusterConfigMap))

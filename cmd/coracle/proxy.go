@@ -29,7 +29,7 @@ func lonelyProxyFlags(o *options, f *pflag.FlagSet) {
 	f.StringVar(&o.nodeName, "node-name", "", "the node's name (default: the host's name, in lower case)")
 	f.StringVar(&o.nodeIP, "node-ip", "", "the node's address (default: that of the default route)")
 	f.StringVar(&o.podCIDR, "pod-cidr", "", "addresses of all pods: a cluster IP's other clients are masqueraded (default: those of this node's pods, by its Node)")
-	f.StringVar(&o.serviceCIDR, "service-cidr", "", "addresses of services, for a route to them and to refuse those of no service (default: neither)")
+	f.StringVar(&o.serviceCIDR, "service-cidr", "", "addresses of services, besides those of the cluster's ServiceCIDRs: there is a route to them, and those of no service refuse")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "", "address to answer for the cluster's names on (default: none)")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
 	f.StringVar(&o.resolvConf, "resolv-conf", "", "file of the servers that DNS asks for other names (default: /etc/resolv.conf, or systemd-resolved's own list)")
