@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -276,23 +277,22 @@ func TestTruncatedUpstream(t *testing.T) {
 // TestPassesOn: DO and CD reach the other server, and what it says of them comes back; its EDNS options and the client's do not.
 func TestPassesOn(t *testing.T) {
 	w := newWorld(t)
-	up := newServer(t, gives(t, "example.org. 60 IN A 192.0.2.9"))
-	checked := true
-	up.reply = func(m *dns.Msg, _ string) {
+	var passed atomic.Bool
+	up := newServer(t, func(m *dns.Msg, _ string) {
 		if m.Question[0].Qtype != dns.TypeA {
 			return
 		}
-		checked = checked && !m.CheckingDisabled
+		passed.Store(passed.Load() || m.CheckingDisabled)
 		m.AuthenticatedData = true
 		m.SetEdns0(4096, true)
 		m.IsEdns0().Option = []dns.EDNS0{&dns.EDNS0_NSID{Code: dns.EDNS0NSID, Nsid: "00"}}
 		m.Answer = []dns.RR{rrOf(t, "example.org. 60 IN A 192.0.2.9"), rrOf(t, "example.org. 60 IN RRSIG A 8 2 60 20300101000000 20260101000000 1 example.org. AAAA")}
-	}
+	})
 	w.upstreams(up)
 	m := question("example.org.", dns.TypeA).SetEdns0(1232, true)
 	m.CheckingDisabled = true
 	reply := w.ask(m)
-	if o := reply.IsEdns0(); o == nil || !o.Do() || len(o.Option) != 0 || !reply.AuthenticatedData || len(reply.Answer) != 2 || checked {
+	if o := reply.IsEdns0(); o == nil || !o.Do() || len(o.Option) != 0 || !reply.AuthenticatedData || len(reply.Answer) != 2 || !passed.Load() {
 		t.Errorf("answer %v", reply)
 	}
 	if w.ask(question("example.org.", dns.TypeA)); up.count() != 2 {
@@ -304,11 +304,10 @@ func TestPassesOn(t *testing.T) {
 func TestOnce(t *testing.T) {
 	w := newWorld(t)
 	release := make(chan struct{})
-	up := newServer(t, nil)
-	up.reply = func(m *dns.Msg, network string) {
+	up := newServer(t, func(m *dns.Msg, network string) {
 		<-release
 		gives(t, "example.org. 60 IN A 192.0.2.9")(m, network)
-	}
+	})
 	w.upstreams(up)
 	var all sync.WaitGroup
 	for range 20 {
