@@ -3,4 +3,4 @@
 package vm
 
 // Checks are the tests that run inside the machine (package guest), in their order.
-var Checks = []string{"Up", "FirstApp", "Limits", "OOMKilled", "QoS", "Resize", "Stats", "Eviction", "Down"}
+var Checks = []string{"Up", "FirstApp", "Limits", "OOMKilled", "QoS", "Resize", "Stats", "Eviction", "Down", "Lab"}

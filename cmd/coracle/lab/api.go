@@ -7,7 +7,9 @@ import (
 	"io/fs"
 	"net"
 	"net/url"
+	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,7 +24,7 @@ import (
 
 // How long is waited for what usually takes seconds: the machine may be busy.
 const (
-	serverTimeout = time.Minute
+	serverTimeout = 2 * time.Minute
 	nodesTimeout  = 3 * time.Minute
 )
 
@@ -125,9 +127,19 @@ func (l *Lab) awaitNodes(ctx context.Context, nodes []string, since time.Time, s
 		return nil
 	})
 	if err != nil && waiting != "" {
-		return l.explain(waiting, err)
+		return firewallHint(l.explain(waiting, err))
 	}
 	return err
+}
+
+// firewallHint names what most likely keeps machines apart where the kernel has the firewall see what only passes a bridge, as Docker asks it to.
+func firewallHint(err error) error {
+	const file = "/proc/sys/net/bridge/bridge-nf-call-iptables"
+	if data, rerr := os.ReadFile(file); rerr != nil || strings.TrimSpace(string(data)) != "1" {
+		return err
+	}
+	return fmt.Errorf("%w\nif the nodes cannot reach the server: this machine's firewall sees what passes between them (net.bridge.bridge-nf-call-iptables is 1), "+
+		"and may drop it: let it forward from and to links called %s*", err, LinkPrefix)
 }
 
 // readiness tells which nodes are Ready, with a Lease renewed since.

@@ -224,7 +224,11 @@ func (s *bootSpec) kernelMounts() error {
 		{"proc", "proc", "", safe}, {"sysfs", "sys", "", safe},
 		{"tmpfs", "run", "mode=755", unix.MS_NOSUID | unix.MS_NODEV}, {"tmpfs", "dev/shm", "mode=1777", unix.MS_NOSUID | unix.MS_NODEV},
 	} {
-		if err := unix.Mount(m.kind, s.inside(m.at), m.kind, m.flags, m.data); err != nil {
+		err := unix.Mount(m.kind, s.inside(m.at), m.kind, m.flags, m.data)
+		if m.at == "dev/shm" && errors.Is(err, unix.ENOENT) {
+			continue // where the machine below has none
+		}
+		if err != nil {
 			return fmt.Errorf("mount %s at /%s: %w", m.kind, m.at, err)
 		}
 	}

@@ -38,7 +38,7 @@ func TestGuest(t *testing.T) {
 	g := &guest{before: traces(t)}
 	checks := map[string]func(*guest){
 		"Up": (*guest).up, "FirstApp": (*guest).firstApp, "Limits": (*guest).limits, "OOMKilled": (*guest).oomKilled, "QoS": (*guest).qos,
-		"Resize": (*guest).resize, "Stats": (*guest).stats, "Eviction": (*guest).eviction, "Down": (*guest).down,
+		"Resize": (*guest).resize, "Stats": (*guest).stats, "Eviction": (*guest).eviction, "Down": (*guest).down, "Lab": (*guest).lab,
 	}
 	for _, name := range vm.Checks {
 		t.Run(name, func(t *testing.T) {
@@ -336,6 +336,34 @@ func (g *guest) eviction() {
 
 func (g *guest) down() {
 	g.run("coracle", "down", "--purge")
+	g.nothingLeft()
+}
+
+// lab runs a pod on a node of a lab, whose cgroups are below the lab's, and cuts the node's power.
+func (g *guest) lab() {
+	g.Cleanup(func() { _ = exec.Command("coracle", "lab", "down").Run() })
+	g.run("coracle", "lab", "up", "--nodes", "1")
+	config := strings.TrimSpace(g.run("coracle", "lab", "kubeconfig"))
+	g.kubectl("--kubeconfig", config, "create", "deployment", "web", "--image="+demo)
+	g.kubectl("--kubeconfig", config, "rollout", "status", "deployment", "web", "--timeout=3m")
+	if pods, err := filepath.Glob(cgroups + "/coracle-lab-lab/node-1/kubepods/*/*/memory.max"); err != nil || len(pods) == 0 {
+		g.Errorf("no pod's cgroup below the node's: %v", err)
+	}
+	if out := g.run("coracle", "lab", "exec", "node-1", "--", "cat", "/proc/self/cgroup"); strings.TrimSpace(out) != "0::/system" {
+		g.Errorf("inside a node: %s", out)
+	}
+	g.run("coracle", "lab", "kill", "node-1")
+	if procs, err := os.ReadFile(cgroups + "/coracle-lab-lab/node-1/system/cgroup.procs"); err == nil && len(procs) > 0 {
+		g.Errorf("a node without power has the processes %s", procs)
+	}
+	g.run("coracle", "lab", "start", "node-1")
+	g.run("coracle", "lab", "down")
+	g.nothingLeft()
+}
+
+// nothingLeft compares with what there was before.
+func (g *guest) nothingLeft() {
+	g.Helper()
 	after := traces(g.T)
 	for what, was := range g.before {
 		if is := after[what]; is != was {
