@@ -51,6 +51,7 @@ type asker struct {
 	timeout time.Duration
 	keep    bool // one connection for all questions
 	conn    net.Conn
+	ports   *portSequence
 }
 
 func newAsker(raw string, timeout time.Duration, keep bool) (*asker, error) {
@@ -64,7 +65,7 @@ func newAsker(raw string, timeout time.Duration, keep bool) (*asker, error) {
 	if !slices.Contains([]string{"http", "tcp", "udp"}, u.Scheme) || u.Host == "" {
 		return nil, fmt.Errorf("%q: only http://, tcp:// and udp:// are known here", raw)
 	}
-	a := &asker{url: u, address: u.Host, timeout: timeout, keep: keep}
+	a := &asker{url: u, address: u.Host, timeout: timeout, keep: keep, ports: &portSequence{}}
 	if u.Port() == "" {
 		a.address = net.JoinHostPort(u.Hostname(), "80")
 	}
@@ -74,7 +75,7 @@ func newAsker(raw string, timeout time.Duration, keep bool) (*asker, error) {
 // ask gives the answer; an error closes a connection that was kept.
 func (a *asker) ask() (x exchange, err error) {
 	if a.conn == nil {
-		if a.conn, x.local, err = dialFrom(strings.Replace(a.url.Scheme, "http", "tcp", 1), a.address, a.timeout); err != nil {
+		if a.conn, x.local, err = a.dial(); err != nil {
 			a.conn = nil
 			return x, err
 		}
@@ -86,7 +87,7 @@ func (a *asker) ask() (x exchange, err error) {
 	case "udp":
 		x.answer, err = askUDP(a.conn, strings.TrimPrefix(a.url.Path, "/"))
 	case "http":
-		x.answer, last, err = askHTTP(a.conn, a.url, a.keep)
+		x.answer, last, err = askHTTP(a.conn, a.url)
 	case "tcp":
 		x.answer = x.local + " -> " + a.conn.RemoteAddr().String()
 	}
@@ -103,11 +104,11 @@ func (a *asker) close() {
 	}
 }
 
-// dialFrom connects, and tells the local address even of an attempt that fails, so that it can be found in the kernel's tables.
-func dialFrom(network, address string, timeout time.Duration) (net.Conn, string, error) {
+// dial connects, and tells the local port even of an attempt that fails, so that it can be found in the kernel's tables.
+func (a *asker) dial() (net.Conn, string, error) {
 	local := ""
-	d := net.Dialer{Timeout: timeout, FallbackDelay: -1, ControlContext: bindFirst(&local)}
-	conn, err := d.DialContext(context.Background(), network, address)
+	d := net.Dialer{Timeout: a.timeout, FallbackDelay: -1, ControlContext: a.ports.bindFirst(&local)}
+	conn, err := d.DialContext(context.Background(), strings.Replace(a.url.Scheme, "http", "tcp", 1), a.address)
 	return conn, local, err
 }
 
@@ -123,13 +124,10 @@ func askUDP(conn net.Conn, words string) (string, error) {
 	return string(buf[:n]), err
 }
 
-// askHTTP asks on an open connection; last tells that the server closes it.
-func askHTTP(conn net.Conn, u *url.URL, keep bool) (text string, last bool, err error) {
-	connection := "close"
-	if keep {
-		connection = "keep-alive"
-	}
-	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: demo\r\nConnection: %s\r\n\r\n", u.RequestURI(), u.Host, connection); err != nil {
+// askHTTP asks on an open connection; last tells that the server closes it. Else it is this end's to close, so that no server is left with
+// thousands of closed connections to remember, which would hold up others from the same port for a second.
+func askHTTP(conn net.Conn, u *url.URL) (text string, last bool, err error) {
+	if _, err := fmt.Fprintf(conn, "GET %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: demo\r\n\r\n", u.RequestURI(), u.Host); err != nil {
 		return "", false, err
 	}
 	r, err := readAnswer(bufio.NewReader(conn))

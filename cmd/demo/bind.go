@@ -5,24 +5,41 @@ import (
 	"fmt"
 	"net"
 	"strings"
+	"sync"
 	"syscall"
+	"time"
 )
 
+// Local ports of clients, as the kernel takes them.
+const firstPort, ports = 32768, 28232
+
+// portSequence gives local ports, none twice within two minutes at up to 200 a second: kernels on the way remember connections that failed, and
+// where they led.
+type portSequence struct {
+	mu   sync.Mutex
+	last int64
+}
+
+func (s *portSequence) next() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.last = max(s.last+1, time.Now().UnixMilli()/5)
+	return firstPort + int(s.last%ports)
+}
+
 // bindFirst takes a local port before the connection is tried, and notes it.
-func bindFirst(local *string) func(context.Context, string, string, syscall.RawConn) error {
+func (s *portSequence) bindFirst(local *string) func(context.Context, string, string, syscall.RawConn) error {
 	return func(_ context.Context, network, _ string, c syscall.RawConn) error {
 		if strings.HasSuffix(network, "6") {
 			return nil
 		}
 		var failed error
 		err := c.Control(func(fd uintptr) {
-			if failed = syscall.Bind(int(fd), &syscall.SockaddrInet4{}); failed != nil {
-				return
-			}
-			var name syscall.Sockaddr
-			if name, failed = syscall.Getsockname(int(fd)); failed == nil {
-				if v4, ok := name.(*syscall.SockaddrInet4); ok {
-					*local = fmt.Sprintf("%s:%d", net.IP(v4.Addr[:]), v4.Port)
+			for range ports {
+				port := s.next()
+				*local = fmt.Sprintf("%s:%d", net.IPv4zero, port)
+				if failed = syscall.Bind(int(fd), &syscall.SockaddrInet4{Port: port}); failed != syscall.EADDRINUSE {
+					return
 				}
 			}
 		})

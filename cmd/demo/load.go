@@ -20,10 +20,10 @@ type tally struct {
 	Slowest string // the longest answer of those that came
 }
 
-// miss is what load prints of a question that got no answer. Target is who answered before on a connection that was kept.
+// miss is what load prints of a question that got no answer, and when it was asked. Target is who answered before on a connection that was kept.
 type miss struct {
-	At                   time.Time
-	Error, Local, Target string
+	At                         time.Time
+	Error, Local, Target, Took string
 }
 
 // loader asks and counts.
@@ -54,8 +54,10 @@ func load(e env, args []string) int {
 	if _, err := newAsker(fs.Arg(0), *wait, *keep); err != nil {
 		return e.fail("load", err)
 	}
+	sequence := &portSequence{}
 	l := &loader{every: *every, out: json.NewEncoder(e.stdout), answers: map[string]int{}, new: func() *asker {
 		a, _ := newAsker(fs.Arg(0), *wait, *keep)
+		a.ports = sequence
 		return a
 	}}
 	end := make(chan struct{})
@@ -128,7 +130,7 @@ func (l *loader) count(x exchange, err error, target string, took time.Duration)
 	l.asked++
 	if err != nil {
 		l.failed++
-		_ = l.out.Encode(miss{time.Now().UTC(), err.Error(), x.local, target})
+		_ = l.out.Encode(miss{time.Now().Add(-took).UTC(), err.Error(), x.local, target, took.Round(time.Millisecond).String()})
 		return ""
 	}
 	who, _, _ := strings.Cut(strings.TrimSpace(x.answer), "\n")
