@@ -129,7 +129,7 @@ func masqueradeTunnel(c ruleConfig) []expr.Any {
 	return append(matchPrefix(12, c.node, expr.CmpOpNeq),
 		&expr.Meta{Key: expr.MetaKeyOIFNAME, Register: 1},
 		&expr.Cmp{Op: expr.CmpOpEq, Register: 1, Data: []byte(vxlanLink)},
-		&expr.Masq{})
+		&expr.Masq{FullyRandom: true}) // two connections that begin at once could be given the same port, and one of them be dropped
 }
 
 // masqueradeHairpin: ip saddr . ip daddr @hairpin masquerade; no kernel takes a packet from outside that has an address of its own.
