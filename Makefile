@@ -77,6 +77,8 @@ test-vm: bin/coracle ## a machine of its own, on cgroup v2, booted in software; 
 	else echo "== skipped: TestVM, which needs packages that this machine cannot get"; fi
 
 test-all: test ## what takes too long for every change, too
+	@echo "== 20 rounds of nodes that fail"
+	CORACLE_TEST_ROUNDS=20 go test -count=1 -v -timeout 30m ./integration/network
 	@echo "== 200 kills"
 	CORACLE_TEST_KILLS=200 go test -count=1 -v -timeout 40m ./integration/crash
 

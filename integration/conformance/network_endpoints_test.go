@@ -73,7 +73,8 @@ func slicePorts(ports []discoveryv1.EndpointPort) string {
 	return strings.Join(all, ",")
 }
 
-func subsetPorts(ports []corev1.EndpointPort) string { //nolint:staticcheck // clients still read it
+//lint:ignore SA1019 clients still read it
+func subsetPorts(ports []corev1.EndpointPort) string {
 	var all []string
 	for _, p := range ports {
 		all = append(all, fmt.Sprint(p.Port))
@@ -251,9 +252,10 @@ func endpointsLife(e *env) {
 	w, err := objects.Watch(e.ctx, metav1.ListOptions{LabelSelector: "life=endpoints"})
 	e.must(err)
 	defer w.Stop()
-	//lint:ignore SA1019 the API has it still
-	made, err := objects.Create(e.ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "mirrored", Labels: map[string]string{"life": "endpoints"}},
-		Subsets: []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "10.0.0.24"}}, Ports: []corev1.EndpointPort{{Name: "http", Port: 80}}}}}, metav1.CreateOptions{})
+	//lint:ignore SA1019 the conformance test is of it
+	subsets := []corev1.EndpointSubset{{Addresses: []corev1.EndpointAddress{{IP: "10.0.0.24"}}, Ports: []corev1.EndpointPort{{Name: "http", Port: 80}}}}
+	//lint:ignore SA1019 the conformance test is of it
+	made, err := objects.Create(e.ctx, &corev1.Endpoints{ObjectMeta: metav1.ObjectMeta{Name: "mirrored", Labels: map[string]string{"life": "endpoints"}}, Subsets: subsets}, metav1.CreateOptions{})
 	e.must(err)
 	e.sees(w, watch.Added)
 	made.Labels["updated"] = "yes"

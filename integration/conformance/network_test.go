@@ -359,6 +359,7 @@ func everyWay(e *env) {
 		name, err := e.ask(nil, web(host.Status.PodIP, 18080))
 		e.must(err)
 		e.answers(from, web(host.Status.PodIP, 18080), name)
+		e.answers(from, fmt.Sprintf("udp://%s:18081/hostname", host.Status.PodIP), name)
 		e.answers(nil, web(from.Status.PodIP, webPort), from.Name)
 		e.eventually(func() error { // from the node by UDP: the pod on the node's network asks
 			got, err := e.fetch(fmt.Sprintf("http://%s:18080/ask?url=udp://%s:%d/hostname", host.Status.PodIP, from.Status.PodIP, datagramPort))
