@@ -247,3 +247,27 @@ func FuzzName(f *testing.F) {
 		}
 	})
 }
+
+// BenchmarkHandle is what an answer costs besides the system's calls.
+func BenchmarkHandle(b *testing.B) {
+	w := newWorld(b)
+	w.fill()
+	for name, m := range map[string]*dns.Msg{
+		"address": question("web.default.svc.cluster.local.", dns.TypeA), "nothing": question("web.default.other.svc.cluster.local.", dns.TypeA),
+		"headless": question("db.default.svc.cluster.local.", dns.TypeA), "SRV": question("_sql._tcp.db.default.svc.cluster.local.", dns.TypeSRV),
+	} {
+		packet, err := m.Pack()
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			worker := w.newWorker(false)
+			b.ReportAllocs()
+			for b.Loop() {
+				if out, _ := worker.handle(packet, podAddr, false); out == nil {
+					b.Fatal("no answer")
+				}
+			}
+		})
+	}
+}
