@@ -75,10 +75,12 @@ type Enforcer struct {
 	moved            chan struct{} // closed and made anew when applied or failure changes
 }
 
-// owner is the pod that an address belongs to.
+// owner is the pod that an address belongs to. Protected ones are known from the agent, which knows best: until it says otherwise, no other pod that the
+// API shows with the address, such as one that had it before, takes it over.
 type owner struct {
-	uid types.UID
-	pod *rules.Pod
+	uid       types.UID
+	pod       *rules.Pod
+	protected bool
 }
 
 // New makes an Enforcer; nothing is watched or written before Run.
@@ -258,8 +260,8 @@ func (e *Enforcer) podChanged(obj any, gone bool) {
 			e.forget(known)
 		}
 	}
-	if runs && has {
-		e.set(addr, owner{uid: pod.UID, pod: podOf(pod)})
+	if before := e.pods[addr]; runs && has && (before.uid == pod.UID || !before.protected) {
+		e.set(addr, owner{uid: pod.UID, pod: podOf(pod), protected: before.protected})
 	}
 }
 
@@ -305,7 +307,7 @@ func (e *Enforcer) Protect(ctx context.Context, pod *corev1.Pod, addrs []netip.A
 	e.mu.Lock()
 	for _, a := range addrs {
 		if a.Is4() {
-			e.set(a.As4(), owner{uid: pod.UID, pod: podOf(pod)})
+			e.set(a.As4(), owner{uid: pod.UID, pod: podOf(pod), protected: true})
 		}
 	}
 	want := e.changed

@@ -166,6 +166,13 @@ func TestProtect(t *testing.T) {
 	n.status(other, corev1.PodRunning, "10.244.0.3")
 	n.policy("deny-free", `{podSelector: {matchLabels: {app: free}}}`)
 	n.eventually(texts("10.244.0.3 : goto", "10.244.0.2 : goto"), nil)
+	// Nor does another pod that the API shows with the address, which it had before, or which mirrors one of the node's own.
+	n.status(n.pod("before", "other"), corev1.PodRunning, "10.244.0.2")
+	n.status(n.pod("marker", "web"), corev1.PodRunning, "10.244.0.9") // later
+	n.eventually(texts("10.244.0.9 : goto", "10.244.0.2 : goto"), nil)
+	must(t, n.client.CoreV1().Pods("x").Delete(t.Context(), "before", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
+	n.status(n.pod("second-marker", "web"), corev1.PodRunning, "10.244.0.10")
+	n.eventually(texts("10.244.0.10 : goto", "10.244.0.2 : goto"), nil)
 	n.enforcer.Release(addr)
 	n.eventually(nil, texts("10.244.0.2 : goto"))
 }
