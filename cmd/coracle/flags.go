@@ -51,13 +51,15 @@ type options struct {
 	maxReads      int
 	maxWrites     int
 
-	overlay    string
-	cniConf    string
-	cniBin     []string
-	nodeName   string
-	nodeIP     string
-	nodeLabels map[string]string
-	manifests  string
+	overlay string
+	// nodeCIDRBits is the prefix length of a node's range of pod addresses.
+	nodeCIDRBits int
+	cniConf      string
+	cniBin       []string
+	nodeName     string
+	nodeIP       string
+	nodeLabels   map[string]string
+	manifests    string
 	// shutdown is the time that pods get before the machine goes down, and the part of it for critical ones.
 	shutdown, shutdownCritical time.Duration
 	taints                     taints
@@ -133,7 +135,7 @@ func serverFlags(o *options, f *pflag.FlagSet) {
 }
 
 func clusterFlags(o *options, f *pflag.FlagSet) {
-	f.StringVar(&o.podCIDR, "pod-cidr", "10.244.0.0/16", "addresses of all pods; each node gets a /24 of it")
+	f.StringVar(&o.podCIDR, "pod-cidr", "10.244.0.0/16", "addresses of all pods; each node gets a part of it")
 	f.StringVar(&o.serviceCIDR, "service-cidr", "10.96.0.0/16", "addresses of services")
 	f.StringVar(&o.clusterDomain, "cluster-domain", "cluster.local", "domain of the cluster's names")
 	f.StringVar(&o.clusterDNS, "cluster-dns", "", "address of the cluster's DNS (default: the tenth of --service-cidr)")

@@ -111,7 +111,7 @@ func newControllers() *cobra.Command {
 		work := loop.NewMetrics()
 		return run.All(cmd.Context(), o.serveMetrics(work), func(ctx context.Context) error {
 			return controllers.Run(ctx, controllers.Config{
-				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling, SigningDuration: o.signingDuration,
+				RestConfig: config, ClusterCA: config.CAData, SigningKey: key, PodCIDR: c.pods, NodeCIDRBits: o.nodeCIDRBits, LeaderElect: true, SignToken: sign, Metrics: work, Autoscaling: o.autoscaling, SigningDuration: o.signingDuration,
 				NodeMonitorGrace: o.monitorGrace, LoadBalancer: balancer, Ingress: o.ingress.on, IngressService: o.ingress.publish,
 			})
 		})

@@ -307,7 +307,7 @@ func (s *server) runControllers(ctx context.Context) error {
 		return err
 	}
 	defer s.controls.begin()()
-	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, SignToken: s.tokens.Legacy, Metrics: s.work,
+	return controllers.Run(ctx, controllers.Config{RestConfig: config, Shared: s.shared(pki.ControllerManager), ClusterCA: s.pki.CAPEM(), SigningKey: s.pki.CAKey(), PodCIDR: s.cluster.pods, NodeCIDRBits: s.o.nodeCIDRBits, SignToken: s.tokens.Legacy, Metrics: s.work,
 		LeaderElect: s.several(), Autoscaling: s.o.autoscaling, SigningDuration: s.o.signingDuration, NodeMonitorGrace: s.o.monitorGrace, LoadBalancer: balancer,
 		Ingress: s.o.ingress.on, IngressService: s.o.ingress.publish})
 }

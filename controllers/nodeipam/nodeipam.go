@@ -71,7 +71,7 @@ func (c *Controller) occupy(node *corev1.Node) {
 	defer c.mu.Unlock()
 	for _, cidr := range append([]string{node.Spec.PodCIDR}, node.Spec.PodCIDRs...) {
 		if p, err := netip.ParsePrefix(cidr); err == nil {
-			c.ranges.occupy(p, node.UID)
+			c.ranges.occupy(p, ownerOf(node))
 		}
 	}
 }
@@ -82,11 +82,13 @@ func (c *Controller) release(uid types.UID) bool {
 	return c.ranges.release(uid)
 }
 
-func (c *Controller) take(uid types.UID) (netip.Prefix, bool) {
+func (c *Controller) take(node *corev1.Node) (netip.Prefix, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.ranges.take(uid)
+	return c.ranges.take(ownerOf(node))
 }
+
+func ownerOf(node *corev1.Node) owner { return owner{node.UID, node.Name} }
 
 func (c *Controller) wakeWaiting() {
 	nodes, err := c.nodes.List(labels.Everything())
@@ -108,7 +110,7 @@ func (c *Controller) sync(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
-	cidr, ok := c.take(node.UID)
+	cidr, ok := c.take(node)
 	if !ok {
 		c.events.Eventf(node, corev1.EventTypeNormal, "CIDRNotAvailable", "Node %s status is now: CIDRNotAvailable", node.Name)
 		return nil // a node's deletion wakes this one

@@ -12,20 +12,28 @@ import (
 const maxRanges = 1 << 16
 
 // ranges hands out equal parts of a prefix, each to one owner at a time. It goes round, so that a part just given back is the last to
-// be used again. It is not safe for concurrent use.
+// be used again, but for a node of the same name as the one that had it last: one that registers anew keeps its pods' addresses. It is not safe
+// for concurrent use.
 type ranges struct {
 	base  netip.Prefix
 	bits  int
 	count int
 	next  int
 	used  map[int]types.UID
+	last  map[int]string // the name of the node that had it last, or has it
+}
+
+// owner is a node; another of the same name has another UID.
+type owner struct {
+	uid  types.UID
+	name string
 }
 
 func newRanges(base netip.Prefix, bits int) (*ranges, error) {
 	if !base.IsValid() || bits < base.Bits() || bits > base.Addr().BitLen() {
 		return nil, fmt.Errorf("pod CIDR %s cannot be cut into /%d ranges", base, bits)
 	}
-	r := &ranges{base: base.Masked(), bits: bits, count: maxRanges, used: map[int]types.UID{}}
+	r := &ranges{base: base.Masked(), bits: bits, count: maxRanges, used: map[int]types.UID{}, last: map[int]string{}}
 	if n := bits - base.Bits(); n < 16 {
 		r.count = 1 << n
 	}
@@ -65,22 +73,30 @@ func (r *ranges) touched(p netip.Prefix) (first, last int, ok bool) {
 }
 
 // occupy marks what a prefix overlaps as the owner's. Ranges of other owners stay theirs.
-func (r *ranges) occupy(p netip.Prefix, owner types.UID) {
+func (r *ranges) occupy(p netip.Prefix, o owner) {
 	first, last, ok := r.touched(p)
 	if !ok {
 		return
 	}
 	for i := first; i <= last; i++ {
 		if _, taken := r.used[i]; !taken {
-			r.used[i] = owner
+			r.give(i, o)
 		}
 	}
 }
 
+func (r *ranges) give(i int, o owner) { r.used[i], r.last[i] = o.uid, o.name }
+
 // take gives the owner a free range; the one it has already, if any. Not ok means that none is free.
-func (r *ranges) take(owner types.UID) (netip.Prefix, bool) {
-	for i, o := range r.used {
-		if o == owner {
+func (r *ranges) take(o owner) (netip.Prefix, bool) {
+	for i, uid := range r.used {
+		if uid == o.uid {
+			return r.at(i), true
+		}
+	}
+	for i, name := range r.last {
+		if _, taken := r.used[i]; name == o.name && !taken {
+			r.give(i, o)
 			return r.at(i), true
 		}
 	}
@@ -88,7 +104,7 @@ func (r *ranges) take(owner types.UID) (netip.Prefix, bool) {
 		i := r.next
 		r.next = (r.next + 1) % r.count
 		if _, taken := r.used[i]; !taken {
-			r.used[i] = owner
+			r.give(i, o)
 			return r.at(i), true
 		}
 	}
