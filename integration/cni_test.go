@@ -34,6 +34,7 @@ func TestCNI(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.eventually("node/node", `{.status.conditions[?(@.type=="Ready")].status}`, "True")
+	c.ImportDemo(testenv.Repository()) // up gave up waiting before
 	k.run("run", "one", "--image=coracle/demo:v1")
 	k.ready("pod/one")
 	k.want("address", k.get("pod/one", "{.status.podIP}"), "10.1.2.3")
