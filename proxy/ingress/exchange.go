@@ -61,6 +61,7 @@ func (s *Server) serve(w http.ResponseWriter, r *http.Request, secure bool) {
 	x := s.exchanges.Get().(*exchange)
 	x.started, x.in, x.secure, x.host, x.route = time.Now(), r, secure, hostOf(r.Host), nil
 	x.took, x.tried, x.status, x.upgrade = nil, x.tried[:0], 0, 0
+	s.collector.served.Add(1)
 	defer x.end() // also where the answer breaks off, which panics
 	x.do(w)
 }

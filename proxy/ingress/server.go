@@ -75,6 +75,7 @@ type Server struct {
 	exchanges  sync.Pool
 	buffers    buffers
 	unrouted   *routeMetrics
+	collector  collector
 
 	// What has changed since it was last applied.
 	mu      sync.Mutex
@@ -242,6 +243,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 		s.transports.closeIdle()
 	}()
+	s.collector.watch(ctx)
 	s.note(func(c *changes) { c.classes = true }) // all Ingresses
 	var again <-chan time.Time
 	for {
