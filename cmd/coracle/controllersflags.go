@@ -1,6 +1,7 @@
 package main
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -37,9 +38,16 @@ func (o *options) loadBalancer() (loadbalancer.Config, error) {
 	if slices.Equal(o.balancerPools, []string{"none"}) {
 		return loadbalancer.Config{Off: true}, nil
 	}
-	pools, err := loadbalancer.ParseRanges(o.balancerPools)
+	c, err := o.cluster()
+	if err != nil {
+		return loadbalancer.Config{}, err
+	}
+	cfg := loadbalancer.Config{Cluster: []netip.Prefix{c.pods, c.services}}
+	if cfg.Pools, err = loadbalancer.ParseRanges(o.balancerPools); err == nil {
+		err = cfg.Pools.CheckAgainst(cfg.Cluster)
+	}
 	if err != nil {
 		return loadbalancer.Config{}, usage("--load-balancer-pools: %w", err)
 	}
-	return loadbalancer.Config{Pools: pools}, nil
+	return cfg, nil
 }

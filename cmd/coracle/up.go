@@ -67,8 +67,10 @@ func givenFlags(f *pflag.FlagSet) []string {
 
 // up starts the cluster in the background and shows how it comes to life.
 func up(ctx context.Context, o *options, out io.Writer, flags []string, wait time.Duration) error {
-	if err := errors.Join(o.check(), o.checkControllers(), o.checkNodeFlags()); err != nil {
-		return err
+	for _, check := range []func() error{o.check, o.checkControllers, o.checkNodeFlags} {
+		if err := check(); err != nil {
+			return err
+		}
 	}
 	if _, running := supervisorPid(o.layout); running {
 		fmt.Fprintln(out, "Coracle is up already.")

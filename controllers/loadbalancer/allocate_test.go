@@ -71,6 +71,17 @@ func TestRanges(t *testing.T) {
 	}
 }
 
+func TestPoolsBesideTheCluster(t *testing.T) {
+	cluster := []netip.Prefix{netip.MustParsePrefix("10.244.0.0/16"), netip.MustParsePrefix("10.96.0.0/16")}
+	if err := pools(t, three).CheckAgainst(cluster); err != nil {
+		t.Error(err)
+	}
+	err := pools(t, "- {name: a, addresses: [10.95.255.250-10.96.0.3]}").CheckAgainst(cluster)
+	if want := `pool "a": 10.95.255.250-10.96.0.3 overlaps the cluster's own 10.96.0.0/16`; err == nil || err.Error() != want {
+		t.Errorf("%v, want %s", err, want)
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	f.Add("- {name: a, addresses: [10.0.0.0/30]}")
 	f.Add("- name: b\n  addresses: [10.0.0.1-10.0.0.9]\n  autoAssign: false\n  avoidBuggyIPs: true\n  namespaces: [x]")

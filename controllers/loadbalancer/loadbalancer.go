@@ -10,6 +10,7 @@ package loadbalancer
 
 import (
 	"context"
+	"errors"
 	"net/netip"
 	"slices"
 	"sync"
@@ -63,6 +64,8 @@ const (
 type Config struct {
 	// Pools are there beside those of the ConfigMap.
 	Pools Pools
+	// Cluster are the ranges of pods and of cluster IPs, which no pool may have addresses of.
+	Cluster []netip.Prefix
 	// Off leaves LoadBalancer services to others.
 	Off bool
 }
@@ -80,6 +83,7 @@ type Controller struct {
 	lag      *loop.Lag
 	loop     *loop.Loop
 	flags    Pools
+	cluster  []netip.Prefix
 
 	// The following belong to the loop's only worker.
 	loaded  bool
@@ -102,7 +106,7 @@ func New(e env.Env, cfg Config) *Controller {
 	config := watch.Core().V1().ConfigMaps().Informer()
 	c := &Controller{
 		client: e.Client, services: services.Lister(), nodes: nodes.Lister(), slices: endpoints.Lister(), config: config.GetStore(), watch: watch,
-		events: e.Recorder("service-controller"), clock: e.Clock, lag: loop.NewLag(e.Clock), flags: cfg.Pools, pools: cfg.Pools, table: newTable(),
+		events: e.Recorder("service-controller"), clock: e.Clock, lag: loop.NewLag(e.Clock), flags: cfg.Pools, cluster: cfg.Cluster, pools: cfg.Pools, table: newTable(),
 		pooled: map[string]bool{}, waiting: map[string]bool{},
 	}
 	c.loop = e.Loop(loop.Config{Name: "service-lb-controller", Sync: c.sync, Workers: 1})
@@ -302,7 +306,7 @@ func (c *Controller) readPools() (changed bool) {
 	pools, err := ParseConfig(config.Data[PoolsKey])
 	if err == nil {
 		pools = slices.Concat(c.flags, pools)
-		err = pools.check()
+		err = errors.Join(pools.check(), pools.CheckAgainst(c.cluster))
 	}
 	if err != nil {
 		c.events.Eventf(config, corev1.EventTypeWarning, "InvalidPools", "The pools stay as they were: %v", err)

@@ -186,6 +186,20 @@ func (p Pools) check() error {
 	return nil
 }
 
+// CheckAgainst refuses pools with addresses of pods or of cluster IPs.
+func (p Pools) CheckAgainst(cluster []netip.Prefix) error {
+	for _, pool := range p {
+		for _, r := range pool.Ranges {
+			for _, prefix := range cluster {
+				if r.overlaps(rangeOf(prefix)) {
+					return fmt.Errorf("pool %q: %s overlaps the cluster's own %s", pool.Name, r, prefix)
+				}
+			}
+		}
+	}
+	return nil
+}
+
 func (p Pools) overlap(name string, r Range) error {
 	for _, other := range p {
 		for _, o := range other.Ranges {
