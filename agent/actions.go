@@ -205,7 +205,7 @@ func (w *worker) leaveNetwork(ctx context.Context) error {
 		return err
 	}
 	if had && w.a.cfg.Policies != nil {
-		w.a.cfg.Policies.Release(addr)
+		w.a.cfg.Policies.Release(w.ref.UID, addr)
 	}
 	return nil
 }

@@ -86,8 +86,8 @@ type Network interface {
 type Policies interface {
 	// Protect puts in force what is said of a pod's traffic. It is called once the pod has its addresses, before any of its containers runs.
 	Protect(ctx context.Context, pod *v1.Pod, addrs []netip.Addr) error
-	// Release is called when no pod has the address any more.
-	Release(addr netip.Addr)
+	// Release is called when the pod has the address no more; another may have got it already.
+	Release(uid string, addr netip.Addr)
 }
 
 // NodePods are the pods of this node, for its API.

@@ -29,10 +29,10 @@ func (p doublePolicies) Protect(_ context.Context, pod *v1.Pod, addrs []netip.Ad
 	return nil
 }
 
-func (p doublePolicies) Release(addr netip.Addr) {
+func (p doublePolicies) Release(uid string, addr netip.Addr) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.note("release %s", addr)
+	p.note("release %s of %s", addr, uid)
 }
 
 // TestPoliciesComeFirst: a pod's containers start once its traffic is kept to what is allowed, and that holds until its network is gone. Pods of the
@@ -48,12 +48,14 @@ func TestPoliciesComeFirst(t *testing.T) {
 	web.Labels, host.Spec.HostNetwork = map[string]string{"app": "shop"}, true
 	e.create(web)
 	e.create(host)
-	addr := e.awaitPod("web", "ready", isReady).Status.PodIP
+	created := e.awaitPod("web", "ready", isReady)
+	addr := created.Status.PodIP
+	released := "release " + addr + " of " + string(created.UID)
 	e.awaitPod("host", "ready", isReady)
 	if err := e.client.CoreV1().Pods("default").Delete(t.Context(), "web", metav1.DeleteOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	e.await("release", func() bool { return slices.Contains(e.node.transcript(), "release "+addr) })
+	e.await("release", func() bool { return slices.Contains(e.node.transcript(), released) })
 	var order []string
 	for _, note := range e.node.transcript() {
 		if !strings.Contains(note, "host") {
@@ -61,7 +63,7 @@ func TestPoliciesComeFirst(t *testing.T) {
 		}
 	}
 	at := func(note string) int { return slices.Index(order, note) }
-	if protect, start := at("protect shop "+addr), at("start web/app-0"); protect < 0 || start < protect || at("release "+addr) < at("stop web/app-0") {
+	if protect, start := at("protect shop "+addr), at("start web/app-0"); protect < 0 || start < protect || at(released) < at("stop web/app-0") {
 		t.Errorf("%s", strings.Join(order, ", "))
 	}
 	events, err := e.client.CoreV1().Events("default").List(t.Context(), metav1.ListOptions{FieldSelector: "reason=FailedCreatePodSandBox"})

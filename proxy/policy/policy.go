@@ -336,14 +336,14 @@ func (e *Enforcer) isolated(addrs []netip.Addr) bool {
 	return slices.ContainsFunc(addrs, func(a netip.Addr) bool { return a.Is4() && e.model.Isolated(a.As4()) })
 }
 
-// Release says that no pod has the address any more.
-func (e *Enforcer) Release(addr netip.Addr) {
+// Release says that the pod of that UID has the address no more. Another may have got it already, and keeps its rules.
+func (e *Enforcer) Release(uid string, addr netip.Addr) {
 	if !addr.Is4() {
 		return
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if _, had := e.pods[addr.As4()]; had {
+	if e.pods[addr.As4()].uid == types.UID(uid) {
 		e.forget(addr.As4())
 	}
 }

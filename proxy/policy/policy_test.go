@@ -173,7 +173,10 @@ func TestProtect(t *testing.T) {
 	must(t, n.client.CoreV1().Pods("x").Delete(t.Context(), "before", metav1.DeleteOptions{GracePeriodSeconds: ptr.To[int64](0)}))
 	n.status(n.pod("second-marker", "web"), corev1.PodRunning, "10.244.0.10")
 	n.eventually(texts("10.244.0.10 : goto", "10.244.0.2 : goto"), nil)
-	n.enforcer.Release(addr)
+	n.enforcer.Release("another", addr)
+	n.status(n.pod("third-marker", "web"), corev1.PodRunning, "10.244.0.11")
+	n.eventually(texts("10.244.0.11 : goto", "10.244.0.2 : goto"), nil)
+	n.enforcer.Release(string(pod.UID), addr)
 	n.eventually(nil, texts("10.244.0.2 : goto"))
 }
 
@@ -230,7 +233,7 @@ func TestPodsOfTheAPI(t *testing.T) {
 	marker := n.pod("marker", "web")
 	n.status(marker, corev1.PodRunning, "10.244.0.9") // later than the deletion
 	n.eventually(texts("10.244.0.9 : goto", "10.244.0.2 : goto"), nil)
-	n.enforcer.Release(netip.MustParseAddr("10.244.0.2"))
+	n.enforcer.Release(string(pod.UID), netip.MustParseAddr("10.244.0.2"))
 	n.eventually(nil, texts("10.244.0.2 : goto"))
 	n.held.Store(false)
 	marker, err := pods.Get(t.Context(), "marker", metav1.GetOptions{})
