@@ -48,6 +48,8 @@ type proxy struct {
 	table   *nft.Table
 	// behind: the kernel's table is not what state says, as far as we know.
 	behind bool
+	// unseen are changes that the kernel may not have yet, whose flows are to be looked at.
+	unseen []ruleset.Change
 	once   sync.Once
 	// noLocal counts ports without local endpoints, by traffic policy.
 	noLocal map[string]int
@@ -87,6 +89,8 @@ func (p *proxy) loop(ctx context.Context) error {
 // update compiles the services that changed and applies the difference. After a failure, the next one compares everything with the kernel.
 func (p *proxy) update(changed *pending) error {
 	started := time.Now()
+	p.cfg.Metrics.endpointsPending.Set(0)
+	p.cfg.Metrics.servicesPending.Set(0)
 	p.follow(changed)
 	rules := make([]ruleset.Rules, 0, len(changed.services))
 	for key := range changed.services {
@@ -95,6 +99,10 @@ func (p *proxy) update(changed *pending) error {
 	p.count(rules, -1)
 	changes := p.state.Update(rules...)
 	p.count(rules, 1)
+	p.unseen = append(p.unseen, changes...)
+	for i := range rules {
+		p.checks.Set(rules[i].Service, rules[i].Health)
+	}
 	everything := p.behind || changed.everything
 	if err := p.apply(everything, changes); err != nil {
 		p.behind = true
@@ -103,12 +111,10 @@ func (p *proxy) update(changed *pending) error {
 	}
 	p.behind = false
 	p.once.Do(func() { close(p.applied) })
-	for i := range changes {
-		p.flows.note(&changes[i])
+	for i := range p.unseen {
+		p.flows.note(&p.unseen[i])
 	}
-	for i := range rules {
-		p.checks.Set(rules[i].Service, rules[i].Health)
-	}
+	p.unseen = nil
 	p.cfg.Metrics.endpointChanges.Add(float64(changed.endpoints))
 	p.cfg.Metrics.serviceChanges.Add(float64(changed.others))
 	p.cfg.Metrics.applied(started, everything, changed.triggers)
