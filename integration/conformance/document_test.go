@@ -14,7 +14,7 @@ func TestDocument(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := sources(t, ".", "..")
+	source := sources(t, ".", "..", "../network")
 	rows := 0
 	for line := range strings.SplitSeq(string(document), "\n") {
 		if !strings.HasPrefix(line, "| ") || strings.HasPrefix(line, "| behaviour |") {

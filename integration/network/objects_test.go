@@ -26,7 +26,7 @@ func template(app string) corev1.PodTemplateSpec {
 			Containers: []corev1.Container{{
 				Name: "web", Image: "coracle/demo:v1", Args: []string{"serve", "-udp", fmt.Sprint(datagramPort), "-lame", "2s", "-drain", "3s"},
 				Ports: []corev1.ContainerPort{{Name: "http", ContainerPort: webPort}, {Name: "udp", ContainerPort: datagramPort, Protocol: corev1.ProtocolUDP}},
-				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 10,
+				ReadinessProbe: &corev1.Probe{PeriodSeconds: 1, TimeoutSeconds: 5, FailureThreshold: 3,
 					ProbeHandler: corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("http")}}},
 			}},
 			TopologySpreadConstraints: []corev1.TopologySpreadConstraint{{MaxSkew: 1, TopologyKey: corev1.LabelHostname, WhenUnsatisfiable: corev1.ScheduleAnyway,
