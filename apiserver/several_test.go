@@ -205,7 +205,6 @@ func TestServersAreEndpoints(t *testing.T) {
 					inSlice = append(inSlice, e.Addresses...)
 				}
 			}
-			//lint:ignore SA1019 clients still read it
 			endpoints, err := one.CoreV1().Endpoints("default").Get(t.Context(), "kubernetes", metav1.GetOptions{})
 			if err == nil {
 				for _, a := range endpoints.Subsets[0].Addresses {

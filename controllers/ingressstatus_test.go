@@ -81,7 +81,9 @@ func TestIngressStatus(t *testing.T) {
 
 // TestIngressPublishedService: with a Service that leads to the Ingresses they have its addresses.
 func TestIngressPublishedService(t *testing.T) {
-	c := start(t, func(cfg *controllers.Config) { cfg.Ingress, cfg.IngressService, cfg.LoadBalancer.Off = true, "default/front", true })
+	c := start(t, func(cfg *controllers.Config) {
+		cfg.Ingress, cfg.IngressService, cfg.LoadBalancer.Off = true, "default/front", true
+	})
 	c.servedClass()
 	c.address("n1", corev1.NodeAddress{Type: corev1.NodeInternalIP, Address: "10.0.0.1"})
 	c.ingress("web", "coracle", "a.example.com", nil)

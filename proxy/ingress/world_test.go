@@ -41,7 +41,6 @@ type world struct {
 	client  kubernetes.Interface
 	server  *Server
 	stop    func() // ends the Server and waits for its end
-	hosts   string // of the Server
 	backend struct {
 		sync.Mutex
 		at map[string]string // real addresses by those of pods
