@@ -58,7 +58,7 @@ func only(all map[string]string, names []string) map[string]string {
 func trimService(s *corev1.Service) *corev1.Service {
 	kept := &corev1.Service{ObjectMeta: trimMeta(&s.ObjectMeta, []string{ruleset.LabelProxyName, corev1.IsHeadlessService}, nil), Spec: s.Spec}
 	kept.Spec.Selector = nil
-	kept.Status.LoadBalancer = s.Status.LoadBalancer
+	kept.Status = s.Status // its conditions tell package announce which addresses are of pools
 	return kept
 }
 
