@@ -111,6 +111,9 @@ func TestHostPorts(t *testing.T) {
 			m[0].pod("heir", HostPort{Protocol: "TCP", Port: 80, PodPort: 8080})
 			reaches(t, m[1].path, node+":80", "heir "+m[1].addr.String())
 			reaches(t, m[1].path, node+":81", "server "+m[1].addr.String())
+			shell(t, m[0].path, "nft flush ruleset")
+			m[0].n.poke() // as is done every half minute
+			reaches(t, m[1].path, node+":80", "heir "+m[1].addr.String())
 		})
 	}
 }

@@ -75,6 +75,7 @@ type Network struct {
 
 	peers      []Peer
 	peersKnown bool
+	ports      map[string]podPorts // by UID, of pods that were set up since the start
 	status     Status
 	vteps      []Peer       // what the set of that name has; nil is unknown
 	tunnel     atomic.Int64 // index of vxlanLink
@@ -106,7 +107,7 @@ func New(cfg Config) *Network {
 	if cfg.Overlay == "" {
 		cfg.Overlay = None
 	}
-	return &Network{cfg: cfg, wake: make(chan struct{}, 1), changes: make(chan struct{}, 1)}
+	return &Network{cfg: cfg, ports: map[string]podPorts{}, wake: make(chan struct{}, 1), changes: make(chan struct{}, 1)}
 }
 
 // Changes has an element after Status has changed.
@@ -138,7 +139,7 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	if err := n.setSysctls(); err != nil {
 		return err
 	}
-	if err := applyRules(ruleConfig{node: cidr, cluster: n.cfg.ClusterCIDR, vxlan: n.cfg.Overlay == VXLAN}); err != nil {
+	if err := applyRules(n.rules(cidr)); err != nil {
 		return fmt.Errorf("network: nftables: %w", err)
 	}
 	mtu := uplinkMTU(n.cfg.NodeIP) - n.cfg.Overlay.overhead()
@@ -152,6 +153,34 @@ func (n *Network) Configure(_ context.Context, cidr netip.Prefix) error {
 	}
 	n.poke()
 	return nil
+}
+
+// podPorts are what leads to a pod.
+type podPorts struct {
+	addr  netip.Addr
+	ports []HostPort
+}
+
+// repairRules makes the table anew where someone has removed it. The caller holds mu.
+func (n *Network) repairRules() error {
+	if !n.cidr.IsValid() {
+		return nil
+	}
+	there, err := tableExists()
+	if err != nil || there {
+		return err
+	}
+	slog.Warn("the table of pods was removed by someone else; making it anew", "component", "network")
+	n.vteps = nil
+	errs := []error{applyRules(n.rules(n.cidr))}
+	for uid, p := range n.ports {
+		errs = append(errs, setHostPorts(uid, p.addr, p.ports))
+	}
+	return errors.Join(errs...)
+}
+
+func (n *Network) rules(cidr netip.Prefix) ruleConfig {
+	return ruleConfig{node: cidr, cluster: n.cfg.ClusterCIDR, vxlan: n.cfg.Overlay == VXLAN}
 }
 
 func (n *Network) setSysctls() error {
@@ -299,6 +328,10 @@ func (n *Network) Setup(_ context.Context, pod Pod) ([]netip.Addr, error) {
 			return nil, err
 		}
 	}
+	if err := n.repairRules(); err != nil {
+		return nil, fmt.Errorf("network: nftables: %w", err)
+	}
+	n.ports[pod.UID] = podPorts{addr, pod.Ports}
 	if err := setHostPorts(pod.UID, addr, pod.Ports); err != nil {
 		return nil, fmt.Errorf("network: host ports of pod %s/%s: %w", pod.Namespace, pod.Name, err)
 	}
@@ -467,7 +500,11 @@ func within(path string, fn func(*netlink.Handle) error) error {
 // Teardown takes a pod off the network and frees its address. It may be called for a pod that has none.
 func (n *Network) Teardown(_ context.Context, pod runtime.PodRef) error {
 	n.mu.Lock()
-	err := removeHostPorts(pod.UID, nil)
+	delete(n.ports, pod.UID)
+	err := n.repairRules()
+	if err == nil {
+		err = removeHostPorts(pod.UID, nil)
+	}
 	n.mu.Unlock()
 	if err != nil {
 		return fmt.Errorf("network: host ports of pod %s/%s: %w", pod.Namespace, pod.Name, err)

@@ -25,6 +25,8 @@ const (
 	settle = 20 * time.Millisecond
 	// again is after what time something that failed is tried again.
 	again = 5 * time.Second
+	// checkEvery is how often the rules are looked for, in case someone flushed them.
+	checkEvery = 30 * time.Second
 )
 
 // SetPeers says which other nodes there are. Run makes the ways to them.
@@ -49,6 +51,8 @@ func (n *Network) Run(ctx context.Context) error {
 	if err := n.watchKernel(ctx); err != nil {
 		return fmt.Errorf("network: watch the kernel's routes: %w", err)
 	}
+	check := time.NewTicker(checkEvery)
+	defer check.Stop()
 	for {
 		var retry <-chan time.Time
 		if err := n.sync(); err != nil {
@@ -60,6 +64,7 @@ func (n *Network) Run(ctx context.Context) error {
 			return nil
 		case <-n.wake:
 		case <-retry:
+		case <-check.C:
 		}
 		select {
 		case <-ctx.Done():
@@ -77,6 +82,9 @@ func (n *Network) Run(ctx context.Context) error {
 func (n *Network) sync() error {
 	n.mu.Lock()
 	defer n.mu.Unlock()
+	if err := n.repairRules(); err != nil {
+		return fmt.Errorf("nftables: %w", err)
+	}
 	if !n.cidr.IsValid() || !n.peersKnown {
 		return nil
 	}

@@ -183,6 +183,8 @@ func TestWaysFollowNodes(t *testing.T) {
 			m[0].start(overlay)
 			m[0].know(m...)
 			m[1].know(m...)
+			shell(t, m[0].path, "nft flush ruleset") // the next change makes the table anew
+			m[0].know(m[1])
 			path, _ := m[0].pod("a")
 			_, b := m[1].pod("b")
 			reaches(t, path, b.String()+":8080", "b 10.244.1.2")
