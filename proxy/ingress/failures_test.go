@@ -63,6 +63,21 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+// TestUnaskedUpgrade: a backend cannot turn a plain request's connection into something else.
+func TestUnaskedUpgrade(t *testing.T) {
+	w, _ := simple(t, http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+		conn, _, err := http.NewResponseController(rw).Hijack()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: other\r\nConnection: Upgrade\r\n\r\nother")
+	}), "")
+	if got := raw(t, w.server.cfg.HTTPPort, "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); len(got) != 1 || got[0] != "502 Bad Gateway" {
+		t.Errorf("%q", got)
+	}
+}
+
 // TestClientBreaksOff: no endpoint is to blame for a client that does not send what it announced.
 func TestClientBreaksOff(t *testing.T) {
 	w, c := simple(t, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.ReadAll(r.Body) }), "")

@@ -33,6 +33,10 @@ func (x *exchange) forward(w http.ResponseWriter) {
 		return
 	}
 	defer answer.Body.Close()
+	if answer.StatusCode == http.StatusSwitchingProtocols {
+		x.plain(w, http.StatusBadGateway) // nobody has asked for that
+		return
+	}
 	dropHopByHop(answer.Header)
 	x.answer(answer)
 	x.reply(w, answer)
