@@ -1,0 +1,67 @@
+package network
+
+import (
+	"errors"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// Cleanup removes every link, route and rule of ours from this network namespace.
+func Cleanup() error {
+	links, err := netlink.LinkList()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, link := range links {
+		if _, _, ours := parseAlias(link.Attrs().Alias); ours {
+			errs = append(errs, deleteLink(link.Attrs().Name))
+		}
+	}
+	return errors.Join(append(errs, deleteLink(vxlanLink), deleteRoutes(), deleteGateway(), deleteRules())...)
+}
+
+// deleteRoutes removes those of ours that did not go with their link.
+func deleteRoutes() error {
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	if err != nil {
+		return err
+	}
+	for i := range routes {
+		if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteGateway removes the link, and the route for the range that its address is the first of.
+func deleteGateway() error {
+	link, err := netlink.LinkByName(gatewayLink)
+	var notFound netlink.LinkNotFoundError
+	if errors.As(err, &notFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	if err != nil {
+		return err
+	}
+	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
+	if err != nil {
+		return err
+	}
+	for i := range routes {
+		for _, a := range addrs {
+			if routes[i].Dst != nil && routes[i].Dst.Contains(a.IP) {
+				if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+					return err
+				}
+			}
+		}
+	}
+	return deleteLink(gatewayLink)
+}
