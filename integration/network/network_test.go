@@ -184,8 +184,8 @@ func (s *suite) nodeIPs() map[string]string {
 // outside is the host of the lab, on its bridge.
 func (s *suite) outside() *place {
 	s.Helper()
-	any := s.nodeIPs()[s.lab.Nodes[0]]
-	return &place{name: "outside", address: any[:strings.LastIndex(any, ".")] + ".1", at: s.lab.Cluster}
+	node := s.nodeIPs()[s.lab.Nodes[0]]
+	return &place{name: "outside", address: node[:strings.LastIndex(node, ".")] + ".1", at: s.lab.Cluster}
 }
 
 // places are one pod of an app on each node, each node, and outside.
