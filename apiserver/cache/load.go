@@ -129,7 +129,7 @@ func (t *table) differences(objects []*Object, from, to int64) batch {
 			continue
 		}
 		if had && uid(old.obj) != uid(o) { // it went, and came again as another
-			b.add(&change{revision: o.Revision - 1, at: now}, o.Key)
+			b.add(&change{revision: max(from+1, o.Revision-1), at: now}, o.Key)
 		}
 		b.add(&change{revision: o.Revision, cur: o, at: now}, o.Key)
 	}
