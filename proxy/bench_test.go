@@ -84,7 +84,7 @@ func manyObjects(services int) []k8sruntime.Object {
 		ip := netip.AddrFrom4([4]byte{10, 96, byte(i >> 8), byte(i)}).String()
 		service := newService(name, ip, func(s *corev1.Service) {
 			s.Annotations = map[string]string{"kubectl.kubernetes.io/last-applied-configuration": strings.Repeat("x", 300)}
-			s.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: &metav1.FieldsV1{Raw: []byte(strings.Repeat("x", 500))}}}
+			s.ManagedFields = []metav1.ManagedFieldsEntry{{Manager: "kubectl", FieldsV1: metav1.NewFieldsV1(strings.Repeat("x", 500))}}
 		})
 		var addresses []string
 		for e := range 10 {

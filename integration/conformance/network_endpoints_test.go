@@ -73,7 +73,6 @@ func slicePorts(ports []discoveryv1.EndpointPort) string {
 	return strings.Join(all, ",")
 }
 
-//lint:ignore SA1019 clients still read it
 func subsetPorts(ports []corev1.EndpointPort) string {
 	var all []string
 	for _, p := range ports {

@@ -32,8 +32,6 @@ const podInterface = "eth0"
 const uidArg = "K8S_POD_UID"
 
 // ErrNotReady: there is no configuration that can be used.
-//
-//lint:ignore ST1005 upstream's words
 var ErrNotReady = errors.New("Network plugin returns error: cni plugin not initialized")
 
 // Config is what New needs.
@@ -116,7 +114,6 @@ func (n *Network) load(ctx context.Context) (*libcni.NetworkConfigList, error) {
 		}
 		if err == nil {
 			if err := n.cni.GetStatusNetworkList(ctx, list); err != nil {
-				//lint:ignore ST1005 upstream's words
 				return nil, fmt.Errorf("Network plugin returns error: %w", err)
 			}
 			return list, nil
@@ -131,10 +128,12 @@ func read(file string) (*libcni.NetworkConfigList, error) {
 	if strings.HasSuffix(file, ".conflist") {
 		return libcni.NetworkConfFromFile(file)
 	}
+	//lint:ignore SA1019 such files are common still
 	one, err := libcni.ConfFromFile(file)
 	if err != nil {
 		return nil, err
 	}
+	//lint:ignore SA1019 such files are common still
 	return libcni.ConfListFromConf(one)
 }
 
