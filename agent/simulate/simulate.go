@@ -160,7 +160,7 @@ func Clean(ctx context.Context, config *rest.Config, prefix string) (int, error)
 	if err != nil {
 		return 0, err
 	}
-	all, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: LabelNode, ResourceVersion: "0"})
+	all, err := kube.CoreV1().Nodes().List(ctx, metav1.ListOptions{LabelSelector: LabelNode}) // the newest: what is missed stays for ever
 	if err != nil {
 		return 0, err
 	}
