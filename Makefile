@@ -93,7 +93,9 @@ fuzz: $(ASSETS) ## each fuzz target in turn, FUZZTIME each (5m)
 
 bench: bin/coracle ## the figures of docs/performance.md
 	go test -count=1 -run '^$$' -bench . -benchtime 1x -timeout 30m ./integration/bench
-	go test -count=1 -run '^$$' -bench TenThousandServices -benchtime 1x ./proxy/nft
+	go test -count=1 -run '^$$' -bench 'TenThousandServices|Connect|Throughput' -benchtime 1x ./proxy/nft
+	go test -count=1 -run '^$$' -bench Proxy -benchtime 1x ./proxy
+	go test -count=1 -run '^$$' -bench . ./proxy/policy
 	go test -count=1 -run '^$$' -bench . -benchtime 2x ./scheduler/decide
 
 generate: ## generated code and the OpenAPI documents
