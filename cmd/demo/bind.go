@@ -13,7 +13,7 @@ import (
 // Local ports of clients, as the kernel takes them.
 const firstPort, ports = 32768, 28232
 
-// portSequence gives local ports, none twice within two minutes at up to 200 a second: kernels on the way remember connections that failed, and
+// portSequence gives local ports, none twice within four minutes at up to 100 a second: kernels on the way remember connections that failed, and
 // where they led.
 type portSequence struct {
 	mu   sync.Mutex
@@ -23,7 +23,7 @@ type portSequence struct {
 func (s *portSequence) next() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.last = max(s.last+1, time.Now().UnixMilli()/5)
+	s.last = max(s.last+1, time.Now().UnixMilli()/10)
 	return firstPort + int(s.last%ports)
 }
 
