@@ -2,6 +2,9 @@ package integration
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +34,7 @@ func TestOverlay(t *testing.T) {
 		o.ready("pod/on-" + name)
 	}
 	o.everyPodToEveryPod()
+	o.document()
 	o.agree()
 	o.withoutServer("second")
 	o.leave("third")
@@ -81,6 +85,34 @@ func (o *overlay) everyPodToEveryPod() {
 				return nil
 			})
 		}
+	}
+}
+
+var looks = regexp.MustCompile("(?:Look at it:|,) `([^`]+)`")
+
+// document types what docs/network.md says to look at: there is something to see.
+func (o *overlay) document() {
+	o.t.Helper()
+	text, err := os.ReadFile(filepath.Join(testenv.Repository(), "docs", "network.md"))
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	typed := 0
+	for line := range strings.Lines(string(text)) {
+		_, rest, found := strings.Cut(line, "Look at it:")
+		if !found {
+			continue
+		}
+		for _, m := range looks.FindAllStringSubmatch("Look at it:"+rest, -1) {
+			args := strings.Fields(strings.TrimPrefix(m[1], "sudo "))
+			out, err := o.machines["node"].Command(args[0], args[1:]...).CombinedOutput()
+			if typed++; err != nil || len(out) == 0 {
+				o.t.Errorf("%s: %v\n%s", m[1], err, out)
+			}
+		}
+	}
+	if typed < 6 {
+		o.t.Errorf("docs/network.md names %d commands to look with", typed)
 	}
 }
 
