@@ -159,7 +159,9 @@ func (w *watched) processNow(name string) int {
 		host, _ := os.ReadFile(dir + "/root/etc/hostname")
 		status, _ := os.ReadFile(dir + "/status")
 		if strings.TrimSpace(string(host)) == name && hasNSPid1(string(status)) {
-			if mounts, _ := os.ReadFile(dir + "/mountinfo"); strings.Contains(string(mounts), filepath.Base(w.dir)) {
+			// The folder's last two names: the rest is as the file system that it is on is mounted.
+			own := filepath.Join(filepath.Base(filepath.Dir(w.dir)), filepath.Base(w.dir))
+			if mounts, _ := os.ReadFile(dir + "/mountinfo"); strings.Contains(string(mounts), own) {
 				found = pid
 			}
 		}

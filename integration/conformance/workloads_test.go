@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"testing"
 
 	appsv1 "k8s.io/api/apps/v1"
@@ -488,7 +489,7 @@ func rolloutRules(e *env) {
 		e.rolledOut(8)
 	})
 	if least < 6 || most > 10 {
-		e.Errorf("%d to %d replicas during the rollout", least, most)
+		e.Errorf("at least %d replicas available and at most %d asked for during the rollout", least, most)
 	}
 	e.patchDeployment(`{"spec":{"template":{"metadata":{"annotations":{"simulate.coracle.dev/ready-after":"never"}}}}}`)
 	e.progressing("False ProgressDeadlineExceeded")
@@ -535,26 +536,42 @@ func (e *env) progressing(want string) {
 	})
 }
 
-// watchBounds gives the least available replicas and the most replicas that the deployment showed meanwhile.
+// watchBounds gives the least available replicas that the deployment showed meanwhile, and the most that its sets were told to have: how many
+// there are at one moment is up to the sets, each of which follows in its own time.
 func (e *env) watchBounds(meanwhile func()) (least, most int32) {
 	e.Helper()
 	d, err := e.getDeployment()
 	e.must(err)
-	w, err := e.kube.AppsV1().Deployments(e.ns).Watch(e.ctx, metav1.ListOptions{ResourceVersion: d.ResourceVersion})
+	deployments, err := e.kube.AppsV1().Deployments(e.ns).Watch(e.ctx, metav1.ListOptions{ResourceVersion: d.ResourceVersion})
 	e.must(err)
-	least, most = d.Status.AvailableReplicas, d.Status.Replicas
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for ev := range w.ResultChan() {
+	sets, err := e.kube.AppsV1().ReplicaSets(e.ns).Watch(e.ctx, metav1.ListOptions{})
+	e.must(err)
+	least = d.Status.AvailableReplicas
+	var done sync.WaitGroup
+	done.Go(func() {
+		for ev := range deployments.ResultChan() {
 			if d, ok := ev.Object.(*appsv1.Deployment); ok {
-				least, most = min(least, d.Status.AvailableReplicas), max(most, d.Status.Replicas)
+				least = min(least, d.Status.AvailableReplicas)
 			}
 		}
-	}()
+	})
+	done.Go(func() {
+		told := map[string]int32{}
+		for ev := range sets.ResultChan() {
+			if s, ok := ev.Object.(*appsv1.ReplicaSet); ok {
+				told[s.Name] = *s.Spec.Replicas
+			}
+			sum := int32(0)
+			for _, n := range told {
+				sum += n
+			}
+			most = max(most, sum)
+		}
+	})
 	meanwhile()
-	w.Stop()
-	<-done
+	deployments.Stop()
+	sets.Stop()
+	done.Wait()
 	return least, most
 }
 
