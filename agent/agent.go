@@ -66,6 +66,7 @@ type Agent struct {
 	network  networkState
 	adopted  atomic.Bool // all pods that the API server had at the start have a worker
 	listed   atomic.Bool // the runtime has told what it runs
+	down     bool        // the runtime did not answer the reporter's last question
 	goesDown atomic.Bool // the machine is about to go down
 
 	registered   chan struct{} // closed when node is set
@@ -230,7 +231,7 @@ func (a *Agent) notReady(ctx context.Context) []string {
 	var out []string
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if _, err := a.cfg.Images.List(ctx); err != nil || !a.listed.Load() {
+	if a.runtimeDown(ctx) {
 		out = append(out, "container runtime is down")
 	}
 	if a.goesDown.Load() {
@@ -240,6 +241,19 @@ func (a *Agent) notReady(ctx context.Context) []string {
 		out = append(out, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:"+why)
 	}
 	return out
+}
+
+// runtimeDown asks the runtime for something small, and logs when its answer changes.
+func (a *Agent) runtimeDown(ctx context.Context) bool {
+	_, err := a.cfg.Images.List(ctx)
+	switch {
+	case err != nil && !a.down:
+		a.cfg.Log.Warn("the container runtime does not answer", "error", err)
+	case err == nil && a.down:
+		a.cfg.Log.Info("the container runtime answers again")
+	}
+	a.down = err != nil
+	return a.down || !a.listed.Load()
 }
 
 // listRuntime asks the runtime what it runs, until it answers.
