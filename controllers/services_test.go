@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -102,6 +103,12 @@ func TestMirroring(t *testing.T) {
 	if again := c.endpoints("db", managed, 1); again[0].Name != list[0].Name {
 		t.Fatal("a change made a new slice")
 	}
+	time.Sleep(200 * time.Millisecond) // until nothing that the controller wrote itself wakes it again
+	lost := c.slices("db", managed)[0]
+	lost.Labels[discoveryv1.LabelServiceName] = "another"
+	_, err = c.client.DiscoveryV1().EndpointSlices("default").Update(c.ctx, &lost, metav1.UpdateOptions{})
+	c.must(err)
+	c.endpoints("db", managed, 1) // a stranger gave it away: there is one again
 	c.must(c.client.CoreV1().Services("default").Delete(c.ctx, "db", metav1.DeleteOptions{}))
 	c.eventually("end of mirror", func() error {
 		if n := len(c.slices("db", managed)); n != 0 {

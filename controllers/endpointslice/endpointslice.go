@@ -45,9 +45,6 @@ type Controller struct {
 func New(e env.Env) (*Controller, error) {
 	core := e.Informers.Core().V1()
 	slices := e.Informers.Discovery().V1().EndpointSlices().Informer()
-	if err := slices.AddIndexers(cache.Indexers{byService: indexByService}); err != nil {
-		return nil, err
-	}
 	c := &Controller{
 		client: e.Client, services: core.Services().Lister(), pods: core.Pods().Lister(), nodes: core.Nodes().Lister(), slices: slices.GetIndexer(),
 		events: e.Recorder("endpoint-slice-controller"), triggers: backends.NewTriggers(), lag: loop.NewLag(e.Clock),
@@ -64,9 +61,8 @@ func New(e env.Env) (*Controller, error) {
 			c.wake(service)
 		}
 	})
-	loop.On(c.loop, slices, c.sliceChanged)
 	loop.On(c.loop, core.Nodes().Informer(), c.nodeChanged)
-	return c, nil
+	return c, slicing.Follow(c.loop, c.lag, slices, byService, indexByService)
 }
 
 // Run works until ctx ends.
@@ -82,23 +78,6 @@ func indexByService(obj any) ([]string, error) {
 
 func (c *Controller) wake(service *corev1.Service) {
 	c.loop.AddPaced(service.Namespace + "/" + service.Name)
-}
-
-// sliceChanged wakes the services of a slice: after our own write to go on if the informer was behind, after a stranger's to put it right.
-func (c *Controller) sliceChanged(old, cur *discoveryv1.EndpointSlice) {
-	if cur != nil {
-		c.lag.Saw(cur.ResourceVersion)
-	} else {
-		c.lag.Saw(old.ResourceVersion)
-	}
-	for _, slice := range []*discoveryv1.EndpointSlice{old, cur} {
-		if slice == nil {
-			continue
-		}
-		if keys, _ := indexByService(slice); len(keys) > 0 {
-			c.loop.AddPaced(keys[0])
-		}
-	}
 }
 
 // nodeChanged looks at every service again when a node comes or moves to another zone. Both are rare.

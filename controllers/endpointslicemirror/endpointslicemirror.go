@@ -55,9 +55,6 @@ type Controller struct {
 func New(e env.Env) (*Controller, error) {
 	core := e.Informers.Core().V1()
 	slices := e.Informers.Discovery().V1().EndpointSlices().Informer()
-	if err := slices.AddIndexers(cache.Indexers{byService: indexByService}); err != nil {
-		return nil, err
-	}
 	c := &Controller{
 		client: e.Client, services: core.Services().Lister(), endpoints: core.Endpoints().Lister(), slices: slices.GetIndexer(),
 		events: e.Recorder("endpoint-slice-mirroring-controller"), lag: loop.NewLag(e.Clock),
@@ -73,14 +70,7 @@ func New(e env.Env) (*Controller, error) {
 			c.loop.AddObject(loop.Either(cur, old))
 		}
 	})
-	loop.On(c.loop, slices, func(old, cur *discoveryv1.EndpointSlice) {
-		slice := loop.Either(cur, old)
-		c.lag.Saw(slice.ResourceVersion)
-		if keys, _ := indexByService(slice); len(keys) > 0 {
-			c.loop.AddPaced(keys[0])
-		}
-	})
-	return c, nil
+	return c, slicing.Follow(c.loop, c.lag, slices, byService, indexByService)
 }
 
 // Run works until ctx ends.

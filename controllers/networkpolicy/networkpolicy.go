@@ -47,23 +47,13 @@ type Controller struct {
 func New(e env.Env) (*Controller, error) {
 	core := e.Informers.Core().V1()
 	slices := e.Informers.Discovery().V1().EndpointSlices().Informer()
-	if err := slices.AddIndexers(cache.Indexers{byGroup: indexByGroup}); err != nil {
-		return nil, err
-	}
 	c := &Controller{client: e.Client, pods: core.Pods().Lister(), namespaces: core.Namespaces().Lister(), slices: slices.GetIndexer(),
 		lag: loop.NewLag(e.Clock), groups: newGroups()}
 	c.loop = e.Loop(loop.Config{Name: "networkpolicy", Sync: c.sync, Pace: pace})
 	loop.On(c.loop, e.Informers.Networking().V1().NetworkPolicies().Informer(), c.policyChanged)
 	loop.On(c.loop, core.Pods().Informer(), c.podChanged)
 	loop.On(c.loop, core.Namespaces().Informer(), c.namespaceChanged)
-	loop.On(c.loop, slices, func(old, cur *discoveryv1.EndpointSlice) {
-		slice := loop.Either(cur, old)
-		c.lag.Saw(slice.ResourceVersion)
-		if keys, _ := indexByGroup(slice); len(keys) > 0 {
-			c.loop.AddPaced(keys[0])
-		}
-	})
-	return c, nil
+	return c, slicing.Follow(c.loop, c.lag, slices, byGroup, indexByGroup)
 }
 
 // Run works until ctx ends.
