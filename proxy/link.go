@@ -11,6 +11,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/iface"
 )
 
 // ServiceLink is a bridge without ports. The route to the service addresses leads to it, so that this machine's own connections to
@@ -20,16 +22,7 @@ const ServiceLink = "coracle-svc"
 
 // ensureLink makes or repairs the link, its address and the routes to the service addresses.
 func ensureLink(cfg Config, services []netip.Prefix) error {
-	link, err := netlink.LinkByName(ServiceLink)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = ServiceLink
-		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-		link, err = netlink.LinkByName(ServiceLink)
-	}
+	link, err := iface.Bridge(ServiceLink, nil)
 	if err != nil {
 		return err
 	}
@@ -138,18 +131,6 @@ func (w *linkWatch) hear(ctx context.Context) {
 func ofServiceLink(index int) bool {
 	link, err := netlink.LinkByName(ServiceLink)
 	return err == nil && link.Attrs().Index == index
-}
-
-func deleteLink() error {
-	link, err := netlink.LinkByName(ServiceLink)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return netlink.LinkDel(link)
 }
 
 func ipNet(p netip.Prefix) *net.IPNet {

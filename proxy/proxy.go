@@ -18,6 +18,7 @@ import (
 
 	"github.com/coracle-dev/coracle/internal/client"
 	"github.com/coracle-dev/coracle/internal/handover"
+	"github.com/coracle-dev/coracle/internal/iface"
 	"github.com/coracle-dev/coracle/internal/run"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy/announce"
@@ -175,5 +176,5 @@ func (p *proxy) rules() nft.Config {
 
 // Cleanup removes the rules and the link from this network namespace.
 func Cleanup() error {
-	return errors.Join(nft.Delete(), deleteLink())
+	return errors.Join(nft.Delete(), iface.Delete(ServiceLink))
 }

@@ -5,6 +5,9 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/iface"
+	"github.com/coracle-dev/coracle/internal/nftable"
 )
 
 // Cleanup removes every link, route and rule of ours from this network namespace.
@@ -16,10 +19,10 @@ func Cleanup() error {
 	var errs []error
 	for _, link := range links {
 		if _, _, ours := parseAlias(link.Attrs().Alias); ours {
-			errs = append(errs, deleteLink(link.Attrs().Name))
+			errs = append(errs, iface.Delete(link.Attrs().Name))
 		}
 	}
-	return errors.Join(append(errs, deleteLink(vxlanLink), deleteRoutes(), deleteGateway(), deleteRules())...)
+	return errors.Join(append(errs, iface.Delete(vxlanLink), deleteRoutes(), deleteGateway(), nftable.Remove(podTable))...)
 }
 
 // deleteRoutes removes those of ours that did not go with their link.
@@ -63,5 +66,5 @@ func deleteGateway() error {
 			}
 		}
 	}
-	return deleteLink(gatewayLink)
+	return iface.Delete(gatewayLink)
 }

@@ -28,6 +28,8 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/internal/iface"
+	"github.com/coracle-dev/coracle/internal/nftable"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 )
 
@@ -166,7 +168,7 @@ func (n *Network) repairRules() error {
 	if !n.cidr.IsValid() {
 		return nil
 	}
-	there, err := tableExists()
+	there, err := nftable.Exists(podTable)
 	if err != nil || there {
 		return err
 	}
@@ -218,16 +220,7 @@ func gateway(cidr netip.Prefix) netip.Addr { return cidr.Masked().Addr().Next() 
 
 // ensureGateway makes the link with the gateway's address, and keeps packets for addresses that no pod has from leaving.
 func ensureGateway(cidr netip.Prefix) error {
-	link, err := netlink.LinkByName(gatewayLink)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = gatewayLink
-		if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-			return err
-		}
-		link, err = netlink.LinkByName(gatewayLink)
-	}
+	link, err := iface.Bridge(gatewayLink, nil)
 	if err != nil {
 		return err
 	}
@@ -262,7 +255,7 @@ func (n *Network) adoptLinks(cidr netip.Prefix, mtu int) (map[netip.Addr]string,
 		switch {
 		case !ours:
 		case !cidr.Contains(addr):
-			if err := deleteLink(link.Attrs().Name); err != nil {
+			if err := iface.Delete(link.Attrs().Name); err != nil {
 				return nil, err
 			}
 		default:
@@ -529,7 +522,7 @@ func (n *Network) remove(uid string) error {
 }
 
 func removeLink(uid string) error {
-	if err := deleteLink(vethName(uid)); err != nil {
+	if err := iface.Delete(vethName(uid)); err != nil {
 		return fmt.Errorf("network: remove the link of pod %s: %w", uid, err)
 	}
 	return nil
@@ -538,21 +531,6 @@ func removeLink(uid string) error {
 // free gives back the addresses of a pod whose link is gone. The caller holds mu.
 func (n *Network) free(uid string) {
 	maps.DeleteFunc(n.taken, func(_ netip.Addr, owner string) bool { return owner == uid })
-}
-
-func deleteLink(name string) error {
-	link, err := netlink.LinkByName(name)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
 }
 
 // Pods lists the pods that hold an address, by UID, so that those of pods that are gone can be torn down.

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/netip"
 	"os"
-	"slices"
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/binaryutil"
@@ -291,31 +290,4 @@ func (p HostPort) key() []byte {
 func target(t netip.AddrPort) []byte {
 	b := t.Addr().As4()
 	return append(b[:], byte(t.Port()>>8), byte(t.Port()), 0, 0)
-}
-
-func tableExists() (bool, error) {
-	conn, err := nftables.New()
-	if err != nil {
-		return false, err
-	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	return slices.ContainsFunc(tables, func(t *nftables.Table) bool { return t.Name == tableName }), err
-}
-
-func deleteRules() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return err
-	}
-	for _, t := range tables {
-		if t.Name == tableName {
-			conn.DelTable(t)
-			return conn.Flush()
-		}
-	}
-	return nil
 }

@@ -15,6 +15,8 @@ import (
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/iface"
 )
 
 // routeProtocol marks our routes, so that those that are no longer wanted are known after a restart too.
@@ -89,7 +91,7 @@ func (n *Network) sync() error {
 		return nil
 	}
 	if n.cfg.Overlay == None {
-		return errors.Join(deleteLink(vxlanLink), n.syncRoutes(nil))
+		return errors.Join(iface.Delete(vxlanLink), n.syncRoutes(nil))
 	}
 	ways, troubles := usable(n.cfg, n.cidr, n.peers)
 	routes, indirect, err := n.routesTo(ways)
@@ -114,7 +116,7 @@ func (n *Network) routesTo(ways []Peer) (routes []netlink.Route, indirect []stri
 		return routes, nil, err
 	}
 	routes, indirect = n.directRoutes(ways)
-	return routes, indirect, deleteLink(vxlanLink)
+	return routes, indirect, iface.Delete(vxlanLink)
 }
 
 // setStatus tells of a status that is another than before.
@@ -169,7 +171,7 @@ func (n *Network) ensureVXLAN() (netlink.Link, error) {
 	if err == nil {
 		have, ok := link.(*netlink.Vxlan)
 		if !ok || have.VxlanId != VNI || have.Port != VXLANPort || have.Learning || !have.SrcAddr.Equal(n.cfg.NodeIP.AsSlice()) || !bytes.Equal(have.HardwareAddr, mac) {
-			if err := deleteLink(vxlanLink); err != nil {
+			if err := iface.Delete(vxlanLink); err != nil {
 				return nil, err
 			}
 			link = nil

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/coracle-dev/coracle/cmd/coracle/lab"
+	"github.com/coracle-dev/coracle/internal/iface"
 )
 
 // lonelyLink is made where this machine has no address but loopback's, so that pods still have an
@@ -116,15 +117,10 @@ func linkAddress(link netlink.Link) (netip.Addr, bool) {
 }
 
 func ensureLonelyLink() error {
-	attrs := netlink.NewLinkAttrs()
-	attrs.Name = lonelyLink
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		if errors.Is(err, unix.EPERM) {
-			return neverAgain("this machine has no address but loopback's; give one with --advertise-address, or run as root")
-		}
-		return err
+	link, err := iface.Bridge(lonelyLink, nil)
+	if errors.Is(err, unix.EPERM) {
+		return neverAgain("this machine has no address but loopback's; give one with --advertise-address, or run as root")
 	}
-	link, err := netlink.LinkByName(lonelyLink)
 	if err != nil {
 		return err
 	}
@@ -136,16 +132,4 @@ func ensureLonelyLink() error {
 		return err
 	}
 	return netlink.LinkSetUp(link)
-}
-
-func removeLonelyLink() error {
-	link, err := netlink.LinkByName(lonelyLink)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	return netlink.LinkDel(link)
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/network/cni"
 	"github.com/coracle-dev/coracle/cmd/coracle/lab"
+	"github.com/coracle-dev/coracle/internal/iface"
 	"github.com/coracle-dev/coracle/internal/paths"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 	"github.com/coracle-dev/coracle/proxy/policy"
@@ -69,7 +70,7 @@ func down(ctx context.Context, o *options, out io.Writer, purge bool) error {
 	do("remove services", cleanupProxy())
 	do("remove network policies", policy.Cleanup())
 	do("remove the pod network", network.Cleanup())
-	do("remove the node's link", removeLonelyLink())
+	do("remove the node's link", iface.Delete(lonelyLink))
 	do("restore sysctls", sysctl.NewKeeper(l.Sysctls()).Restore())
 	do("remove the shims' sockets", os.RemoveAll(l.ShimSockets()))
 	if unmounted == nil { // else removing could reach through a mount into what is not ours

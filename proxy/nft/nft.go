@@ -6,6 +6,7 @@ import (
 	"net/netip"
 	"slices"
 
+	"github.com/coracle-dev/coracle/internal/nftable"
 	"github.com/coracle-dev/coracle/proxy/ruleset"
 	"github.com/google/nftables"
 )
@@ -124,15 +125,7 @@ func (t *Table) failed(err error) error {
 }
 
 // Delete removes the table from the kernel, if it is there.
-func Delete() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	return conn.Flush()
-}
+func Delete() error { return nftable.Remove(table) }
 
 // transaction collects one batch.
 type transaction struct {

@@ -6,10 +6,9 @@ import (
 	"github.com/google/nftables"
 	"github.com/mdlayher/netlink"
 	"golang.org/x/sys/unix"
-)
 
-// sendBuffer must hold one transaction; the default would end at some thousand elements.
-const sendBuffer = 64 << 20
+	"github.com/coracle-dev/coracle/internal/nftable"
+)
 
 // connection is one that lasts, so that what it does can be told from what others do.
 type connection struct {
@@ -24,9 +23,7 @@ func (t *Table) open() error {
 	}
 	c := &connection{}
 	conn, err := nftables.New(nftables.AsLasting(), nftables.WithSockOptions(func(s *netlink.Conn) (err error) {
-		// Large transactions and their acknowledgements need room. Without the right to exceed the system's limits, what the system grants must do.
-		_ = s.SetWriteBuffer(sendBuffer)
-		_ = s.SetReadBuffer(sendBuffer)
+		nftable.MakeRoom(s)
 		c.port, err = portOf(s)
 		return err
 	}))

@@ -12,14 +12,12 @@ import (
 	"github.com/google/nftables/expr"
 	"github.com/mdlayher/netlink"
 
+	"github.com/coracle-dev/coracle/internal/nftable"
 	"github.com/coracle-dev/coracle/proxy/policy/rules"
 )
 
 // maxElements of one message: a netlink attribute holds 64 KiB, an element with the name of a chain at most about 200 bytes.
 const maxElements = 300
-
-// sendBuffer must hold one transaction.
-const sendBuffer = 32 << 20
 
 // Words of register 1 as the kernel numbers them: of four bytes each.
 const (
@@ -103,15 +101,7 @@ func (t *Table) Intact() (bool, error) {
 }
 
 // Cleanup removes the table from this network namespace, if it is there.
-func Cleanup() error {
-	conn, err := nftables.New()
-	if err != nil {
-		return err
-	}
-	conn.AddTable(table)
-	conn.DelTable(table)
-	return conn.Flush()
-}
+func Cleanup() error { return nftable.Remove(table) }
 
 // transaction collects one batch. The first error stays in err.
 type transaction struct {
@@ -122,8 +112,7 @@ type transaction struct {
 
 func begin() (*transaction, error) {
 	conn, err := nftables.New(nftables.WithSockOptions(func(c *netlink.Conn) error {
-		// Without the right to exceed the system's limits, what it grants must do.
-		_, _ = c.SetWriteBuffer(sendBuffer), c.SetReadBuffer(sendBuffer)
+		nftable.MakeRoom(c)
 		return nil
 	}))
 	if err != nil {

@@ -9,20 +9,16 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/iface"
 )
 
 // ensureBridge makes the lab's bridge with the host's address on it.
 func (p Plan) ensureBridge() error {
-	attrs := netlink.NewLinkAttrs()
 	// Without an address of its own it would take that of one of its ports, and change it as they come and go.
-	attrs.Name, attrs.HardwareAddr = p.Bridge(), hardware(p.Host())
-	if err := netlink.LinkAdd(&netlink.Bridge{LinkAttrs: attrs}); err != nil && !errors.Is(err, unix.EEXIST) {
-		return fmt.Errorf("make the bridge %s: %w; this kernel may lack the module bridge", p.Bridge(), err)
-	}
-	link, err := netlink.LinkByName(p.Bridge())
+	link, err := iface.Bridge(p.Bridge(), hardware(p.Host()))
 	if err != nil {
-		return err
+		return fmt.Errorf("make the bridge %s: %w; this kernel may lack the module bridge", p.Bridge(), err)
 	}
 	// The machine below takes no routes from what runs in a lab.
 	_ = os.WriteFile("/proc/sys/net/ipv6/conf/"+p.Bridge()+"/accept_ra", []byte("0"), 0) // a kernel may have no IPv6
@@ -68,22 +64,7 @@ func hardware(addr netip.Addr) net.HardwareAddr {
 	return net.HardwareAddr{0x02, 0xc0, a[0], a[1], a[2], a[3]}
 }
 
-func (p Plan) disconnect(node string) error { return deleteLink(p.Port(node)) }
-
-func deleteLink(name string) error {
-	link, err := netlink.LinkByName(name)
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if err := netlink.LinkDel(link); err != nil && !errors.Is(err, unix.ENODEV) {
-		return err
-	}
-	return nil
-}
+func (p Plan) disconnect(node string) error { return iface.Delete(p.Port(node)) }
 
 // removeLinks removes the bridge and the cables' ends that are on it.
 func (p Plan) removeLinks() error {
@@ -102,10 +83,10 @@ func (p Plan) removeLinks() error {
 	var errs []error
 	for _, l := range links {
 		if l.Attrs().MasterIndex == bridge.Attrs().Index {
-			errs = append(errs, deleteLink(l.Attrs().Name))
+			errs = append(errs, iface.Delete(l.Attrs().Name))
 		}
 	}
-	return errors.Join(append(errs, deleteLink(p.Bridge()))...)
+	return errors.Join(append(errs, iface.Delete(p.Bridge()))...)
 }
 
 // wayOut tells whether this machine has a default route.

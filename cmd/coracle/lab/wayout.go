@@ -10,6 +10,7 @@ import (
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
 
+	"github.com/coracle-dev/coracle/internal/nftable"
 	"github.com/coracle-dev/coracle/internal/sysctl"
 )
 
@@ -71,18 +72,12 @@ func concat(parts ...[]expr.Any) []expr.Any {
 
 // closeWayOut gives the host back what was changed for all labs, once none is left. A cluster on the host itself forwards too.
 func (r Root) closeWayOut() error {
-	conn, err := nftables.New()
+	clusterHere, err := nftable.Exists(&nftables.Table{Name: "coracle-pods", Family: nftables.TableFamilyIPv4})
 	if err != nil {
 		return err
 	}
-	tables, err := conn.ListTablesOfFamily(nftables.TableFamilyIPv4)
-	if err != nil {
-		return err
-	}
-	for _, t := range tables {
-		if t.Name == "coracle-pods" {
-			return ignoreNone(os.Remove(r.sysctlFile()))
-		}
+	if clusterHere {
+		return ignoreNone(os.Remove(r.sysctlFile()))
 	}
 	return r.sysctls().Restore()
 }
