@@ -1,7 +1,6 @@
 package runtime
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -84,7 +83,7 @@ func (r *Runtime) deleteState(ctx context.Context, c *container) error {
 	if err != nil {
 		return err
 	}
-	out, err := exec.CommandContext(ctx, cmp.Or(binary, DefaultHandler), "--root", filepath.Dir(r.stateDir(c.id)), "delete", "--force", c.id).CombinedOutput()
+	out, err := exec.CommandContext(ctx, binary, "--root", filepath.Dir(r.stateDir(c.id)), "delete", "--force", c.id).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("failed to delete what an earlier start has left: %w: %s", err, strings.TrimSpace(string(out)))
 	}

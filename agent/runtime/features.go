@@ -48,13 +48,9 @@ func (r *Runtime) Features(ctx context.Context) Features {
 
 // ociFeatures asks the OCI runtime. One that is older than the question (runc 1.1) has none of the features.
 func (r *Runtime) ociFeatures(ctx context.Context) (f features.Features, err error) {
-	name := r.cfg.OCIRuntime
-	if name == "" {
-		name = "runc"
-	}
-	out, err := exec.CommandContext(ctx, name, "features").Output()
+	out, err := exec.CommandContext(ctx, r.cfg.OCIRuntime, "features").Output()
 	if err != nil {
-		return f, fmt.Errorf("%s features: %w", name, err)
+		return f, fmt.Errorf("%s features: %w", r.cfg.OCIRuntime, err)
 	}
 	return f, json.Unmarshal(out, &f)
 }

@@ -96,6 +96,9 @@ func New(cfg Config) (*Runtime, error) {
 	if cfg.Address == "" {
 		cfg.Address = cfg.Layout.ContainerdSocket()
 	}
+	if cfg.OCIRuntime == "" {
+		cfg.OCIRuntime = DefaultHandler
+	}
 	if cfg.Shim == "" {
 		cfg.Shim = filepath.Join(cfg.Layout.Bin(), "containerd-shim-runc-v2")
 	}
