@@ -2,7 +2,9 @@ package node
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -16,11 +18,15 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/authentication/user"
 	"k8s.io/client-go/tools/record"
 
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/apiserver"
+	"github.com/coracle-dev/coracle/apiserver/admission"
 	"github.com/coracle-dev/coracle/apiserver/apiservertest"
+	"github.com/coracle-dev/coracle/apiserver/store/memory"
 	"github.com/coracle-dev/coracle/internal/client"
 )
 
@@ -179,6 +185,74 @@ func TestReporter(t *testing.T) {
 	r.Poke()
 	await(t, "registered again", func() bool { return strings.HasPrefix(condition(node().Status, v1.NodeReady), "False") })
 }
+
+// TestWritesOfOthersMeanwhile: the watch tells of another's write before the answer to our own comes, which is older; and of the next nothing.
+func TestWritesOfOthersMeanwhile(t *testing.T) {
+	st := memory.New()
+	objects := apiserver.NewCache(st)
+	s := apiservertest.StartServer(t, apiserver.Config{Store: st, Cache: objects, Admission: admission.New(admission.Config{Reader: apiserver.NewReader(objects)})})
+	admin, err := client.Config{RestConfig: s.LocalConfig(apiservertest.Admin), Component: "test"}.Clientset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var r *Reporter
+	taint := func(key string) *v1.Node {
+		n, err := admin.CoreV1().Nodes().Get(t.Context(), "n1", metav1.GetOptions{})
+		if err == nil {
+			n.Spec.Taints = append(n.Spec.Taints, v1.Taint{Key: key, Effect: v1.TaintEffectNoSchedule})
+			n, err = admin.CoreV1().Nodes().Update(t.Context(), n, metav1.UpdateOptions{})
+		}
+		if err != nil {
+			t.Error(err)
+		}
+		return n
+	}
+	config := s.LocalConfig(&user.DefaultInfo{Name: "system:node:n1", Groups: []string{user.NodesGroup, user.AllAuthenticated}})
+	seen := 0
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return roundTripper(func(req *http.Request) (*http.Response, error) {
+			resp, err := next.RoundTrip(req)
+			if req.Method == http.MethodPut && err == nil && resp.StatusCode == http.StatusOK {
+				seen++
+				r.Observe(taint(fmt.Sprint("seen-", seen)))
+			}
+			return resp, err
+		})
+	})
+	c, err := client.Config{RestConfig: config, Component: "test"}.Clientset()
+	if err != nil {
+		t.Fatal(err)
+	}
+	notReady := []string(nil)
+	r = New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, Network: func() network.Status { return network.Status{} },
+		Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
+		Images:   func(context.Context) ([]runtime.Image, error) { return nil, nil },
+		NotReady: func(context.Context) []string { return notReady }, Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})
+	if err := r.register(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	written := time.Now()
+	notReady = []string{"tired"}
+	if err := r.report(t.Context(), &written); err != nil {
+		t.Fatal(err)
+	}
+	notReady = nil
+	if err := r.report(t.Context(), &written); err != nil {
+		t.Errorf("the write that the watch has told of: %v", err)
+	}
+	taint("unseen")
+	notReady = []string{"tired again"}
+	if err := r.report(t.Context(), &written); err == nil {
+		t.Error("a write that does not know of another's passes")
+	}
+	if err := r.report(t.Context(), &written); err != nil {
+		t.Errorf("once more: %v", err)
+	}
+}
+
+type roundTripper func(*http.Request) (*http.Response, error)
+
+func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { return f(req) }
 
 // TestNewAgentDisturbsNoReadyNode: while an agent that starts anew does not know its runtime yet, the node stays as it was.
 func TestNewAgentDisturbsNoReadyNode(t *testing.T) {

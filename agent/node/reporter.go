@@ -263,14 +263,10 @@ func (r *Reporter) report(ctx context.Context, written *time.Time) error {
 	fresh.Status = st
 	got, err := r.cfg.Client.CoreV1().Nodes().UpdateStatus(ctx, &fresh, metav1.UpdateOptions{})
 	switch {
-	case apierrors.IsConflict(err):
-		if got, err := r.cfg.Client.CoreV1().Nodes().Get(ctx, r.cfg.Name, metav1.GetOptions{}); err == nil {
-			r.current.Store(got)
-		}
-		return err
 	case apierrors.IsNotFound(err):
 		return r.register(ctx)
 	case err != nil:
+		r.refresh(ctx, err)
 		return err
 	}
 	if was, is := n.Status.NodeInfo.BootID, st.NodeInfo.BootID; was != "" && was != is {
@@ -279,9 +275,20 @@ func (r *Reporter) report(ctx context.Context, written *time.Time) error {
 	for _, reason := range transitions(n.Status.Conditions, st.Conditions) {
 		r.cfg.Recorder.Event(r.ref(), v1.EventTypeNormal, reason, fmt.Sprintf("Node %s status is now: %s", r.cfg.Name, reason))
 	}
-	r.current.Store(got)
+	r.current.CompareAndSwap(n, got) // else the watch has told of what others wrote since
 	*written = time.Now()
 	return nil
+}
+
+// refresh reads the node after its write was refused: the copy at hand may be older than what others wrote. The API server says so by a
+// conflict, or takes what they changed for the agent's own doing and forbids it.
+func (r *Reporter) refresh(ctx context.Context, refusal error) {
+	if !apierrors.IsConflict(refusal) && !apierrors.IsForbidden(refusal) {
+		return
+	}
+	if got, err := r.cfg.Client.CoreV1().Nodes().Get(ctx, r.cfg.Name, metav1.GetOptions{}); err == nil {
+		r.current.Store(got)
+	}
 }
 
 // renewLease says, four times in a Lease's life, that the node is alive.
