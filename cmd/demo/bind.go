@@ -13,8 +13,8 @@ import (
 // Local ports of clients, as the kernel takes them.
 const firstPort, ports = 32768, 28232
 
-// portSequence gives local ports, none twice within four minutes at up to 100 a second: kernels on the way remember connections that failed, and
-// where they led.
+// portSequence gives local ports, none twice within four minutes as long as all programs of a network take no more than 100 a second: kernels
+// on the way remember connections that failed, and where they led.
 type portSequence struct {
 	mu   sync.Mutex
 	last int64

@@ -19,7 +19,7 @@ import (
 func (s *suite) testDisturbed() {
 	s.deployment("web", 6)
 	s.service("web", "web", func(spec *corev1.ServiceSpec) { spec.Type = corev1.ServiceTypeNodePort })
-	t := s.asking("web", s.lab.Nodes...)
+	t := append(s.asking("web", s.lab.Nodes...), s.askingFromPods("web")...)
 	begin := time.Now()
 	t.flows(s)
 	for _, step := range []struct {

@@ -262,18 +262,22 @@ func affinityEverywhere(s *suite) {
 	service := s.service("sticky", "web", func(spec *corev1.ServiceSpec) {
 		spec.SessionAffinity, spec.Type = corev1.ServiceAffinityClientIP, corev1.ServiceTypeNodePort
 	})
+	from := func(p *place) string {
+		if p.node == "" {
+			return web(s.nodeIPs()[s.lab.Nodes[0]], nodePort(service, "http"))
+		}
+		return web(service.Spec.ClusterIP, 80)
+	}
 	s.eventually(func() error { // the rules are there
-		_, err := s.outside().ask(s, web(s.nodeIPs()[s.lab.Nodes[0]], nodePort(service, "http")))
-		return err
+		return each(s.all, func(p *place) error {
+			_, err := p.ask(s, from(p))
+			return err
+		})
 	})
 	s.must(each(s.all, func(p *place) error {
-		url := web(s.nodeIPs()[s.lab.Nodes[0]], nodePort(service, "http"))
-		if p.node != "" {
-			url = web(service.Spec.ClusterIP, 80)
-		}
-		got, err := s.answering(p, url, 2)
+		got, err := s.answering(p, from(p), 2)
 		if err == nil && len(got) != 1 {
-			err = fmt.Errorf("%s is answered at %s by %v", url, p.name, got)
+			err = fmt.Errorf("%s is answered at %s by %v", from(p), p.name, got)
 		}
 		return err
 	}))
