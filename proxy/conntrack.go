@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/coracle-dev/coracle/internal/iface"
 	"github.com/coracle-dev/coracle/proxy/ruleset"
 )
 
@@ -99,7 +100,7 @@ func (f *flows) forget() {
 
 func (f *flows) localAddresses() map[netip.Addr]bool {
 	local := map[netip.Addr]bool{}
-	addrs, err := f.handle.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := iface.Whole(func() ([]netlink.Addr, error) { return f.handle.AddrList(nil, netlink.FAMILY_V4) })
 	if err != nil {
 		f.log.Warn("cannot list the node's addresses", "error", err)
 	}

@@ -47,7 +47,7 @@ func ensureRoutes(link netlink.Link, source netip.Addr, services []netip.Prefix)
 			return fmt.Errorf("route to %s: %w", cidr, err)
 		}
 	}
-	routes, err := netlink.RouteList(link, netlink.FAMILY_V4)
+	routes, err := iface.Routes(netlink.Route{LinkIndex: link.Attrs().Index}, netlink.RT_FILTER_OIF)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}

@@ -12,7 +12,7 @@ import (
 
 // Cleanup removes every link, route and rule of ours from this network namespace.
 func Cleanup() error {
-	links, err := netlink.LinkList()
+	links, err := iface.Links()
 	if err != nil {
 		return err
 	}
@@ -27,7 +27,7 @@ func Cleanup() error {
 
 // deleteRoutes removes those of ours that did not go with their link.
 func deleteRoutes() error {
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	routes, err := iface.Routes(netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return err
 	}
@@ -49,11 +49,11 @@ func deleteGateway() error {
 	if err != nil {
 		return err
 	}
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := iface.Addresses(link)
 	if err != nil {
 		return err
 	}
-	routes, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
+	routes, err := iface.Routes(netlink.Route{Type: unix.RTN_UNREACHABLE}, netlink.RT_FILTER_TYPE)
 	if err != nil {
 		return err
 	}

@@ -245,7 +245,7 @@ func nowhere(cidr netip.Prefix) netlink.Route {
 
 // adoptLinks reads who holds which address from the links' aliases. Links with addresses of another range are removed, all others have the MTU then.
 func (n *Network) adoptLinks(cidr netip.Prefix, mtu int) (map[netip.Addr]string, error) {
-	links, err := netlink.LinkList()
+	links, err := iface.Links()
 	if err != nil {
 		return nil, err
 	}
@@ -440,7 +440,7 @@ func podRoute(link netlink.Link, addr, source netip.Addr) netlink.Route {
 // source is by which address the machine speaks to the node's pods: the node's, so that they get answers from the one they asked, or the gateway's while
 // the machine does not have that.
 func (n *Network) source() netip.Addr {
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := iface.Addresses(nil)
 	if err == nil && slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return n.cfg.NodeIP.IsValid() && a.IP.Equal(n.cfg.NodeIP.AsSlice()) }) {
 		return n.cfg.NodeIP
 	}
@@ -548,14 +548,14 @@ func (n *Network) Pods() map[string]netip.Addr {
 func uplinkMTU(node netip.Addr) int {
 	const usual = 1500
 	index := 0
-	if addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4); err == nil {
+	if addrs, err := iface.Addresses(nil); err == nil {
 		for _, a := range addrs {
 			if node.IsValid() && a.IP.Equal(node.AsSlice()) {
 				index = a.LinkIndex
 			}
 		}
 	}
-	if routes, err := netlink.RouteList(nil, netlink.FAMILY_V4); index == 0 && err == nil {
+	if routes, err := iface.Routes(netlink.Route{}, 0); index == 0 && err == nil {
 		for _, r := range routes {
 			if r.Dst == nil || r.Dst.IP.IsUnspecified() {
 				index = r.LinkIndex

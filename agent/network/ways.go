@@ -203,7 +203,7 @@ func (n *Network) setUpVXLAN(link netlink.Link) error {
 		}
 	}
 	if link.Attrs().Flags&net.FlagUp != 0 {
-		if addrs, err := netlink.AddrList(link, netlink.FAMILY_V4); err == nil && len(addrs) == 1 && addrs[0].IP.Equal(gateway(n.cidr).AsSlice()) {
+		if addrs, err := iface.Addresses(link); err == nil && len(addrs) == 1 && addrs[0].IP.Equal(gateway(n.cidr).AsSlice()) {
 			return nil
 		}
 	}
@@ -219,7 +219,7 @@ func (n *Network) setUpVXLAN(link netlink.Link) error {
 
 // replaceAddress leaves a link with this one address.
 func replaceAddress(link netlink.Link, addr netip.Addr) error {
-	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	have, err := iface.Addresses(link)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func replaceAddress(link netlink.Link, addr netip.Addr) error {
 
 // syncNeighbours makes a link's permanent entries of a family these, and no others.
 func syncNeighbours(link, family int, want []netlink.Neigh) error {
-	have, err := netlink.NeighList(link, family)
+	have, err := iface.Whole(func() ([]netlink.Neigh, error) { return netlink.NeighList(link, family) })
 	if err != nil {
 		return err
 	}
@@ -284,7 +284,7 @@ func (n *Network) syncRoutes(want []netlink.Route) error {
 		return err
 	}
 	want = append(want, own...)
-	have, err := netlink.RouteListFiltered(netlink.FAMILY_V4, &netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
+	have, err := iface.Routes(netlink.Route{Protocol: routeProtocol}, netlink.RT_FILTER_PROTOCOL)
 	if err != nil {
 		return err
 	}
@@ -322,7 +322,7 @@ func (n *Network) ownRoutes() ([]netlink.Route, error) {
 	if len(n.taken) == 0 {
 		return out, nil
 	}
-	links, err := netlink.LinkList()
+	links, err := iface.Links()
 	if err != nil {
 		return nil, err
 	}

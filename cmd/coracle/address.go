@@ -61,7 +61,7 @@ func parseMachineAddress(flag, given string) (netip.Addr, error) {
 
 // defaultRouteAddress is the source address of the default route.
 func defaultRouteAddress() (netip.Addr, bool) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := iface.Routes(netlink.Route{}, 0)
 	if err != nil {
 		return netip.Addr{}, false
 	}
@@ -83,7 +83,7 @@ func defaultRouteAddress() (netip.Addr, bool) {
 
 // anyAddress is the first address of a link that is not ours.
 func anyAddress() (netip.Addr, bool) {
-	links, err := netlink.LinkList()
+	links, err := iface.Links()
 	if err != nil {
 		return netip.Addr{}, false
 	}
@@ -104,7 +104,7 @@ func ourLink(name string) bool {
 }
 
 func linkAddress(link netlink.Link) (netip.Addr, bool) {
-	addrs, err := netlink.AddrList(link, netlink.FAMILY_V4)
+	addrs, err := iface.Addresses(link)
 	if err != nil {
 		return netip.Addr{}, false
 	}

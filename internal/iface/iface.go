@@ -1,4 +1,4 @@
-// Package iface makes and removes the kernel's network interfaces by their names. Both can be repeated.
+// Package iface makes, removes and lists the kernel's network interfaces and what belongs to them. What is made or removed already stays so.
 package iface
 
 import (
@@ -41,4 +41,30 @@ func Delete(name string) error {
 func isNone(err error) bool {
 	var none netlink.LinkNotFoundError
 	return errors.As(err, &none)
+}
+
+// Links are those of this network namespace.
+func Links() ([]netlink.Link, error) { return Whole(netlink.LinkList) }
+
+// Addresses are a link's of IPv4, or all links' where link is nil.
+func Addresses(link netlink.Link) ([]netlink.Addr, error) {
+	return Whole(func() ([]netlink.Addr, error) { return netlink.AddrList(link, netlink.FAMILY_V4) })
+}
+
+// Routes are the main table's of IPv4 that are like a route in what mask says (netlink.RT_FILTER_...); all where mask is 0.
+func Routes(like netlink.Route, mask uint64) ([]netlink.Route, error) {
+	return Whole(func() ([]netlink.Route, error) { return netlink.RouteListFiltered(netlink.FAMILY_V4, &like, mask) })
+}
+
+// attempts at a list on a machine where something changes all the time.
+const attempts = 100
+
+// Whole asks for a list until none of it changed while the kernel gave it: else a part may be missing. The error is of the last attempt.
+func Whole[T any](list func() ([]T, error)) (all []T, err error) {
+	for range attempts {
+		if all, err = list(); !errors.Is(err, netlink.ErrDumpInterrupted) {
+			return all, err
+		}
+	}
+	return nil, err
 }

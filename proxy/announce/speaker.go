@@ -9,7 +9,8 @@ import (
 	"time"
 
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
+
+	"github.com/coracle-dev/coracle/internal/iface"
 )
 
 // Claim is an address to be announced by some node.
@@ -190,7 +191,7 @@ type links map[int]link
 
 // listLinks lists the links with IPv4 and Ethernet addresses.
 func listLinks() (links, error) {
-	addrs, err := netlink.AddrList(nil, unix.AF_INET)
+	addrs, err := iface.Addresses(nil)
 	if err != nil {
 		return nil, err
 	}

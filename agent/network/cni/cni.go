@@ -23,6 +23,7 @@ import (
 
 	"github.com/coracle-dev/coracle/agent/network"
 	"github.com/coracle-dev/coracle/agent/runtime"
+	"github.com/coracle-dev/coracle/internal/iface"
 )
 
 // podInterface is the interface's name inside a pod.
@@ -321,6 +322,6 @@ func holds(path string, addr netip.Addr) bool {
 	if err != nil {
 		return false
 	}
-	addrs, err := h.AddrList(link, netlink.FAMILY_ALL)
+	addrs, err := iface.Whole(func() ([]netlink.Addr, error) { return h.AddrList(link, netlink.FAMILY_ALL) })
 	return err == nil && slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return a.IP.Equal(addr.AsSlice()) })
 }

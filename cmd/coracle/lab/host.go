@@ -76,7 +76,7 @@ func (p Plan) removeLinks() error {
 	if err != nil {
 		return err
 	}
-	links, err := netlink.LinkList()
+	links, err := iface.Links()
 	if err != nil {
 		return err
 	}
@@ -91,7 +91,7 @@ func (p Plan) removeLinks() error {
 
 // wayOut tells whether this machine has a default route.
 func wayOut() (bool, error) {
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := iface.Routes(netlink.Route{}, 0)
 	if err != nil {
 		return false, err
 	}
@@ -120,14 +120,14 @@ func usedNetworks() ([]netip.Prefix, error) {
 			used = append(used, netip.PrefixFrom(a, ones).Masked())
 		}
 	}
-	routes, err := netlink.RouteList(nil, netlink.FAMILY_V4)
+	routes, err := iface.Routes(netlink.Route{}, 0)
 	if err != nil {
 		return nil, err
 	}
 	for _, r := range routes {
 		add(r.Dst)
 	}
-	addrs, err := netlink.AddrList(nil, netlink.FAMILY_V4)
+	addrs, err := iface.Addresses(nil)
 	if err != nil {
 		return nil, err
 	}
