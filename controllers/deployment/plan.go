@@ -220,7 +220,9 @@ func (w *work) recreate() {
 		return
 	}
 	for _, r := range w.old {
-		if r.is.Status.Replicas > 0 || w.running(r.is.UID) {
+		// A set that has not noticed its new size may be making pods still, which nobody has seen yet.
+		unaware := r.is.DeletionTimestamp == nil && r.is.Status.ObservedGeneration < r.is.Generation
+		if unaware || r.is.Status.Replicas > 0 || w.running(r.is.UID) {
 			return
 		}
 	}

@@ -288,6 +288,22 @@ func TestRecreate(t *testing.T) {
 	w.expectLog(t, "create v2=3")
 }
 
+// TestRecreateWaitsForAnUnawareSet: it was told to have no pods before it was seen to make any.
+func TestRecreateWaitsForAnUnawareSet(t *testing.T) {
+	w := newWorld(3, "1", "0")
+	w.d.Spec.Strategy = appsv1.DeploymentStrategy{Type: appsv1.RecreateDeploymentStrategyType}
+	w.step()
+	w.image("v2")
+	w.step()
+	w.expectLog(t, "create v1=3", "v1 3->0")
+	w.sets[0].Generation, w.sets[0].Status.ObservedGeneration = 2, 1
+	w.step()
+	w.expectLog(t)
+	w.follow()
+	w.step()
+	w.expectLog(t, "create v2=3")
+}
+
 func TestProportionalScaling(t *testing.T) {
 	tests := []struct {
 		name           string
