@@ -71,7 +71,15 @@ func (c *Controller) delete(ctx context.Context, key string, set *appsv1.DaemonS
 	case corev1.PodSucceeded:
 		c.events.Eventf(set, corev1.EventTypeNormal, "SucceededDaemonPod", "Found succeeded daemon pod %s/%s on node %s, will try to delete it", r.pod.Namespace, r.pod.Name, node)
 	}
-	if err := pods.Delete(ctx, c.client, r.pod); err != nil {
+	remove := pods.Delete
+	if r.asSeen {
+		remove = pods.DeleteAsSeen
+	}
+	err := remove(ctx, c.client, r.pod)
+	if r.asSeen && apierrors.IsConflict(err) {
+		return err // it has changed, which is no trouble; the set is looked at again
+	}
+	if err != nil {
 		c.events.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
 		return err
 	}

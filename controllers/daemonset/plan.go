@@ -45,6 +45,8 @@ type removal struct {
 	pod *corev1.Pod
 	// ended is the phase of a pod that goes because it has ended; empty for others.
 	ended corev1.PodPhase
+	// asSeen spares a pod that has changed since it was seen not to serve: by now it may.
+	asSeen bool
 }
 
 // place is a node as the set sees it.
@@ -166,8 +168,12 @@ func (w *work) prune(node string, p *place) {
 func (w *work) pruneSurge(alive []*corev1.Pod) {
 	fresh := w.keepOne(pods.Filter(alive, w.updated))
 	old := w.keepOne(pods.Filter(alive, func(pod *corev1.Pod) bool { return !w.updated(pod) }))
-	if fresh != nil && old != nil && (!pods.Ready(old) || w.available(fresh)) {
+	switch {
+	case fresh == nil || old == nil:
+	case w.available(fresh):
 		w.delete([]*corev1.Pod{old})
+	case !pods.Ready(old):
+		w.deleteAsSeen([]*corev1.Pod{old})
 	}
 }
 
@@ -184,6 +190,12 @@ func (w *work) keepOne(list []*corev1.Pod) *corev1.Pod {
 func (w *work) delete(list []*corev1.Pod) {
 	for _, pod := range list {
 		w.plan.delete = append(w.plan.delete, removal{pod: pod})
+	}
+}
+
+func (w *work) deleteAsSeen(list []*corev1.Pod) {
+	for _, pod := range list {
+		w.plan.delete = append(w.plan.delete, removal{pod: pod, asSeen: true})
 	}
 }
 

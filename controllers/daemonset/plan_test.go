@@ -113,14 +113,18 @@ func snap(set *appsv1.DaemonSet, on string, lines ...string) snapshot {
 	return s
 }
 
-// say writes a plan as text.
+// say writes a plan as text; pods with a question mark go only as they were seen.
 func say(p plan) string {
 	var words []string
 	for _, node := range p.create {
 		words = append(words, "+"+node)
 	}
 	for _, r := range p.delete {
-		words = append(words, "-"+r.pod.Name+strings.ToLower(string(r.ended)))
+		word := "-" + r.pod.Name + strings.ToLower(string(r.ended))
+		if r.asSeen {
+			word += "?"
+		}
+		words = append(words, word)
 	}
 	return strings.Join(words, " ")
 }
@@ -151,8 +155,8 @@ func TestDecide(t *testing.T) {
 		{"an update waits", behind("1"), "a b", []string{"a 1 new unready", "b 1 old ready"}, ""},
 		{"an update waits for availability", behind("1"), "a b", []string{"a 1 new fresh", "b 1 old ready"}, ""},
 		{"an update waits for what terminates", behind("1"), "a b", []string{"a 1 old -ready", "b 1 old ready"}, ""},
-		{"an update replaces what does not serve", behind("1"), "a b", []string{"a 1 old unready", "b 1 old ready"}, "-a.1"},
-		{"as many as may be missing", behind("3"), "a b c d", []string{"a 1 new unready", "b 1 old unready", "c 1 old ready", "d 1 old ready"}, "-b.1 -c.1"},
+		{"an update replaces what does not serve", behind("1"), "a b", []string{"a 1 old unready", "b 1 old ready"}, "-a.1?"},
+		{"as many as may be missing", behind("3"), "a b c d", []string{"a 1 new unready", "b 1 old unready", "c 1 old ready", "d 1 old ready"}, "-b.1? -c.1"},
 		{"a share is rounded up", behind("26%"), "a b c d", []string{"a 1 old ready", "b 1 old ready", "c 1 old ready", "d 1 old ready"}, "-a.1 -b.1"},
 		{"nothing at all is one", build("0", "0"), "a b", []string{"a 1 old ready", "b 1 old ready"}, "-a.1"},
 		{"gaps are filled first", behind("2"), "a b", []string{"a 1 old ready"}, "+b"},
@@ -164,7 +168,7 @@ func TestDecide(t *testing.T) {
 		{"surge waits", ahead("1"), "a b", []string{"a 1 old ready", "a 2 new unready", "b 1 old ready"}, ""},
 		{"surge waits for availability", ahead("1"), "a b", []string{"a 1 old ready", "a 2 new fresh", "b 1 old ready"}, ""},
 		{"surge takes the old one", ahead("1"), "a b", []string{"a 1 old ready", "a 2 new ready", "b 1 old ready"}, "-a.1"},
-		{"an old one that does not serve goes at once", ahead("1"), "a", []string{"a 1 old unready", "a 2 new unready"}, "-a.1"},
+		{"an old one that does not serve goes at once", ahead("1"), "a", []string{"a 1 old unready", "a 2 new unready"}, "-a.1?"},
 		{"and costs no surge", ahead("1"), "a b c", []string{"a 1 old unready", "b 1 old ready", "c 1 old ready"}, "+a +b"},
 		{"surge does not wait for what terminates", ahead("1"), "a", []string{"a 1 new -ready"}, "+a"},
 		{"surge on fresh nodes", ahead("1"), "a b", nil, "+a +b"},

@@ -54,7 +54,7 @@ func (w *work) rollBehind(budget int) {
 			sound = append(sound, old)
 		}
 	}
-	w.delete(broken)
+	w.deleteAsSeen(broken)
 	w.delete(sound[:min(len(sound), max(0, budget))])
 }
 

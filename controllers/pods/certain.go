@@ -36,7 +36,16 @@ func Create(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) (
 // Delete deletes the pod with its grace period and comes back only when it is known whether it is being deleted or gone, which
 // is no error. Any namesake is left alone.
 func Delete(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
-	options := metav1.DeleteOptions{Preconditions: metav1.NewUIDPreconditions(string(pod.UID))}
+	return deleteIf(ctx, client, pod, metav1.NewUIDPreconditions(string(pod.UID)))
+}
+
+// DeleteAsSeen is Delete for a pod that goes because of its status: where it has changed since, it stays, and the error is a conflict.
+func DeleteAsSeen(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod) error {
+	return deleteIf(ctx, client, pod, &metav1.Preconditions{UID: &pod.UID, ResourceVersion: &pod.ResourceVersion})
+}
+
+func deleteIf(ctx context.Context, client kubernetes.Interface, pod *corev1.Pod, is *metav1.Preconditions) error {
+	options := metav1.DeleteOptions{Preconditions: is}
 	for wait := 20 * time.Millisecond; ; wait = min(2*wait, time.Second) {
 		err := client.CoreV1().Pods(pod.Namespace).Delete(ctx, pod.Name, options)
 		switch {

@@ -14,6 +14,8 @@ import (
 	"k8s.io/client-go/kubernetes"
 	typed "k8s.io/client-go/kubernetes/typed/core/v1"
 	"k8s.io/utils/ptr"
+
+	"github.com/coracle-dev/coracle/apiserver/apiservertest"
 )
 
 var (
@@ -174,5 +176,34 @@ func TestDeleteIsCertain(t *testing.T) {
 	namesake := s.add("p", "set")
 	if err := Delete(t.Context(), s, &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p", UID: "earlier"}}); err != nil || namesake.DeletionTimestamp != nil {
 		t.Fatal("a namesake was deleted, or its predecessor's end is an error:", err)
+	}
+}
+
+func TestDeleteAsSeen(t *testing.T) {
+	client := kubernetes.NewForConfigOrDie(apiservertest.Start(t))
+	api := client.CoreV1().Pods("default")
+	seen, err := api.Create(t.Context(), &corev1.Pod{ObjectMeta: metav1.ObjectMeta{Name: "p"},
+		Spec: corev1.PodSpec{Containers: []corev1.Container{{Name: "c", Image: "i"}}}}, metav1.CreateOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := seen.DeepCopy()
+	now.Status.Phase = corev1.PodRunning
+	if now, err = api.UpdateStatus(t.Context(), now, metav1.UpdateOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := DeleteAsSeen(t.Context(), client, seen); !apierrors.IsConflict(err) {
+		t.Fatalf("a pod that has changed: %v", err)
+	}
+	if _, err := api.Get(t.Context(), "p", metav1.GetOptions{}); err != nil {
+		t.Fatalf("it went all the same: %v", err)
+	}
+	for range 2 {
+		if err := DeleteAsSeen(t.Context(), client, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := api.Get(t.Context(), "p", metav1.GetOptions{}); !apierrors.IsNotFound(err) {
+		t.Fatalf("it is still there: %v", err)
 	}
 }
