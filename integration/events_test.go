@@ -41,7 +41,7 @@ var badPods = []badPod{
 		[]string{`Failed: Error: container has runAsNonRoot and image will run as root (pod: "bad_$NS(`}},
 	{"crash", podWith(image+"command: ['false']", ""), []string{"CrashLoopBackOff"},
 		[]string{`BackOff: Back-off restarting failed container web in pod bad_$NS(`}},
-	{"liveness", podWith(image+"livenessProbe: {httpGet: {path: /nowhere, port: 8080}, periodSeconds: 1, failureThreshold: 1}", "terminationGracePeriodSeconds: 1"), nil,
+	{"liveness", podWith(image+"livenessProbe: {httpGet: {path: /nowhere, port: 8080}, initialDelaySeconds: 3, periodSeconds: 1, failureThreshold: 1}", "terminationGracePeriodSeconds: 1"), nil,
 		[]string{`Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 404`, `Killing: Container web failed liveness probe, will be restarted`}},
 	{"readiness", podWith(image+"readinessProbe: {exec: {command: [sh, -c, 'echo not yet; exit 1']}, periodSeconds: 1}", ""), nil,
 		[]string{`Unhealthy: Readiness probe failed: not yet`}},
