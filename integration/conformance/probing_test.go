@@ -119,12 +119,12 @@ func probesSucceed(e *env) {
 	web := corev1.Container{Name: "main", Image: "coracle/demo:v1"}
 	exec, tcp, http, rpc := shell("main", "echo ok >/tmp/health; sleep 1000"), web, web, shell("main", "sleep 1000")
 	exec.LivenessProbe = execProbe("cat", "/tmp/health")
-	exec.LivenessProbe.InitialDelaySeconds = 1
+	exec.LivenessProbe.InitialDelaySeconds = 2
 	tcp.LivenessProbe = probe(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromInt32(8080)}})
 	http.Ports = []corev1.ContainerPort{{Name: "web", ContainerPort: 8080}}
 	http.LivenessProbe = probe(corev1.ProbeHandler{HTTPGet: &corev1.HTTPGetAction{Path: "/healthz", Port: intstr.FromString("web")}})
 	http.StartupProbe = probe(corev1.ProbeHandler{TCPSocket: &corev1.TCPSocketAction{Port: intstr.FromString("web")}})
-	tcp.LivenessProbe.InitialDelaySeconds, http.StartupProbe.FailureThreshold = 2, 30
+	tcp.LivenessProbe.InitialDelaySeconds, http.StartupProbe.FailureThreshold = 3, 30
 	addr := l.Addr().String()
 	port := intstr.Parse(addr[strings.LastIndex(addr, ":")+1:]).IntVal
 	rpc.LivenessProbe = probe(corev1.ProbeHandler{GRPC: &corev1.GRPCAction{Port: port, Service: new("db")}})
