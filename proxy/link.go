@@ -51,11 +51,12 @@ func ensureRoutes(link netlink.Link, source netip.Addr, services []netip.Prefix)
 	if err != nil {
 		return fmt.Errorf("list routes: %w", err)
 	}
-	for i := range routes {
-		if !slices.ContainsFunc(services, func(cidr netip.Prefix) bool { return routes[i].Dst != nil && routes[i].Dst.String() == cidr.String() }) {
-			if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
-				return fmt.Errorf("delete the route to %s: %w", routes[i].Dst, err)
-			}
+	for _, r := range routes {
+		if slices.ContainsFunc(services, func(cidr netip.Prefix) bool { return r.Dst != nil && r.Dst.String() == cidr.String() }) {
+			continue
+		}
+		if err := iface.DeleteRoute(r); err != nil {
+			return fmt.Errorf("delete the route to %s: %w", r.Dst, err)
 		}
 	}
 	return nil

@@ -2,6 +2,7 @@ package network
 
 import (
 	"errors"
+	"slices"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -31,8 +32,8 @@ func deleteRoutes() error {
 	if err != nil {
 		return err
 	}
-	for i := range routes {
-		if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
+	for _, r := range routes {
+		if err := iface.DeleteRoute(r); err != nil {
 			return err
 		}
 	}
@@ -42,8 +43,7 @@ func deleteRoutes() error {
 // deleteGateway removes the link, and the route for the range that its address is the first of.
 func deleteGateway() error {
 	link, err := netlink.LinkByName(gatewayLink)
-	var notFound netlink.LinkNotFoundError
-	if errors.As(err, &notFound) {
+	if iface.NotFound(err) {
 		return nil
 	}
 	if err != nil {
@@ -57,13 +57,12 @@ func deleteGateway() error {
 	if err != nil {
 		return err
 	}
-	for i := range routes {
-		for _, a := range addrs {
-			if routes[i].Dst != nil && routes[i].Dst.Contains(a.IP) {
-				if err := netlink.RouteDel(&routes[i]); err != nil && !errors.Is(err, unix.ESRCH) {
-					return err
-				}
-			}
+	for _, r := range routes {
+		if r.Dst == nil || !slices.ContainsFunc(addrs, func(a netlink.Addr) bool { return r.Dst.Contains(a.IP) }) {
+			continue
+		}
+		if err := iface.DeleteRoute(r); err != nil {
+			return err
 		}
 	}
 	return iface.Delete(gatewayLink)

@@ -164,8 +164,7 @@ func (n *Network) syncVXLAN(ways []Peer) ([]netlink.Route, error) {
 func (n *Network) ensureVXLAN() (netlink.Link, error) {
 	mac := vtepMAC(n.cfg.NodeIP)
 	link, err := netlink.LinkByName(vxlanLink)
-	var notFound netlink.LinkNotFoundError
-	if err != nil && !errors.As(err, &notFound) {
+	if err != nil && !iface.NotFound(err) {
 		return nil, err
 	}
 	if err == nil {
@@ -304,7 +303,7 @@ func (n *Network) syncRoutes(want []netlink.Route) error {
 		delete(there, r.Dst.String())
 	}
 	for _, r := range there {
-		if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+		if err := iface.DeleteRoute(r); err != nil {
 			errs = append(errs, fmt.Errorf("remove route %s: %w", r.Dst, err))
 		}
 	}

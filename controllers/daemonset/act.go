@@ -75,12 +75,10 @@ func (c *Controller) delete(ctx context.Context, key string, set *appsv1.DaemonS
 	if r.asSeen {
 		remove = pods.DeleteAsSeen
 	}
-	err := remove(ctx, c.client, r.pod)
-	if r.asSeen && apierrors.IsConflict(err) {
-		return err // it has changed, which is no trouble; the set is looked at again
-	}
-	if err != nil {
-		c.events.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+	if err := remove(ctx, c.client, r.pod); err != nil {
+		if !r.asSeen || !apierrors.IsConflict(err) { // else it has changed, which is no trouble; the set is looked at again
+			c.events.Eventf(set, corev1.EventTypeWarning, "FailedDelete", "Error deleting: %v", err)
+		}
 		return err
 	}
 	c.lag.Deleted(key, r.pod.UID)

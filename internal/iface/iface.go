@@ -12,7 +12,7 @@ import (
 // Bridge gives the bridge of that name. Where there is none it is made, with that hardware address, or one of the kernel's where hardware is nil.
 func Bridge(name string, hardware net.HardwareAddr) (netlink.Link, error) {
 	link, err := netlink.LinkByName(name)
-	if !isNone(err) {
+	if !NotFound(err) {
 		return link, err
 	}
 	attrs := netlink.NewLinkAttrs()
@@ -26,7 +26,7 @@ func Bridge(name string, hardware net.HardwareAddr) (netlink.Link, error) {
 // Delete removes the interface of that name, if it is there.
 func Delete(name string) error {
 	link, err := netlink.LinkByName(name)
-	if isNone(err) {
+	if NotFound(err) {
 		return nil
 	}
 	if err != nil {
@@ -38,9 +38,18 @@ func Delete(name string) error {
 	return nil
 }
 
-func isNone(err error) bool {
+// NotFound tells whether a search for an interface ended with there being none.
+func NotFound(err error) bool {
 	var none netlink.LinkNotFoundError
 	return errors.As(err, &none)
+}
+
+// DeleteRoute removes a route, if it is there.
+func DeleteRoute(r netlink.Route) error {
+	if err := netlink.RouteDel(&r); err != nil && !errors.Is(err, unix.ESRCH) {
+		return err
+	}
+	return nil
 }
 
 // Links are those of this network namespace.

@@ -69,8 +69,7 @@ func (p Plan) disconnect(node string) error { return iface.Delete(p.Port(node)) 
 // removeLinks removes the bridge and the cables' ends that are on it.
 func (p Plan) removeLinks() error {
 	bridge, err := netlink.LinkByName(p.Bridge())
-	var none netlink.LinkNotFoundError
-	if errors.As(err, &none) {
+	if iface.NotFound(err) {
 		return nil
 	}
 	if err != nil {
