@@ -4,9 +4,7 @@ import (
 	"bufio"
 	"context"
 	"fmt"
-	"math"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -129,30 +127,15 @@ func watchAnswers(b *testing.B, l *cluster.Lab, address string) *answers {
 	var all sync.WaitGroup
 	b.Cleanup(func() { ended.Store(true); all.Wait() })
 	for i, node := range l.Nodes {
-		at := *l.Cluster
-		at.NetNS = networkOf(b, l, node)
+		at := l.Machine(node)
 		all.Go(func() {
 			for !ended.Load() {
-				a.note(i, answerOf(&at, address))
+				a.note(i, answerOf(at, address))
 				time.Sleep(2 * time.Millisecond) // the nodes' own work needs the processors, too
 			}
 		})
 	}
 	return a
-}
-
-// networkOf is the path of a node's network namespace.
-func networkOf(b *testing.B, l *cluster.Lab, node string) string {
-	b.Helper()
-	out, err := l.Exec(node, "readlink", "/proc/self/ns/net")
-	must(b, err)
-	first := math.MaxInt
-	cluster.Processes(func(pid int, dir string) {
-		if ns, err := os.Readlink(dir + "/ns/net"); err == nil && ns == strings.TrimSpace(out) {
-			first = min(first, pid)
-		}
-	})
-	return fmt.Sprintf("/proc/%d/ns/net", first)
 }
 
 func answerOf(at *cluster.Cluster, address string) string {

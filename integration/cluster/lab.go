@@ -3,6 +3,8 @@ package cluster
 import (
 	"bytes"
 	"fmt"
+	"math"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -115,6 +117,27 @@ func (l *Lab) ProcessesOn(machine string) []int {
 		}
 	})
 	return pids
+}
+
+// Machine gives what runs commands and dials in the network of a machine, as it is now.
+func (l *Lab) Machine(name string) *Cluster {
+	l.t.Helper()
+	out, err := l.Exec(name, "readlink", "/proc/self/ns/net")
+	if err != nil {
+		l.fatalf("%s: %v\n%s", name, err, out)
+	}
+	want, first := strings.TrimSpace(out), math.MaxInt
+	Processes(func(pid int, dir string) {
+		if ns, err := os.Readlink(dir + "/ns/net"); err == nil && ns == want {
+			first = min(first, pid)
+		}
+	})
+	if first == math.MaxInt {
+		l.fatalf("%s: no process in %s", name, want)
+	}
+	m := *l.Cluster
+	m.NetNS = fmt.Sprintf("/proc/%d/ns/net", first)
+	return &m
 }
 
 // logs prints the end of every machine's log.

@@ -7,7 +7,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -112,22 +111,7 @@ func buildDemo(t *testing.T) string {
 // machine gives what runs commands and dials in the network of one of the lab's machines, as it is now.
 func (s *suite) machine(name string) *cluster.Cluster {
 	s.Helper()
-	out, err := s.lab.Exec(name, "readlink", "/proc/self/ns/net")
-	if err != nil {
-		s.Fatalf("%s: %v\n%s", name, err, out)
-	}
-	want, first := strings.TrimSpace(out), math.MaxInt
-	cluster.Processes(func(pid int, dir string) {
-		if ns, err := os.Readlink(dir + "/ns/net"); err == nil && ns == want {
-			first = min(first, pid)
-		}
-	})
-	if first == math.MaxInt {
-		s.Fatalf("%s: no process in %s", name, want)
-	}
-	m := *s.lab.Cluster
-	m.NetNS = fmt.Sprintf("/proc/%d/ns/net", first)
-	return &m
+	return s.lab.Machine(name)
 }
 
 // place is from where something is asked.
