@@ -222,30 +222,30 @@ func (a *Agent) newReporter() *node.Reporter {
 	handler := v1.NodeRuntimeHandlerFeatures{RecursiveReadOnlyMounts: new(c.Support.RecursiveReadOnly), UserNamespaces: new(c.Support.UserNamespaces == "")}
 	return node.New(node.Config{Client: a.client, Handler: handler, Handlers: c.Handlers, Name: c.NodeName, IPs: c.NodeIPs, PodCIDR: c.PodCIDR, ControlPlane: c.ControlPlane,
 		Labels: c.Labels, Annotations: map[string]string{storage.LocalFolders: c.Layout.Volumes()}, Taints: c.Taints, MaxPods: c.MaxPods, Reserved: a.reserved(), Port: c.Port, Facts: a.facts, LeaseDuration: c.LeaseDuration,
-		Pressure: func() []v1.NodeConditionType { return a.guard.Conditions() },
-		Images:   c.Images.List, VolumesInUse: a.volumesInUse, NotReady: a.notReady, Network: c.Network.Status, Recorder: a.recorder, Log: c.Log})
+		Pressure:     func() []v1.NodeConditionType { return a.guard.Conditions() },
+		VolumesInUse: a.volumesInUse, Look: a.look, Network: c.Network.Status, Recorder: a.recorder, Log: c.Log})
 }
 
-// notReady says what keeps the node from running pods.
-func (a *Agent) notReady(ctx context.Context) []string {
-	var out []string
+// look lists the images, and says what keeps the node from running pods.
+func (a *Agent) look(ctx context.Context) (images []runtime.Image, notReady []string) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if a.runtimeDown(ctx) {
-		out = append(out, "container runtime is down")
+	images, err := a.cfg.Images.List(ctx)
+	a.noteRuntime(err)
+	if err != nil || !a.listed.Load() {
+		notReady = append(notReady, "container runtime is down")
 	}
 	if a.goesDown.Load() {
-		out = append(out, shuttingDown)
+		notReady = append(notReady, shuttingDown)
 	}
 	if why := a.network.notReady(); why != "" {
-		out = append(out, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:"+why)
+		notReady = append(notReady, "container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:"+why)
 	}
-	return out
+	return images, notReady
 }
 
-// runtimeDown asks the runtime for something small, and logs when its answer changes.
-func (a *Agent) runtimeDown(ctx context.Context) bool {
-	_, err := a.cfg.Images.List(ctx)
+// noteRuntime logs when the runtime stops answering, and when it answers again.
+func (a *Agent) noteRuntime(err error) {
 	switch {
 	case err != nil && !a.down:
 		a.cfg.Log.Warn("the container runtime does not answer", "error", err)
@@ -253,7 +253,6 @@ func (a *Agent) runtimeDown(ctx context.Context) bool {
 		a.cfg.Log.Info("the container runtime answers again")
 	}
 	a.down = err != nil
-	return a.down || !a.listed.Load()
 }
 
 // listRuntime asks the runtime what it runs, until it answers.

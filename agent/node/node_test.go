@@ -143,12 +143,11 @@ func TestReporter(t *testing.T) {
 	var tired atomic.Bool
 	r := New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, ControlPlane: true, Network: func() network.Status { return network.Status{} },
 		Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
-		Images: func(context.Context) ([]runtime.Image, error) { return nil, nil },
-		NotReady: func(context.Context) []string {
+		Look: func(context.Context) ([]runtime.Image, []string) {
 			if tired.Load() {
-				return []string{"tired"}
+				return nil, []string{"tired"}
 			}
-			return nil
+			return nil, nil
 		}, LeaseDuration: time.Second, Recorder: recorder, Log: slog.New(slog.DiscardHandler)})
 	r.settle = 0
 	ctx, cancel := context.WithCancel(t.Context())
@@ -226,8 +225,7 @@ func TestWritesOfOthersMeanwhile(t *testing.T) {
 	notReady := []string(nil)
 	r = New(Config{Client: c, Name: "n1", IPs: healthy().IPs, MaxPods: 110, Facts: healthy().Facts, Network: func() network.Status { return network.Status{} },
 		Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
-		Images:   func(context.Context) ([]runtime.Image, error) { return nil, nil },
-		NotReady: func(context.Context) []string { return notReady }, Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})
+		Look: func(context.Context) ([]runtime.Image, []string) { return nil, notReady }, Recorder: record.NewFakeRecorder(100), Log: slog.New(slog.DiscardHandler)})
 	if err := r.register(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -259,8 +257,11 @@ func TestNewAgentDisturbsNoReadyNode(t *testing.T) {
 	written := false
 	ready := v1.NodeStatus{Conditions: []v1.NodeCondition{{Type: v1.NodeReady, Status: v1.ConditionTrue}}}
 	r := New(Config{Network: func() network.Status { return network.Status{} }, Pressure: func() []v1.NodeConditionType { return nil }, VolumesInUse: func() []v1.UniqueVolumeName { return nil },
-		NotReady: func(context.Context) []string { written = true; return []string{"container runtime is down"} },
-		Log:      slog.New(slog.DiscardHandler)})
+		Look: func(context.Context) ([]runtime.Image, []string) {
+			written = true
+			return nil, []string{"container runtime is down"}
+		},
+		Log: slog.New(slog.DiscardHandler)})
 	r.started = time.Now()
 	r.current.Store(&v1.Node{Status: ready})
 	var at time.Time

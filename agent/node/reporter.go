@@ -51,7 +51,6 @@ type Config struct {
 	Facts       Facts
 	// Pressure tells which pressures the node is under.
 	Pressure func() []v1.NodeConditionType
-	Images   func(context.Context) ([]runtime.Image, error)
 	// Handler has what pods can have here of what not every container runtime gives.
 	Handler v1.NodeRuntimeHandlerFeatures
 	// Handlers are the names of further runtimes, of which no more is known.
@@ -60,8 +59,8 @@ type Config struct {
 	VolumesInUse func() []v1.UniqueVolumeName
 	// Network tells of the ways to other nodes' pods.
 	Network func() network.Status
-	// NotReady says what keeps the node from being ready.
-	NotReady func(context.Context) []string
+	// Look lists the images there are, nil where that is not known, and says what keeps the node from being ready.
+	Look func(context.Context) (images []runtime.Image, notReady []string)
 	// LeaseDuration is how long the node's Lease is valid, in whole seconds; 40 s when zero.
 	LeaseDuration time.Duration
 	Recorder      record.EventRecorder
@@ -232,16 +231,10 @@ func (r *Reporter) adopt(ctx context.Context) (*v1.Node, error) {
 func (r *Reporter) input(ctx context.Context) Input {
 	in := Input{Facts: r.cfg.Facts, Name: r.cfg.Name, IPs: r.cfg.IPs, MaxPods: r.cfg.MaxPods, Reserved: r.cfg.Reserved, Port: r.cfg.Port,
 		Handler: r.cfg.Handler, Handlers: r.cfg.Handlers, Now: time.Now()}
-	in.NotReady = r.cfg.NotReady(ctx)
+	in.Images, in.NotReady = r.cfg.Look(ctx)
 	in.Network = r.cfg.Network()
 	in.Pressure = r.cfg.Pressure()
 	in.VolumesInUse = r.cfg.VolumesInUse()
-	if len(in.NotReady) == 0 { // else the runtime may not answer
-		var err error
-		if in.Images, err = r.cfg.Images(ctx); err != nil {
-			r.cfg.Log.Debug("images not listed", "error", err)
-		}
-	}
 	return in
 }
 
