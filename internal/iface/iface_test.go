@@ -66,7 +66,7 @@ func TestListsAreWhole(t *testing.T) {
 	t.Logf("%d of 300 plain lists were interrupted", interrupted)
 }
 
-// disturb makes and removes an address in this network namespace until the test ends.
+// disturb makes and removes a link in this network namespace until the test ends.
 func disturb(t *testing.T) {
 	t.Helper()
 	ns, err := netns.Get()
